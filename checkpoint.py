@@ -1,0 +1,329 @@
+"""One checkpoint format: weights that know what they are. Saving, loading, keeping the best, finding an ensemble."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from augmentation import MEAN, STD
+from config import MODELS, PredictConfig, TrainConfig, UserError, flag
+from model import Network, create_model
+from runfolder import RunFolder
+from table import some
+from utils import atomic_write
+
+FORMAT_VERSION = 1
+SUFFIXES = (".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a checkpoint says of its weights: enough to rebuild the network, feed it and rank it.
+
+    `fold`, `epoch` and `scores` are None for a bare state dict, of which nothing is known.
+    """
+
+    task: str
+    model_type: str
+    backbone: str
+    image_size: int
+    transform_type: str
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    classes: tuple[str, ...] = ()
+    fold: int | None = None
+    epoch: int | None = None
+    scores: dict[str, float] | None = None
+    monitor: str | None = None
+    higher_is_better: bool | None = None
+    split_fingerprint: str | None = None
+    config: dict[str, Any] | None = None
+    versions: dict[str, str] | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The monitored validation score, when it is known."""
+        return None if self.scores is None else self.scores[self.monitor]
+
+    def build(self, *, freeze: bool = False) -> Network:
+        """A network of this kind with random weights."""
+        return create_model(
+            self.model_type,
+            task=self.task,
+            backbone=self.backbone,
+            image_size=self.image_size,
+            pretrained=False,
+            freeze=freeze,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ one file
+
+
+def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
+    """Write weights and their description, whole or absent; both load with `weights_only=True`."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
+    content = {"format_version": FORMAT_VERSION, "info": plain, "state_dict": network.state_dict()}
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def read_file(path: Path) -> Any:
+    """What `torch.save` wrote, tensors on the CPU and read from disk when used; nothing in it is executed.
+
+    Raises:
+        UserError: no such file, or none that torch reads as plain weights.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint file {path}.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} cannot be read as a checkpoint ({reason[:120]}).") from None
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
+    """The weights in a file, and what it says of them: None for a bare state dict made elsewhere.
+
+    Raises:
+        UserError: the file cannot be read, or holds neither.
+    """
+    content = read_file(Path(path))
+    if isinstance(content, dict) and "format_version" in content:
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} is of checkpoint format {content['format_version']}; this toolkit reads {FORMAT_VERSION}."
+            )
+        known = {f.name for f in fields(ModelInfo)}
+        info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
+        return content["state_dict"], ModelInfo(**info)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} is no checkpoint and no state dict.")
+    # Networks wrapped for several GPUs save their weights with this prefix.
+    return {name.removeprefix("module."): value for name, value in weights.items()}, None
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path, kind: str) -> None:
+    """Copy weights into a network, all of them.
+
+    Raises:
+        UserError: names or shapes differ; the message names the first ones.
+    """
+    own = network.state_dict()
+    different = [f"{name} is missing" for name in own if name not in weights]
+    different += [f"{name} is not part of it" for name in weights if name not in own]
+    different += [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if different:
+        raise UserError(f"The weights in {source} do not fit {kind}: {some(different, 3)}.")
+    network.load_state_dict(weights)
+
+
+# ------------------------------------------------------------------------------------------------ the best N of a fold
+
+
+def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
+    """The file name of a checkpoint, for people: epoch012_f1-0.7706.pt. Nothing is ever read back from it."""
+    return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"
+
+
+class BestKeeper:
+    """Keeps the best N checkpoints in a folder.
+
+    Of equal scores the earlier epoch ranks higher; a score that is not a number is never kept.
+
+    Args:
+        folder: where they lie.
+        top_n: how many to keep.
+        monitor: name of the score.
+        higher_is_better: its direction.
+        kept: (epoch, score, file name) of those there already, best first.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        top_n: int,
+        *,
+        monitor: str,
+        higher_is_better: bool,
+        kept: Sequence[tuple[int, float, str]] = (),
+    ) -> None:
+        self.folder, self.top_n, self.monitor = folder, top_n, monitor
+        self.sign = -1 if higher_is_better else 1
+        self.kept = [(int(epoch), float(value), str(name)) for epoch, value, name in kept]
+
+    def offer(self, epoch: int, value: float, save: Callable[[Path], None]) -> Path | None:
+        """Save the weights of an epoch by `save(path)` if they are among the best: their path, else None."""
+        if not np.isfinite(value):
+            return None
+        ranked = sorted([*self.kept, (epoch, value, checkpoint_name(epoch, self.monitor, value))], key=self._rank)
+        best, rest = ranked[: self.top_n], ranked[self.top_n :]
+        if all(kept[0] != epoch for kept in best):
+            return None
+        path = self.folder / checkpoint_name(epoch, self.monitor, value)
+        save(path)
+        self.kept = best
+        for _, _, name in rest:
+            (self.folder / name).unlink(missing_ok=True)
+        return path
+
+    def remove_others(self) -> None:
+        """Delete checkpoints that are not kept: those of an epoch that was cut before it was counted."""
+        names = {name for _, _, name in self.kept}
+        for path in _checkpoint_files(self.folder):
+            if path.name not in names:
+                path.unlink()
+
+    def _rank(self, entry: tuple[int, float, str]) -> tuple[float, int]:
+        return self.sign * entry[1], entry[0]
+
+
+def _checkpoint_files(folder: Path) -> list[Path]:
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
+# ------------------------------------------------------------------------------------------------ members
+
+
+@dataclass(frozen=True)
+class Member:
+    """One set of weights that takes part in a prediction, and the fold folder it lies in (None for a single file)."""
+
+    path: Path
+    info: ModelInfo
+    fold: int | None = None
+
+    def load(self) -> Network:
+        """The network with its weights."""
+        weights, _ = load_checkpoint(self.path)
+        network = self.info.build()
+        load_weights(
+            network, weights, self.path, f"{self.info.model_type} ({self.info.backbone}, task {self.info.task})"
+        )
+        return network
+
+
+def open_member(path: Path, config: PredictConfig, *, model_type: str | None = None, fold: int | None = None) -> Member:
+    """A member from a file, its description checked against the options that were typed.
+
+    A bare state dict is described by the options; `model_type` is the network its folder is named after, if it is.
+
+    Raises:
+        UserError: the file cannot be read, or an option contradicts it.
+    """
+    _, info = load_checkpoint(path)
+    if info is None:
+        kind = model_type if model_type and "model_type" not in config.given else config.model_type
+        return Member(path, _describe_bare(kind, config), fold)
+    for name in ("model_type", "backbone", "image_size"):
+        if name in config.given and getattr(config, name) != getattr(info, name):
+            raise UserError(
+                f"{path} is a checkpoint with {flag(name)} {getattr(info, name)}, not {getattr(config, name)}; "
+                f"leave {flag(name)} out or choose another checkpoint."
+            )
+    if "task" in config.given and not MODELS[info.model_type].answers(config.task, info.task):
+        raise UserError(
+            f"{path} is a checkpoint of task {info.task} and does not answer task {config.task}; "
+            "choose another checkpoint or leave --task out."
+        )
+    return Member(path, info, fold)
+
+
+def _describe_bare(model_type: str, config: PredictConfig) -> ModelInfo:
+    # The same checks as for training: a backbone or a task that does not fit the network is refused.
+    checked = TrainConfig(task=config.task, model_type=model_type, backbone=config.backbone)
+    return ModelInfo(
+        task=config.task,
+        model_type=model_type,
+        backbone=checked.backbone,
+        image_size=config.image_size or TrainConfig.image_size,
+        transform_type=TrainConfig.transform_type,
+    )
+
+
+def find_best(folder: Path, config: PredictConfig) -> Member:
+    """The best checkpoint of a single run.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = RunFolder(folder)
+    if not _checkpoint_files(run.fold(0)):
+        raise UserError(
+            f"There is no single-run checkpoint in {run.fold(0)}. Train one with: python train.py --task {config.task} "
+            f"--model-type {config.model_type}, or pass --load-state-dict."
+        )
+    return _best_of_fold(run.fold(0), 0, 1, config, None)[0]
+
+
+def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Sequence[int] | None) -> list[Member]:
+    """The best `top_k` checkpoints of every fold of a K-fold run, fold by fold, best first.
+
+    Raises:
+        UserError: a fold is missing or holds fewer, or the members do not belong together.
+    """
+    there = run.folds()
+    if not there:
+        raise UserError(f"{run.path} holds no folders fold00, fold01, ...")
+    named_after = run.name.split("ensemble-", 1)[-1] if "ensemble-" in run.name else None
+    wanted = list(folds) if folds is not None else list(range(max(there) + 1))
+    missing = [k for k in wanted if not _checkpoint_files(run.fold(k))]
+    members = [m for k in wanted if k not in missing for m in _best_of_fold(run.fold(k), k, top_k, config, named_after)]
+    if folds is None and members and members[0].info.config:
+        missing = sorted({*missing, *range(members[0].info.config["cv"])} - {m.fold for m in members})
+    if missing:
+        have = ",".join(str(m) for m in sorted({m.fold for m in members}))
+        hint = f", or pass --folds {have} to go without" if have else ""
+        raise UserError(
+            f"{run.path} has no checkpoints for fold {some(missing, 20)}. Train with --resume to add them{hint}."
+        )
+    _check_together(members)
+    return members
+
+
+def _best_of_fold(folder: Path, fold: int, top_k: int, config: PredictConfig, named_after: str | None) -> list[Member]:
+    members = [open_member(path, config, model_type=named_after, fold=fold) for path in _checkpoint_files(folder)]
+    if len(members) < top_k:
+        raise UserError(
+            f"{folder} holds {len(members)} checkpoint{'s' if len(members) > 1 else ''}, fewer than --top-k {top_k}; "
+            f"pass --top-k {len(members)} or train with a larger --top-n."
+        )
+    bare = [member for member in members if member.info.score is None]
+    if bare and len(members) > top_k:
+        raise UserError(
+            f"{folder} holds {len(members)} files and {bare[0].path.name} carries no score to rank it by; "
+            f"leave only the {top_k} that should take part, or pass --top-k {len(members)}."
+        )
+    if not bare:
+        sign = -1 if members[0].info.higher_is_better else 1
+        members.sort(key=lambda member: (sign * member.info.score, member.info.epoch))
+    return members[:top_k]
+
+
+def _check_together(members: Sequence[Member]) -> None:
+    first = members[0]
+    for member in members[1:]:
+        for name in ("task", "image_size", "mean", "std", "transform_type", "split_fingerprint"):
+            if getattr(member.info, name) != getattr(first.info, name):
+                raise UserError(
+                    f"{member.path} and {first.path} do not belong together: their {name.replace('_', ' ')} differs "
+                    f"({getattr(member.info, name)} and {getattr(first.info, name)})."
+                )
+
+
+def answered_task(members: Sequence[Member], config: PredictConfig) -> str:
+    """The task to predict: the one that was typed, or else the one the members were trained on."""
+    return config.task if "task" in config.given else members[0].info.task

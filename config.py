@@ -1,0 +1,434 @@
+"""Every option of every command, once: its name, type, default, help text and allowed values.
+
+Edit a default here and it holds for the command line, for --help and for the checks. Standard library only, so that
+--help and a mistyped option answer at once, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from tasks import AGE_BOUNDS, CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
+
+ROOT = Path(__file__).resolve().parent  # default folders lie here, wherever the command is called from
+
+
+class UserError(ValueError):
+    """Something the user can put right: the scripts print it as one line and exit with code 2."""
+
+
+# ------------------------------------------------------------------------------------------------ names and records
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What the command line must know of a network: its default backbone, those that fit, and its heads.
+
+    `heads` is empty for a network with one head, made for the task it is trained on.
+    """
+
+    backbone: str
+    backbones: tuple[str, ...]
+    heads: tuple[str, ...] = ()
+
+    def answers(self, task: str, trained_on: str) -> bool:
+        """Whether such a network, trained on `trained_on`, answers `task`."""
+        return task == trained_on or (task in TASKS and not TASKS[task].regression and bool(self.heads))
+
+
+EFFICIENTNETS = tuple(f"efficientnet-b{i}" for i in range(8))
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+MODELS = {
+    "VanillaEfficientNet": ModelRecord("efficientnet-b3", EFFICIENTNETS),
+    "VanillaResNet": ModelRecord("resnet50", RESNETS),
+    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
+    "MultiLabelTHANet": ModelRecord("efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender")),
+    "THANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
+}
+TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
+LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
+OPTIMIZERS = ("adam", "adamp", "sgd", "momentum")
+SCHEDULES = ("cosine", "cosine_restarts", "none")
+METHODS = ("softvoting", "hardvoting")
+WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
+ALIASES = {
+    "MultiClassTHANet": "MultiClassTHANet_MK1",
+    "THANet": "THANet_MK1",
+    "soft": "softvoting",
+    "hard": "hardvoting",
+    **{name.removesuffix("loss"): name for name in LOSSES},
+}
+
+
+def resolve_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """The allowed name that `name` stands for, whatever its case; other accepted names are in ALIASES.
+
+    Raises:
+        UserError: there is no such name; the message lists those there are and the nearest of them.
+    """
+    allowed = list(allowed)
+    spellings = {alias.lower(): full for alias, full in ALIASES.items() if full in allowed}
+    spellings |= {full.lower(): full for full in allowed}
+    if name.lower() in spellings:
+        return spellings[name.lower()]
+    raise UserError(f"{what} must be one of {', '.join(allowed)}. Got '{name}'.{nearest(name, spellings)}")
+
+
+def nearest(name: str, spellings: dict[str, str] | Iterable[str]) -> str:
+    """' Did you mean ...?' with the allowed name nearest to `name`, or nothing when none is near."""
+    spellings = spellings if isinstance(spellings, dict) else {s: s for s in spellings}
+    close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.5)
+    return f" Did you mean '{spellings[close[0]]}'?" if close else ""
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Iterable[str] | None = None,
+    low: float | None = None,
+    path: bool = False,
+    default_text: str | None = None,
+) -> Any:
+    """One option as a dataclass field; `default_text` says in words what an empty default means."""
+    metadata = {"help": help, "choices": tuple(choices or ()), "low": low, "path": path, "default_text": default_text}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Config:
+    """What all commands share: checking of single values, and which options were typed."""
+
+    command: ClassVar[str] = ""  # the script that these options belong to
+    given: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for f in options(type(self)):
+            value = getattr(self, f.name)
+            if value is None:
+                continue
+            if f.metadata["choices"]:
+                setattr(self, f.name, resolve_name(flag(f.name), value, f.metadata["choices"]))
+            low = f.metadata["low"]
+            if low is not None and not (math.isfinite(value) and value >= low):
+                raise UserError(f"{flag(f.name)} must be {low} or more. Got {value}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options as plain values, for config.json and checkpoints."""
+        values = {f.name: getattr(self, f.name) for f in options(type(self))}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclass
+class TrainConfig(Config):
+    """Train one network, or K of them by K-fold cross-validation over people."""
+
+    command: ClassVar[str] = "train.py"
+
+    task: str = option("main", "what to learn", choices=TASKS)
+    model_type: str = option("VanillaEfficientNet", "the network", choices=MODELS)
+    load_state_dict: str | None = option(
+        None, "start from the weights in this file, a checkpoint or a bare state dict", path=True, default_text="none"
+    )
+    train_root: str = option("./input/data/train/images", "folder with one folder of photographs a person", path=True)
+    valid_root: str | None = option(
+        None, "validate every fold on this folder instead of on its held-out people", path=True, default_text="none"
+    )
+    corrections: str | None = option(
+        None, "CSV of label corrections to apply on load: id,gender,age,file,mask", path=True, default_text="none"
+    )
+    transform_type: str = option("base", "how photographs are cut and augmented", choices=TRANSFORMS)
+    age_filter: int | None = option(
+        None, "train people at least this old as 60 and over; validation labels stay true", default_text="off"
+    )
+    epochs: int = option(30, "passes over the training photographs", low=1)
+    cv: int = option(1, "number of folds; 1 trains once and holds out 10 %% of the people", low=1)
+    folds: tuple[int, ...] | None = option(None, "train these folds only, as in 0,2", default_text="all")
+    batch_size: int = option(32, "photographs a step", low=1)
+    optim_type: str = option("adam", "optimizer", choices=OPTIMIZERS)
+    loss_type: str | None = option(
+        None, "loss", choices=LOSSES, default_text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
+    )
+    lr: float = option(0.005, "learning rate at the start", low=0)
+    lr_scheduler: str = option("cosine", "learning-rate schedule, stepped every batch", choices=SCHEDULES)
+    restart_epochs: int = option(5, "length in epochs of one cycle of cosine_restarts", low=1)
+    seed: int = option(42, "seed of the split, the weights and all augmentation", low=0)
+    save_path: str = option("./saved_models", "folder that holds the runs", path=True)
+    top_n: int = option(3, "checkpoints kept in each fold", low=1)
+    backbone: str | None = option(
+        None, "backbone of the network", choices=EFFICIENTNETS + RESNETS, default_text="the network's own"
+    )
+    image_size: int = option(224, "side in pixels of what the network sees", low=32)
+    pretrained: bool = option(True, "start the backbone from ImageNet weights")
+    freeze: bool = option(False, "train the head only, the backbone stays as it is")
+    oversample: bool = option(False, "add images of scarce classes, each mixed of two people of the class (MixUp)")
+    num_workers: int = option(-1, WORKERS_HELP, low=-1)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    resume: bool = option(False, "continue the run in the save path; with none there, start it")
+    overwrite: bool = option(False, "delete the run in the save path and train anew")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        task, record = TASKS[self.task], MODELS[self.model_type]
+        self.loss_type = self.loss_type or task.losses[0]
+        self.backbone = self.backbone or record.backbone
+        if self.loss_type not in task.losses:
+            raise UserError(
+                f"--loss-type {self.loss_type} does not fit task {self.task}; those that do: {', '.join(task.losses)}."
+            )
+        if task.regression and record.heads:
+            single = ", ".join(name for name, r in MODELS.items() if not r.heads)
+            raise UserError(
+                f"{self.model_type} answers with classes, so it cannot learn task {self.task}; use one of {single}."
+            )
+        if self.backbone not in record.backbones:
+            raise UserError(
+                f"--backbone {self.backbone} does not fit {self.model_type}; those that do: "
+                f"{', '.join(record.backbones)}."
+            )
+        if self.lr == 0:
+            raise UserError("--lr must be greater than 0. Got 0.")
+        self._check_people()
+        if self.freeze and not self.pretrained and not self.load_state_dict:
+            raise UserError(
+                "--freeze with --no-pretrained would keep random features for ever; drop one of the two, "
+                "or pass --load-state-dict."
+            )
+        if self.resume and self.overwrite:
+            raise UserError("--resume continues a run and --overwrite deletes it; pass one of the two.")
+
+    def _check_people(self) -> None:
+        if self.age_filter is not None:
+            if TASKS[self.task].regression:
+                raise UserError(
+                    f"--age-filter changes age groups and has no meaning for task {self.task}; leave it out."
+                )
+            if not AGE_BOUNDS[0] < self.age_filter <= AGE_BOUNDS[1]:
+                raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {self.age_filter}.")
+        wrong = [k for k in self.folds or () if not 0 <= k < self.cv]
+        if wrong:
+            raise UserError(f"--folds must be numbers from 0 to {self.cv - 1} with --cv {self.cv}. Got {wrong[0]}.")
+
+
+@dataclass
+class PredictConfig(Config):
+    """What the two prediction commands share."""
+
+    task: str = option("main", "what to predict; a checkpoint knows its own", choices=TASKS)
+    model_type: str = option("VanillaEfficientNet", "the network; a checkpoint knows its own", choices=MODELS)
+    transform_type: str | None = option(
+        None,
+        "how photographs are cut",
+        choices=TRANSFORMS,
+        default_text="that of the training; base for a bare state dict",
+    )
+    backbone: str | None = option(
+        None,
+        "backbone of a bare state dict; a checkpoint knows its own",
+        choices=EFFICIENTNETS + RESNETS,
+        default_text="the network's own",
+    )
+    image_size: int | None = option(
+        None,
+        "image size for a bare state dict; a checkpoint knows its own",
+        low=32,
+        default_text=str(TrainConfig.image_size),
+    )
+    data_root: str = option(
+        "./input/data/images", "folder of the photographs; an info.csv beside it fixes their order", path=True
+    )
+    tta: int = option(1, "test-time views of each photograph, averaged", low=1)
+    batch_size: int = option(64, "photographs a step", low=1)
+    num_workers: int = option(TrainConfig.num_workers, WORKERS_HELP, low=-1)
+    device: str = option(TrainConfig.device, "auto, cpu, cuda, cuda:1, mps")
+    save_path: str = option("./prediction", "folder that holds the predictions", path=True)
+
+
+@dataclass
+class SingularConfig(PredictConfig):
+    """Predict with one network and write a submission file."""
+
+    command: ClassVar[str] = "submit_singular.py"
+
+    load_state_dict: str | None = option(
+        None,
+        "the checkpoint or bare state dict to predict with",
+        path=True,
+        default_text="the best checkpoint of the single run of the task and network",
+    )
+
+
+@dataclass
+class EnsembleConfig(PredictConfig):
+    """Predict with the best checkpoints of every fold, combine them by voting and write the submission files."""
+
+    command: ClassVar[str] = "submit_ensemble.py"
+
+    root: str | None = option(
+        None,
+        "a kfold-ensemble-<network> folder, or a folder that holds one",
+        path=True,
+        default_text="where train.py saves the task",
+    )
+    top_k: int = option(3, "checkpoints of each fold that take part, the best first", low=1)
+    folds: tuple[int, ...] | None = option(None, "folds that take part, as in 0,2", default_text="all")
+    method: str = option("softvoting", "average the probabilities, or count votes", choices=METHODS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "task" in self.given and TASKS[self.task].regression and self.method == "hardvoting":
+            raise UserError(f"--method hardvoting counts classes and task {self.task} has none; use softvoting.")
+
+
+@dataclass
+class CheckConfig(Config):
+    """Look at a folder of training photographs: counts, strata, and everything that is wrong with it."""
+
+    command: ClassVar[str] = "check_data.py"
+
+    train_root: str = option(TrainConfig.train_root, "folder with one folder of photographs a person", path=True)
+    corrections: str | None = option(
+        TrainConfig.corrections, "CSV of label corrections", path=True, default_text="none"
+    )
+    cv: int = option(5, "number of folds that training will use", low=1)
+
+
+@dataclass
+class SampleConfig(Config):
+    """Draw a sample set of portraits, in the layout of the real data, to try everything on."""
+
+    command: ClassVar[str] = "make_sample.py"
+
+    root: str = option("./input", "folder to make the set in", path=True)
+    people: int = option(300, "people to train on, seven photographs each", low=12)
+    eval_people: int = option(60, "people to predict, seven photographs each", low=1)
+    seed: int = option(42, "seed of the drawing: the same seed draws the same set", low=0)
+    num_workers: int = option(-1, "processes that draw; -1 takes one a core", low=-1)
+    force: bool = option(False, "replace a sample set made earlier")
+
+
+@dataclass
+class ScoreConfig(Config):
+    """Score a submission file against a file of true answers."""
+
+    command: ClassVar[str] = "score_submission.py"
+
+    submission: str | None = option(
+        None, "the submission, a CSV with ImageID,ans", path=True, default_text="must be given"
+    )
+    answers: str = option("./input/answers.csv", "the true answers, a CSV with ImageID,ans", path=True)
+    task: str = option(TrainConfig.task, "what was predicted", choices=TASKS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.submission is None:
+            raise UserError("--submission must name the file to score.")
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+def options(cls: type[Config]) -> Iterator[dataclasses.Field]:
+    """The fields of a config class that are options of its command."""
+    return (f for f in dataclasses.fields(cls) if "help" in f.metadata)
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field name: `model_type` is --model-type."""
+    return "--" + name.replace("_", "-")
+
+
+def default_text(f: dataclasses.Field) -> str:
+    """The default of an option as people read it."""
+    if f.metadata["default_text"]:
+        return f.metadata["default_text"]
+    return str(f.default).lower() if isinstance(f.default, bool) else str(f.default)
+
+
+def fold_list(text: str) -> tuple[int, ...]:
+    """'0,2' as (0, 2), in order and each once."""
+    return tuple(sorted({int(part) for part in text.split(",")}))
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers a mistake with one line."""
+
+    def error(self, message: str) -> None:
+        if message.startswith("unrecognized arguments: "):
+            unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+            known = [name for action in self._actions for name in action.option_strings]
+            message = f"there is no option {unknown}.{nearest(unknown.split('=')[0], known)} --help lists them all."
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def build_parser(cls: type[Config]) -> argparse.ArgumentParser:
+    """The argument parser of a command, made from the fields of its config class."""
+    parser = _Parser(prog=cls.command, description=cls.__doc__, allow_abbrev=False)
+    hints = get_type_hints(cls)
+    for f in options(cls):
+        text = f"{f.metadata['help']} (default: {default_text(f)})"
+        if f.metadata["choices"]:
+            text = f"{f.metadata['help']}: {', '.join(f.metadata['choices'])} (default: {default_text(f)})"
+        kwargs: dict[str, Any] = {"dest": f.name, "help": text, "default": argparse.SUPPRESS}
+        if hints[f.name] is bool:
+            parser.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **kwargs)
+            continue
+        kind = next(
+            (k for k in (int, float, str) if k is hints[f.name] or k in getattr(hints[f.name], "__args__", ())), None
+        )
+        parser.add_argument(flag(f.name), type=kind or fold_list, metavar=(kind or str).__name__.upper(), **kwargs)
+    return parser
+
+
+def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> AnyConfig:
+    """The options of a command line as a checked config; `given` holds the names of those that were typed.
+
+    Both --model-type and --model_type are accepted. A relative path that was typed starts at the working directory; a
+    default starts at the folder of the toolkit. Exits with code 2 and one line when an option is wrong.
+    """
+    parser = build_parser(cls)
+    words = sys.argv[1:] if argv is None else argv
+    typed = vars(parser.parse_args([_with_dashes(word) for word in words]))
+    anchored = {
+        f.name: str(ROOT / f.default)
+        for f in options(cls)
+        if f.metadata["path"] and f.default is not None and f.name not in typed
+    }
+    try:
+        return cls(**anchored, **typed, given=frozenset(typed))
+    except UserError as error:
+        parser.error(str(error))
+
+
+def _with_dashes(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def options_table(cls: type[Config]) -> str:
+    """The options of a command as the Markdown table that stands in the README."""
+    rows = ["| option | default | what it does |", "|---|---|---|"]
+    for f in options(cls):
+        name = flag(f.name)
+        name = f"{name}, --no-{name[2:]}" if isinstance(f.default, bool) else name
+        text = f.metadata["help"].replace("%%", "%")
+        if f.metadata["choices"]:
+            text += ": " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"])
+        rows.append(f"| `{name}` | {default_text(f)} | {text} |")
+    return "\n".join(rows)

@@ -1,0 +1,344 @@
+"""Training a run: the folds one after another, their checkpoints, logs and out-of-fold predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from augmentation import build_transform
+from checkpoint import BestKeeper, ModelInfo, load_checkpoint, load_weights, read_file, save_checkpoint
+from config import TrainConfig, UserError
+from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
+from engine import EvalResult, TrainResult, evaluate, prepare, train_one_epoch
+from loss import create_criterion
+from metrics import score
+from model import Network, create_model
+from optim import create_optimizer, create_scheduler, learning_rate
+from runfolder import RunFolder, oof_columns
+from split import Fold, Split, split_people
+from table import read_training_table, some, unreadable_images
+from tasks import TASKS
+from utils import atomic_write, choose_device, count_workers, library_versions, seed_everything, write_json
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run trains and validates on: tables with one row an image, and the split of the people.
+
+    `valid` is None when every fold validates on its own held-out people.
+    """
+
+    table: pd.DataFrame
+    valid: pd.DataFrame | None
+    split: Split
+
+    def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The training and the validation rows of a fold."""
+        train = self.table[self.table["person"].isin(fold.train)]
+        valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
+        return train.reset_index(drop=True), valid.reset_index(drop=True)
+
+
+def train_run(config: TrainConfig) -> None:
+    """Train what the options ask for and leave the run's files; the command of train.py.
+
+    Raises:
+        UserError: something the user can put right; nothing has been trained then.
+    """
+    device = choose_device(config.device)
+    run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
+    continued = run.open(config)
+    data = load_data(config)
+    initial = initial_weights(config, data.split)
+    if continued:
+        check_same_people(run, data.split)
+    elif config.resume:
+        print(f"There is nothing to resume in {run.path} yet: starting.")
+    if not continued:
+        write_json(run.split, data.split.as_dict())
+        write_json(run.config, config.as_dict())
+    print(
+        f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
+        f"{data.table['person'].nunique()} people, {len(data.table)} images, device {device}.\nSaving to {run.path}"
+    )
+    for number in config.folds if config.folds is not None else range(config.cv):
+        FoldTrainer(config, run, data, number, device, initial).train()
+    print_summary(config.task, run.finish(config))
+    print(f"Saved in {run.path}")
+
+
+# ------------------------------------------------------------------------------------------------ before training
+
+
+def load_data(config: TrainConfig) -> Data:
+    """Read, check and split the photographs, saying what is worth knowing.
+
+    Raises:
+        UserError: everything that stands in the way, one line each.
+    """
+    table, report = read_training_table(config.train_root, config.corrections)
+    report.raise_errors()
+    valid = None
+    if config.valid_root:
+        valid, valid_report = read_training_table(config.valid_root)
+        valid_report.raise_errors()
+        report.notes += valid_report.notes
+        both = sorted(
+            {image.split("/")[0] for image in table["image"]} & {image.split("/")[0] for image in valid["image"]}
+        )
+        if both:
+            raise UserError(
+                f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
+            )
+    split = split_people(table, cv=config.cv, seed=config.seed, valid_elsewhere=valid is not None)
+    paths = [*table["path"], *(valid["path"] if valid is not None else ())]
+    unreadable = unreadable_images(paths)
+    if unreadable:
+        raise UserError("\n".join(unreadable))
+    for note in [*report.notes, *split.notes]:
+        print(note)
+    return Data(table, valid, split)
+
+
+def check_same_people(run: RunFolder, split: Split) -> None:
+    """Refuse to continue a run with people in other places than it was begun with."""
+    earlier = pd.read_json(run.split, typ="series", dtype=False)["fingerprint"]
+    if earlier != split.fingerprint:
+        raise UserError(
+            f"{run.path} was begun with other people or another split (fingerprint {earlier}, now "
+            f"{split.fingerprint}). Use the same photographs, pass --overwrite to train anew, or another --save-path."
+        )
+
+
+def initial_weights(config: TrainConfig, split: Split) -> dict[str, torch.Tensor] | None:
+    """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here."""
+    if not config.load_state_dict:
+        return None
+    weights, info = load_checkpoint(config.load_state_dict)
+    if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
+        raise UserError(
+            f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
+            f"{config.backbone}; pass --model-type {info.model_type} --backbone {info.backbone} or other weights."
+        )
+    if not config.valid_root:
+        print(
+            f"Starting from {config.load_state_dict}. If these weights were trained on people of this data set, the "
+            "validation scores below are too good: people they know are validated on."
+        )
+    return weights
+
+
+# ------------------------------------------------------------------------------------------------ one fold
+
+
+class FoldTrainer:
+    """Trains one fold of a run, from its start or from where its resume state stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        data: Data,
+        number: int,
+        device: torch.device,
+        initial: dict[str, torch.Tensor] | None,
+    ) -> None:
+        self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
+        self.task = TASKS[config.task]
+        self.fingerprint = data.split.fingerprint
+        self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
+        state = read_file(run.state(number)) if run.state(number).is_file() else {}
+        self.state: dict[str, Any] = state
+        self.epoch = state.get("epoch", 0)  # epochs done
+        self.rows: list[dict[str, Any]] = state.get("rows", [])
+        self.keeper = BestKeeper(
+            run.fold(number),
+            config.top_n,
+            monitor=self.task.monitor,
+            higher_is_better=self.task.higher_is_better,
+            kept=state.get("kept", ()),
+        )
+
+    def train(self) -> None:
+        """Train the epochs that are left, leaving the fold's checkpoints, log and out-of-fold rows.
+
+        Raises:
+            UserError: the loss is no longer a number.
+        """
+        if self.epoch == self.config.epochs:
+            print(f"fold {self.number}: finished earlier")
+            return
+        self._build()
+        if self.epoch:
+            print(f"fold {self.number}: continuing after epoch {self.epoch}")
+        while self.epoch < self.config.epochs:
+            self._train_epoch()
+        if not self.keeper.kept:
+            raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
+
+    def _build(self) -> None:
+        config, seed = self.config, (self.config.seed, self.number)
+        seed_everything("weights", *seed)
+        self.network = self._network()
+        train_set = TrainDataset(
+            self.train_table,
+            build_transform(config.transform_type, "train", config.image_size),
+            seed=seed,
+            age_filter=config.age_filter,
+            oversample=config.oversample,
+        )
+        if len(train_set.extra):
+            print(f"fold {self.number}: {len(train_set.extra)} images mixed within scarce classes are added")
+        self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed)
+        workers = count_workers(config.num_workers, self.device)
+        self.train_loader = train_loader(train_set, self.sampler, workers=workers, device=self.device)
+        if not len(self.sampler):
+            raise UserError(f"Fold {self.number} has {len(train_set)} training image; there must be two for a batch.")
+        valid_set = ViewDataset(
+            self.valid_table["path"].tolist(),
+            self.valid_table["image"].tolist(),
+            build_transform(config.transform_type, "inference", config.image_size),
+            targets=targets_of(self.valid_table),
+        )
+        self.valid_loader = view_loader(
+            valid_set, batch_size=2 * config.batch_size, workers=workers, device=self.device
+        )
+        self.criterion = create_criterion(config.loss_type)
+        self.optimizer = create_optimizer(config.optim_type, self.network.parameters(), lr=config.lr)
+        self.scheduler = create_scheduler(
+            config.lr_scheduler,
+            self.optimizer,
+            epochs=config.epochs,
+            steps_per_epoch=len(self.sampler),
+            restart_epochs=config.restart_epochs,
+        )
+        if self.epoch:
+            self.keeper.remove_others()
+            self.network.load_state_dict(self.state["network"])
+            self.optimizer.load_state_dict(self.state["optimizer"])
+            self.scheduler.load_state_dict(self.state["scheduler"])
+
+    def _network(self) -> Network:
+        config = self.config
+        network = create_model(
+            config.model_type,
+            task=config.task,
+            backbone=config.backbone,
+            image_size=config.image_size,
+            pretrained=config.pretrained and self.initial is None,
+            freeze=config.freeze,
+        )
+        if self.initial is not None:
+            kind = f"{config.model_type} ({config.backbone}, task {config.task})"
+            load_weights(network, self.initial, config.load_state_dict, kind)
+        return prepare(network, self.device)
+
+    def _train_epoch(self) -> None:
+        seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
+        self.sampler.set_epoch(self.epoch)
+        rate = learning_rate(self.optimizer)
+        title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
+        trained = train_one_epoch(
+            self.network, self.train_loader, self.criterion, self.optimizer, self.scheduler, self.device, title=title
+        )
+        if not math.isfinite(trained.loss):
+            raise UserError(f"The loss of fold {self.number} in epoch {self.epoch + 1} is {trained.loss}; lower --lr.")
+        result = evaluate(
+            self.network, self.valid_loader, self.criterion, self.config.task, self.device, title=f"{title} valid"
+        )
+        scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
+        self.epoch += 1
+        saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
+        if saved is not None and saved.name == self.keeper.kept[0][2]:
+            self._write_oof(result)
+        self._log(rate, trained, result, scores, saved)
+        self._save_state()
+
+    def _save(self, path: Path, scores: dict[str, float]) -> None:
+        config = self.config
+        info = ModelInfo(
+            task=config.task,
+            model_type=config.model_type,
+            backbone=config.backbone,
+            image_size=config.image_size,
+            transform_type=config.transform_type,
+            classes=self.task.classes,
+            fold=self.number,
+            epoch=self.epoch,
+            scores=scores,
+            monitor=self.task.monitor,
+            higher_is_better=self.task.higher_is_better,
+            split_fingerprint=self.fingerprint,
+            config=config.as_dict(),
+            versions=library_versions(),
+        )
+        save_checkpoint(path, self.network, info)
+
+    def _write_oof(self, result: EvalResult) -> None:
+        about = pd.DataFrame(
+            {
+                "ImageID": self.valid_table["image"],
+                "person": self.valid_table["person"],
+                "fold": self.number,
+                "label": targets_of(self.valid_table)[self.config.task],
+            }
+        )
+        answers = oof_columns(self.config.task, result.probabilities)
+        self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
+
+    def _log(
+        self, rate: float, trained: TrainResult, result: EvalResult, scores: dict[str, float], saved: Path | None
+    ) -> None:
+        speed = trained.images / trained.seconds
+        row = {
+            "fold": self.number,
+            "epoch": self.epoch,
+            "lr": rate,
+            "train_loss": trained.loss,
+            "valid_loss": result.loss,
+        }
+        self.rows.append({**row, **scores, "images_per_s": speed, "seconds": trained.seconds})
+        self.run.write_fold_log(self.number, self.rows)
+        told = "  ".join(f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in self.task.scores)
+        print(
+            f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "
+            f"train loss {trained.loss:.4f}  valid loss {result.loss:.4f}  {told}  {speed:.0f} images/s"
+            + (f"  saved {saved.name}" if saved else ""),
+            flush=True,
+        )
+
+    def _save_state(self) -> None:
+        state: dict[str, Any] = {"epoch": self.epoch, "rows": self.rows, "kept": self.keeper.kept}
+        if self.epoch < self.config.epochs:
+            state["network"] = self.network.state_dict()
+            state["optimizer"] = self.optimizer.state_dict()
+            state["scheduler"] = self.scheduler.state_dict()
+        atomic_write(self.run.state(self.number), lambda file: torch.save(state, file))
+
+
+# ------------------------------------------------------------------------------------------------ after training
+
+
+def print_summary(task: str, summary: dict[str, Any]) -> None:
+    """The closing table: the best epoch of each fold, mean and deviation, and the score over all people."""
+    names = TASKS[task].scores
+
+    def line(what: str, values: dict[str, float], more: str = "") -> str:
+        return f"{what:<22}" + "".join(f"{values[name]:>12.4f}" for name in names) + more
+
+    print("\n" + f"{'':<22}" + "".join(f"{name.replace('_', ' '):>12}" for name in names) + f"{'epoch':>8}")
+    for fold in summary["folds"]:
+        print(line(f"fold {fold['fold']}", fold, f"{fold['best_epoch']:>8}"))
+    if len(summary["folds"]) > 1:
+        print(line("mean", summary["mean"]))
+        print(line("standard deviation", summary["std"]))
+    oof = summary["oof"]
+    print(line("out-of-fold", oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
+    missing = summary["folds_planned"] - summary["folds_finished"]
+    if missing:
+        print(f"{missing} of {summary['folds_planned']} folds are still to be trained: pass --resume to add them.")

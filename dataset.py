@@ -1,0 +1,178 @@
+"""Photographs as tensors: data sets, within-class MixUp, and loaders whose draws depend on the image alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from table import read_image
+from tasks import AGE_GROUPS, TASKS, encode_class
+from utils import derive_seed, seeded
+
+TARGETS = ("main", "mask", "gender", "ageg", "age")
+
+
+def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
+    """What each task is to answer for every image: `{task: (N,)}`, classes as int64, age in years as float32.
+
+    Args:
+        table: one row an image, with mask, gender and age.
+        age_filter: people at least this old count as the oldest age group; for training only.
+    """
+    group = table["ageg"].to_numpy(np.int64)
+    if age_filter is not None:
+        group = np.where(table["age"].to_numpy() >= age_filter, len(AGE_GROUPS) - 1, group)
+    mask, gender = table["mask"].to_numpy(np.int64), table["gender"].to_numpy(np.int64)
+    age = table["age"].to_numpy(np.float32)
+    return {"main": encode_class(mask, gender, group), "mask": mask, "gender": gender, "ageg": group, "age": age}
+
+
+class TrainDataset(Dataset):
+    """Training photographs, augmented, and after them `extra` ones made by MixUp within a class.
+
+    Items are asked for by (epoch, index) and answered with `(image (3, S, S) float32, {task: target})`. What is drawn
+    for an item depends on seed, epoch and index alone, not on workers or order.
+
+    Args:
+        table: one row an image, of training people only.
+        transform: PIL image to tensor, drawing from torch's global generator.
+        seed: anything that names the run and fold.
+        age_filter: see `targets_of`.
+        oversample: add mixed images of the scarce classes, see `extra_classes`.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        transform: Callable,
+        *,
+        seed: Sequence[int],
+        age_filter: int | None = None,
+        oversample: bool = False,
+    ) -> None:
+        self.paths, self.people = table["path"].tolist(), table["person"].to_numpy(str)
+        self.targets = targets_of(table, age_filter=age_filter)
+        self.transform, self.seed = transform, tuple(seed)
+        self.extra = extra_classes(self.targets["main"], self.people) if oversample else np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths) + len(self.extra)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, int | float]]:
+        epoch, index = key
+        with seeded("train", *self.seed, epoch, index):
+            if index < len(self.paths):
+                return self._image(index), self._target(index)
+            return self._mixed(int(self.extra[index - len(self.paths)]))
+
+    def _image(self, index: int) -> Tensor:
+        return self.transform(read_image(self.paths[index]))
+
+    def _target(self, index: int) -> dict[str, int | float]:
+        return {task: values[index].item() for task, values in self.targets.items()}
+
+    def _mixed(self, label: int) -> tuple[Tensor, dict[str, int | float]]:
+        """Two people of the class, mixed with a share drawn evenly from 0 to 1 (MixUp with alpha 1, Zhang et al. 2018,
+        https://arxiv.org/abs/1710.09412); the labels are theirs, the age is mixed as the pixels are."""
+        members = np.flatnonzero(self.targets["main"] == label)
+        first = members[torch.randint(len(members), ()).item()]
+        others = members[self.people[members] != self.people[first]]
+        second = others[torch.randint(len(others), ()).item()]
+        share = torch.rand(()).item()
+        target = self._target(first)
+        target["age"] = share * target["age"] + (1 - share) * self._target(second)["age"]
+        return share * self._image(first) + (1 - share) * self._image(second), target
+
+
+def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """The classes of the images that oversampling adds: each scarce class is filled up to the mean count of classes.
+
+    A class of one person alone is left as it is: there are no two people to mix.
+
+    Args:
+        labels: `(N,) int64` class of each image. people: `(N,)` who is on it.
+
+    Returns:
+        `(E,) int64`, sorted.
+    """
+    counts = np.bincount(labels, minlength=TASKS["main"].outputs)
+    goal = round(counts.sum() / np.count_nonzero(counts))
+    mixable = [c for c in range(len(counts)) if len(set(people[labels == c])) > 1]
+    return np.concatenate([np.empty(0, np.int64), *(np.full(max(0, goal - counts[c]), c) for c in mixable)])
+
+
+class ViewDataset(Dataset):
+    """Photographs for validation and prediction: `(views (V, 3, S, S) float32, {task: target})` for each index.
+
+    Args:
+        paths: the files.
+        keys: what the views of each file are seeded by, its path or id: the same view in every run.
+        transform: an inference transform, called as `transform(image, view, key)`.
+        views: how many views of each image.
+        targets: `{task: (N,)}` or None.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        keys: Sequence[str],
+        transform: Callable,
+        *,
+        views: int = 1,
+        targets: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        self.paths, self.keys, self.transform, self.views = list(paths), list(keys), transform, views
+        self.targets = targets or {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int | float]]:
+        image = read_image(self.paths[index])
+        views = torch.stack([self.transform(image, view, self.keys[index]) for view in range(self.views)])
+        return views, {task: values[index].item() for task, values in self.targets.items()}
+
+
+class EpochSampler(Sampler):
+    """Batches of (epoch, index) keys in an order that depends on seed and epoch alone.
+
+    Call `set_epoch` before each pass. A last batch of one image is left out, since BatchNorm cannot train on it; the
+    image left out is another one in every epoch.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: Sequence[int]) -> None:
+        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, tuple(seed), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next pass."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(derive_seed("order", *self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        for batch in range(len(self)):
+            chunk = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, index) for index in chunk]
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.size, self.batch_size)
+        return full + (rest > (1 if self.batch_size > 1 else 0))
+
+
+def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> DataLoader:
+    """A loader of `(images (B, 3, S, S), {task: (B,)})` in the sampler's order."""
+    return DataLoader(dataset, batch_sampler=sampler, **_loading(workers, device))
+
+
+def view_loader(dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device) -> DataLoader:
+    """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
+    return DataLoader(dataset, batch_size=batch_size, **_loading(workers, device))
+
+
+def _loading(workers: int, device: torch.device) -> dict:
+    return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": device.type == "cuda"}

@@ -1,0 +1,43 @@
+"""Scores of predictions, computed once over all of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from tasks import TASKS, age_group
+
+
+def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
+    """The class of each row, `(N,) int64`: the most probable one, or for age the age group of the predicted years."""
+    if TASKS[task].regression:
+        return np.array([age_group(years) for years in probabilities[:, 0]], dtype=np.int64)
+    return probabilities.argmax(axis=1)
+
+
+def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The scores of a task, by name.
+
+    Macro F1 is over all classes of the task, those without a single image counting 0.
+
+    Args:
+        task: one of TASKS.
+        probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
+        labels: `(N,)` true classes, or true ages in years.
+
+    Returns:
+        macro_f1 and accuracy (fractions of 1); for age also mae and rmse (years), with macro_f1 and accuracy those of
+        the age groups. All are NaN when a prediction is not finite.
+    """
+    record = TASKS[task]
+    if not np.isfinite(probabilities).all():
+        return {name: float("nan") for name in record.scores}
+    predicted = predicted_class(task, probabilities)
+    scores = {}
+    if record.regression:
+        error = probabilities[:, 0].astype(np.float64) - labels
+        scores = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+        labels = np.array([age_group(years) for years in labels])
+    classes = range(len(record.classes))
+    macro_f1 = float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
+    return {"macro_f1": macro_f1, "accuracy": float(accuracy_score(labels, predicted)), **scores}

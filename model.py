@@ -1,0 +1,229 @@
+"""The networks, and the one place that turns what any of them answers into class probabilities.
+
+Every network takes `(B, 3, S, S) float32` and answers with a dict of heads, `{head: (B, outputs) float32}`.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+from pathlib import Path
+
+import torch
+import torchvision
+from efficientnet_pytorch import EfficientNet
+from efficientnet_pytorch.utils import url_map
+from torch import Tensor, nn
+
+from config import MODELS as RECORDS
+from config import UserError
+from tasks import TASKS, decode_class
+
+FEATURES = 1000  # every backbone answers with its ImageNet logits
+ATTRIBUTES = ("mask", "ageg", "gender")
+
+
+# ------------------------------------------------------------------------------------------------ backbones
+
+
+def create_backbone(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
+    """A backbone that maps `(B, 3, S, S)` to its 1000 ImageNet logits.
+
+    Raises:
+        UserError: its weights are not on disk and cannot be downloaded.
+    """
+    if name.startswith("efficientnet"):
+        # With the size known the padding is worked out once, and is TensorFlow's for exactly this size.
+        backbone = EfficientNet.from_name(name, image_size=image_size)
+        for module in backbone.modules():
+            if hasattr(module, "_swish"):
+                module._swish = nn.SiLU()  # the same function, fused, and without weights
+    else:
+        backbone = torchvision.models.get_model(name, weights=None)
+    if pretrained:
+        backbone.load_state_dict(_pretrained_weights(name))
+    return backbone
+
+
+def _pretrained_weights(name: str) -> dict[str, Tensor]:
+    url = url_map[name] if name in url_map else torchvision.models.get_model_weights(name).DEFAULT.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"The ImageNet weights of {name} could not be downloaded ({getattr(error, 'reason', error)}). "
+            f"Put {url} at {file}, or pass --no-pretrained."
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"The ImageNet weights of {name} at {file} cannot be read ({str(error).splitlines()[0]}). "
+            f"Delete the file and put {url} there, or pass --no-pretrained."
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------ networks
+
+
+class Network(nn.Module):
+    """What the networks share: a backbone under the name `backbone_name`, which can be frozen."""
+
+    backbone_name = "backbone"
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        setattr(self, self.backbone_name, backbone)
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Train the head only: the backbone gets no gradients and keeps its BatchNorm statistics."""
+        self.frozen = True
+        self.features.requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def features(self) -> nn.Module:
+        """The backbone, `(B, 3, S, S)` to `(B, 1000)`."""
+        return getattr(self, self.backbone_name)
+
+    def train(self, mode: bool = True) -> Network:
+        """Set training mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.features.eval()
+        return self
+
+
+class VanillaEfficientNet(Network):
+    """EfficientNet's ImageNet logits -> BatchNorm1d -> Dropout 0.5 -> ReLU -> Linear; one head, called as the task."""
+
+    backbone_name = "efficientnet"
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone)
+        self.task = task
+        self.batchnorm = nn.BatchNorm1d(FEATURES)
+        self.dropout = nn.Dropout(0.5)
+        self.relu = nn.ReLU()
+        self.linear = nn.Linear(FEATURES, TASKS[task].outputs)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, S, S)` to `{task: (B, outputs)}`."""
+        x = self.features(images)  # (B, 1000)
+        return {self.task: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
+
+
+class VanillaResNet(VanillaEfficientNet):
+    """The same head on a ResNet."""
+
+    backbone_name = "resnet"
+
+
+class AttentionTrunk(Network):
+    """Backbone -> BatchNorm, dropout -> a token for each attribute -> multi-head attention over them -> their logits.
+
+    Attention is "Attention Is All You Need" (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) over the three
+    tokens mask, age group and gender, with a residual connection.
+    """
+
+    width, attention_heads = 64, 8
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone)
+        self.batchnorm = nn.BatchNorm1d(FEATURES)
+        self.dropout = nn.Dropout(0.5)
+        self.tokens = nn.ModuleDict({name: nn.Linear(FEATURES, self.width) for name in ATTRIBUTES})
+        self.attention = nn.MultiheadAttention(self.width, self.attention_heads, batch_first=True)
+        self.heads = nn.ModuleDict({name: nn.Linear(self.width, TASKS[name].outputs) for name in ATTRIBUTES})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, S, S)` to `{"mask": (B, 3), "ageg": (B, 3), "gender": (B, 2)}`."""
+        x = self.dropout(self.batchnorm(self.features(images)))  # (B, 1000)
+        tokens = torch.stack([self.tokens[name](x) for name in ATTRIBUTES], dim=1)  # (B, 3, 64)
+        tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return {name: self.heads[name](tokens[:, i]) for i, name in enumerate(ATTRIBUTES)}
+
+
+class MultiLabelTHANet(AttentionTrunk):
+    """Answers with three sets of logits; the 18 classes are their joint probability."""
+
+
+class MultiClassTHANetMK1(AttentionTrunk):
+    """The attention trunk, and the 18 classes from the attributes' logits: 3 + 3 + 2 -> ReLU -> Linear."""
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone, task)
+        self.relu = nn.ReLU()
+        self.linear = nn.Linear(sum(TASKS[name].outputs for name in ATTRIBUTES), TASKS["main"].outputs)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        outputs = super().forward(images)
+        joined = torch.cat([outputs[name] for name in ATTRIBUTES], dim=1)  # (B, 8)
+        return {**outputs, "main": self.linear(self.relu(joined))}
+
+
+class THANetMK1(Network):
+    """A backbone with four linear heads on it: mask, age group, gender, main."""
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone)
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, TASKS[name].outputs) for name in (*ATTRIBUTES, "main")})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        x = self.features(images)  # (B, 1000)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+MODELS = {
+    "VanillaEfficientNet": VanillaEfficientNet,
+    "VanillaResNet": VanillaResNet,
+    "MultiClassTHANet_MK1": MultiClassTHANetMK1,
+    "MultiLabelTHANet": MultiLabelTHANet,
+    "THANet_MK1": THANetMK1,
+}
+
+
+def create_model(
+    name: str, *, task: str, backbone: str | None, image_size: int, pretrained: bool, freeze: bool = False
+) -> Network:
+    """The network called `name`, one of MODELS, made for a task.
+
+    Args:
+        task: what a single-headed network answers; a many-headed one always has all its heads.
+        backbone: its backbone, or None for its own default.
+        image_size: side S of the images in pixels.
+        pretrained: start the backbone from ImageNet weights, downloaded on first use (TORCH_HOME is honoured).
+        freeze: keep the backbone as it is.
+
+    Raises:
+        UserError: the ImageNet weights cannot be had.
+    """
+    features = create_backbone(backbone or RECORDS[name].backbone, image_size, pretrained=pretrained)
+    network = MODELS[name](features, task)
+    if freeze:
+        network.freeze()
+    return network
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:
+    """What a network's outputs say of a task.
+
+    Returns:
+        `(B, C) float32` class probabilities, or for the regression of age `(B, 1)` years. A network without a main
+        head gives the 18 classes the joint probability of its attributes.
+
+    Raises:
+        KeyError: the network does not answer this task.
+    """
+    if task in outputs:
+        answer = outputs[task].float()
+        return answer if TASKS[task].regression else answer.softmax(dim=1)
+    if task != "main":
+        raise KeyError(task)
+    mask, gender, group = (outputs[name].float().softmax(dim=1) for name in ("mask", "gender", "ageg"))
+    columns = [decode_class(number) for number in range(TASKS["main"].outputs)]
+    return torch.stack([mask[:, m] * gender[:, g] * group[:, a] for m, g, a in columns], dim=1)

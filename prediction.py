@@ -1,0 +1,212 @@
+"""Predicting photographs with one network or an ensemble, and writing the submission files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import voting
+from augmentation import build_transform
+from checkpoint import Member, find_best, find_members, open_member
+from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainConfig, UserError
+from dataset import ViewDataset, view_loader
+from engine import predict, prepare
+from metrics import predicted_class
+from runfolder import KFOLD, RunFolder
+from table import PredictionList, read_prediction_list, some, unreadable_images
+from tasks import TASKS
+from utils import choose_device, count_workers, write_json, write_text
+
+
+def predict_singular(config: SingularConfig) -> None:
+    """Predict with one network and write submission.csv; the command of submit_singular.py."""
+    if config.load_state_dict:
+        path = Path(config.load_state_dict)
+        member, run_name = open_member(path, config), path.stem
+        if member.info.config is not None:
+            run = RunFolder.of("", member.info.task, member.info.model_type, cv=member.info.config["cv"])
+            run_name = (
+                run.name if member.info.config["cv"] == 1 else f"{run.name}-fold{member.info.fold:02d}-{path.stem}"
+            )
+    else:
+        run = RunFolder.of(_training_folder(), config.task, config.model_type, cv=1)
+        member, run_name = find_best(run.path, config), run.name
+    write_prediction(config, [member], run_name, method="singular")
+
+
+def predict_ensemble(config: EnsembleConfig) -> None:
+    """Predict with the best checkpoints of every fold and write the submission files; that of submit_ensemble.py."""
+    run = find_run(config)
+    members = find_members(run, config, top_k=config.top_k, folds=config.folds)
+    write_prediction(config, members, run.name, method=config.method)
+
+
+def find_run(config: EnsembleConfig) -> RunFolder:
+    """The K-fold run of --root: that folder, or the only one that it holds; by default the one train.py left.
+
+    Raises:
+        UserError: no such folder, no run in it, or more than one.
+    """
+    root = Path(config.root) if config.root else _training_folder() / config.task
+    if not root.is_dir():
+        raise UserError(
+            f"There is no folder {root}. Train with: python train.py --task {config.task} --cv 5, or pass --root."
+        )
+    if RunFolder(root).folds():
+        return RunFolder(root)
+    runs = sorted(path for path in root.glob(f"{KFOLD}*") if path.is_dir())
+    chosen = [path for path in runs if path.name == f"{KFOLD}{config.model_type}"]
+    if "model_type" in config.given or (len(runs) > 1 and not config.root and len(chosen) == 1):
+        runs = chosen
+    if not runs:
+        raise UserError(
+            f"{root} holds no {KFOLD}<network> folder. Train with: python train.py --task {config.task} --cv 5, "
+            "or pass --root."
+        )
+    if len(runs) > 1:
+        raise UserError(
+            f"{root} holds {len(runs)} runs ({some(path.name for path in runs)}); pass --root with one of them."
+        )
+    return RunFolder(runs[0])
+
+
+def _training_folder() -> Path:
+    return ROOT / TrainConfig.save_path
+
+
+# ------------------------------------------------------------------------------------------------ prediction
+
+
+def write_prediction(config: PredictConfig, members: Sequence[Member], run_name: str, *, method: str) -> None:
+    """Predict every photograph with every member and write the members' probabilities and the submissions.
+
+    Raises:
+        UserError: photographs are missing or unreadable, or an option does not fit.
+    """
+    info = members[0].info
+    task = config.task if "task" in config.given else info.task
+    if TASKS[task].regression and method == "hardvoting":
+        raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
+    transform_type = config.transform_type or info.transform_type
+    transform = build_transform(transform_type, "inference", info.image_size, mean=info.mean, std=info.std)
+    if transform.max_views is not None and config.tta > transform.max_views:
+        raise UserError(
+            f"--tta {config.tta} is more than the {transform.max_views} fixed views of transform {transform_type}; "
+            f"pass {transform.max_views} or fewer, or --transform-type tta, which has any number."
+        )
+    photographs = read_prediction_list(config.data_root)
+    for note in photographs.notes:
+        print(note)
+    unreadable = unreadable_images(photographs.paths)
+    if unreadable:
+        raise UserError("\n".join(unreadable))
+    device = choose_device(config.device)
+    dataset = ViewDataset(photographs.paths, photographs.ids, transform, views=config.tta)
+    workers = count_workers(config.num_workers, device)
+    loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
+    networks = [prepare(member.load(), device) for member in members]
+    answers = predict(networks, loader, task, device)
+    folder = Path(config.save_path) / task / run_name
+    settings = {
+        "task": task,
+        "transform_type": transform_type,
+        "tta": config.tta,
+        "data_root": str(Path(config.data_root).resolve()),
+        "members": [_describe(member) for member in members],
+    }
+    _clear_earlier(folder, settings)
+    _write_members(folder, photographs, members, answers)
+    files = {}
+    for name, combined in combine(answers, members, task, method).items():
+        files[name] = write_submission(folder / f"{name}.csv", photographs.ids, task, combined)
+    write_json(folder / "prediction.json", settings)
+    count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
+    print(
+        f"Averaged {count} = {len(members) * config.tta} predictions of {len(photographs.ids)} images "
+        f"(task {task}, transform {transform_type}, device {device})."
+    )
+    for path in files.values():
+        print(f"  {path}")
+    print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def combine(answers: np.ndarray, members: Sequence[Member], task: str, method: str) -> dict[str, np.ndarray]:
+    """The submissions of a method, by file stem: `(N, C)` probabilities or years, or `(N,)` classes of a vote.
+
+    Args:
+        answers: `(M, N, C)`, what each member answers.
+        members: the M members, for their validation scores.
+        task: what was predicted.
+        method: singular, softvoting or hardvoting.
+    """
+    if method == "singular":
+        return {"submission": answers[0]}
+    if method == "hardvoting":
+        return {"submission_hardvoting": voting.hard_vote(answers)}
+    info = members[0].info
+    scores = [member.info.score for member in members]
+    weights = voting.member_weights(scores, higher_is_better=bool(info.higher_is_better))
+    if weights is None:
+        print("Not every member carries a validation score above 0: the weighted mean is the arithmetic one.")
+        weights = np.ones(len(members))
+    return {
+        "submission_arithmetic": voting.arithmetic_mean(answers),
+        "submission_geometric": voting.geometric_mean(answers, normalise=not TASKS[task].regression),
+        "submission_weighted_mean": voting.weighted_mean(answers, weights),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def write_submission(path: Path, ids: Sequence[str], task: str, combined: np.ndarray) -> Path:
+    """Write `ImageID,ans`: the class number, or for age the years; returns the path."""
+    if TASKS[task].regression:
+        combined = np.round(combined[:, 0].astype(float), 2)
+    elif combined.ndim == 2:
+        combined = predicted_class(task, combined)
+    write_text(path, pd.DataFrame({"ImageID": ids, "ans": combined}).to_csv(index=False))
+    return path
+
+
+def _write_members(folder: Path, photographs: PredictionList, members: Sequence[Member], answers: np.ndarray) -> None:
+    for member, probabilities in zip(members, answers, strict=True):
+        columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
+        rows = pd.DataFrame({"ImageID": photographs.ids, **columns})
+        write_text(folder / "members" / f"{_member_name(member)}.csv", rows.to_csv(index=False, float_format="%.8g"))
+
+
+def _member_name(member: Member) -> str:
+    return member.path.stem if member.fold is None else f"fold{member.fold:02d}_{member.path.stem}"
+
+
+def _describe(member: Member) -> dict[str, Any]:
+    info = member.info
+    return {
+        "file": str(member.path.resolve()),
+        "model_type": info.model_type,
+        "backbone": info.backbone,
+        "image_size": info.image_size,
+        "fold": info.fold,
+        "epoch": info.epoch,
+        "score": info.score,
+    }
+
+
+def _clear_earlier(folder: Path, settings: dict[str, Any]) -> None:
+    """Remove an earlier prediction of other members, views or photographs, so that none of it is taken for this one."""
+    earlier = folder / "prediction.json"
+    if earlier.is_file() and json.loads(earlier.read_text()) == settings:
+        return
+    old = list(folder.glob("submission*.csv")) if folder.is_dir() else []
+    if old:
+        print(f"Replacing the earlier prediction in {folder}, which was made with other members, views or photographs.")
+    for path in old:
+        path.unlink()
+    shutil.rmtree(folder / "members", ignore_errors=True)

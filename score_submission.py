@@ -1,0 +1,49 @@
+"""Score a submission whose true answers are known: python score_submission.py --submission FILE --answers FILE"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from config import ScoreConfig, UserError, parse_config
+from tasks import TASKS, decode_class
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those typed) and return its exit code."""
+    config = parse_config(ScoreConfig, argv)
+    from utils import run_command  # imports torch: only once the command line is accepted
+
+    return run_command(score_submission, config)
+
+
+def score_submission(config: ScoreConfig) -> None:
+    """Print the scores of a submission against the answers.
+
+    Raises:
+        UserError: a file is missing or the two do not list the same images.
+    """
+    import numpy as np
+
+    from metrics import score
+    from table import read_answers, some
+
+    answers, submission = read_answers(config.answers), read_answers(config.submission)
+    different = sorted(set(answers) ^ set(submission))
+    if different:
+        raise UserError(f"{config.submission} and {config.answers} do not list the same images: {some(different)}.")
+    true, told = (np.array([values[name] for name in sorted(answers)]) for values in (answers, submission))
+    task = TASKS[config.task]
+    if task.regression:
+        scores = score(task.name, told[:, None], true)
+    else:
+        true, told = true.astype(int), told.astype(int)
+        scores = score(task.name, np.eye(len(task.classes))[told], true)
+    if task.name == "main":
+        for name, a, b in zip(("mask", "gender", "age group"), decode_class(true), decode_class(told), strict=True):
+            scores[f"{name} accuracy"] = float((a == b).mean())
+    print("  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()), f" {len(true)} images")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

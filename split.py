@@ -1,0 +1,92 @@
+"""Who is trained on and who is validated on: folds by person, stratified over gender and age group."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+
+import pandas as pd
+from sklearn.model_selection import StratifiedKFold
+
+from config import UserError
+from table import some
+from tasks import AGE_GROUPS, GENDERS
+
+HOLD_OUT = 10  # --cv 1 holds out one person in so many
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The people of one fold, sorted; `valid` is empty when validation is on a folder of its own."""
+
+    train: list[str]
+    valid: list[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """All folds of a run, the seed they were drawn with, and sentences worth saying."""
+
+    seed: int
+    folds: list[Fold]
+    notes: list[str]
+
+    def as_dict(self) -> dict:
+        """What stands in split.json: seed, fingerprint and the people of each fold."""
+        folds = [{"fold": k, "train": fold.train, "valid": fold.valid} for k, fold in enumerate(self.folds)]
+        return {"seed": self.seed, "fingerprint": self.fingerprint, "folds": folds}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that two splits share only when every person is in the same place in both."""
+        people = json.dumps([[fold.train, fold.valid] for fold in self.folds])
+        return hashlib.sha256(people.encode()).hexdigest()[:16]
+
+
+def strata(table: pd.DataFrame) -> pd.Series:
+    """The stratum of each person, as in `female >=60`, indexed by person and sorted.
+
+    A person with two labels (two folders, say) counts by the first one.
+    """
+    people = table.drop_duplicates("person").set_index("person").sort_index()
+    names = [f"{GENDERS[g]} {AGE_GROUPS[a]}" for g, a in zip(people["gender"], people["ageg"], strict=True)]
+    return pd.Series(names, index=people.index)
+
+
+def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_elsewhere: bool = False) -> Split:
+    """Split people into `cv` folds that each validate on other people; `cv` 1 holds out one person in ten.
+
+    Args:
+        table: one row an image, with person, gender and ageg.
+        cv: number of folds.
+        seed: of the shuffle; the order of the table's rows does not matter.
+        valid_elsewhere: nobody needs to be held out when `cv` is 1, validation has a folder of its own.
+
+    Raises:
+        UserError: fewer people than folds, or fewer than two.
+    """
+    stratum = strata(table)
+    people, notes = list(stratum.index), []
+    if valid_elsewhere and cv == 1:
+        return Split(seed, [Fold(people, [])], notes)
+    parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
+    if len(people) < max(parts, 2):
+        raise UserError(
+            f"{len(people)} people cannot be split into {max(parts, 2)} folds; there must be a person for each."
+        )
+    scarce = [f"{name} ({count})" for name, count in stratum.value_counts().sort_index().items() if count < parts]
+    if scarce:
+        notes.append(
+            f"Strata with fewer people than the {parts} parts of the split, not in every part: {some(scarce, 6)}."
+        )
+    folder = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # said above, with names
+        try:
+            pieces = list(folder.split(people, stratum))
+        except ValueError:  # every stratum has fewer people than there are parts
+            pieces = list(folder.split(people, [0] * len(people)))
+    folds = [Fold([people[i] for i in train], [people[i] for i in valid]) for train, valid in pieces]
+    return Split(seed, folds[:cv], notes)

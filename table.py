@@ -1,0 +1,342 @@
+"""Reading folders and tables: training photographs with their labels, and the photographs to predict.
+
+Nothing here opens a picture, except `unreadable_images`, which tells which of them cannot be opened.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image, ImageOps
+
+from config import UserError
+from tasks import GENDERS, MASKS, MAX_AGE, SHOTS, age_group, encode_class
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+CORRECTION_COLUMNS = ("id", "gender", "age", "file", "mask")
+
+
+@dataclass
+class Report:
+    """What was found wrong: `errors` stop training, `notes` do not. One sentence each."""
+
+    errors: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def raise_errors(self) -> None:
+        """Raise all errors at once as one `UserError`, one line each; does nothing when there are none."""
+        if self.errors:
+            raise UserError("\n".join(self.errors))
+
+
+def some(names: Iterable[object], limit: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(str(name) for name in names[:limit]) + more
+
+
+# ------------------------------------------------------------------------------------------------ training photographs
+
+
+def read_training_table(root: str | Path, corrections: str | Path | None = None) -> tuple[pd.DataFrame, Report]:
+    """All photographs below `root` with their labels, and what is wrong with them.
+
+    Labels come from the folder names `<id>_<gender>_<race>_<age>`, or from train.csv beside `root` where it lists the
+    folder, and from the file stems; `corrections` change them. Hidden files are ignored.
+
+    Returns:
+        A table with one row an image, ordered by folder and file: image (path below `root`), path, id (of the
+        folder), person (the id before a `-`: two folders of one person), gender, mask and ageg (numbers), age
+        (years), label (class 0..17); and a report.
+
+    Raises:
+        UserError: there is no such folder, or a table has not the columns it needs.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(
+            f"There is no folder {root}. Put the training photographs there, pass --train-root, or make a sample set "
+            "with: python make_sample.py"
+        )
+    report = Report()
+    listed = _read_train_csv(root.parent / "train.csv", report)
+    rows: list[dict] = []
+    unnamed, unknown, surplus, disagree = [], [], [], []
+    for folder in sorted(_visible(root), key=lambda entry: entry.name):
+        if not folder.is_dir():
+            surplus.append(folder.name)
+            continue
+        named, told = parse_person(folder.name), listed.pop(folder.name, None)
+        person = told or named
+        if person is None:
+            unnamed.append(folder.name)
+            continue
+        if told and named and (told["gender"], told["age"]) != (named["gender"], named["age"]):
+            disagree.append(folder.name)
+        for file in sorted(_visible(folder.path), key=lambda entry: entry.name):
+            stem, extension = os.path.splitext(file.name)
+            if extension.lower() not in EXTENSIONS:
+                surplus.append(f"{folder.name}/{file.name}")
+            elif stem.lower() not in SHOTS:
+                unknown.append(f"{folder.name}/{file.name}")
+            else:
+                mask = MASKS.index(SHOTS[stem.lower()])
+                rows.append({**person, "image": f"{folder.name}/{file.name}", "path": file.path, "mask": mask})
+    _say(
+        report.errors,
+        unnamed,
+        "{} whose name is not <id>_<gender>_<race>_<age> with gender male or female: {}.",
+        "folder",
+    )
+    _say(
+        report.errors, unknown, "{} whose name is none of the shots mask1..mask5, incorrect_mask, normal: {}.", "image"
+    )
+    _say(report.notes, surplus, "{} that this toolkit does not read: {}.", "file")
+    _say(report.notes, disagree, "{} whose name and train.csv disagree, train.csv is used: {}.", "folder")
+    _say(report.notes, list(listed), "{} in train.csv without a folder: {}.", "row")
+    columns = ["image", "path", "id", "person", "gender", "age", "mask"]
+    table = pd.DataFrame(rows, columns=columns)
+    if table.empty and not report.errors:
+        report.errors.append(
+            f"{root} holds no photographs; it should hold one folder a person, such as 000001_female_Asian_25."
+        )
+    if corrections is not None:
+        table = _correct(table, Path(corrections), report)
+    table["ageg"] = [age_group(age) for age in table["age"]]
+    table["label"] = [encode_class(*row) for row in zip(table["mask"], table["gender"], table["ageg"], strict=True)]
+    return table, report
+
+
+def parse_person(folder: str) -> dict | None:
+    """id, person, gender (number) and age (years) of a folder name `<id>_<gender>_<race>_<age>`, or None."""
+    match = re.fullmatch(r"([^_]+)_([A-Za-z]+)_.+_(\d+)", folder)
+    if match is None:
+        return None
+    identity, gender, age = match.groups()
+    return _person(identity, gender, age)
+
+
+def _person(identity: str, gender: str, age: str) -> dict | None:
+    gender = gender.strip().lower()
+    if not identity or gender not in GENDERS or not age.strip().isdecimal() or int(age) > MAX_AGE:
+        return None
+    return {
+        "id": identity,
+        "person": identity.split("-")[0],
+        "gender": GENDERS.index(gender),
+        "age": int(age),
+    }
+
+
+def _visible(folder: str | Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        return [entry for entry in entries if not entry.name.startswith(".")]
+
+
+def _say(sentences: list[str], names: Sequence[str], sentence: str, noun: str) -> None:
+    if names:
+        sentences.append(sentence.format(f"{len(names)} {noun}{'s' if len(names) > 1 else ''}", some(names)))
+
+
+def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV as dicts of strings (missing cells are empty).
+
+    Raises:
+        UserError: no such file, or a needed column is not there.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no file {path}.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in needed if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path} has no column {', '.join(missing)}; it needs {','.join(needed)} in its first line."
+            )
+        return [{key: value or "" for key, value in row.items() if key} for row in reader]
+
+
+def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
+    if not path.is_file():
+        return {}
+    people, wrong = {}, []
+    for row in _read_rows(path, ("id", "gender", "age", "path")):
+        person = _person(row["id"], row["gender"], row["age"])
+        if person is None:
+            wrong.append(row["path"] or row["id"])
+        else:
+            people[row["path"]] = person
+    _say(report.errors, wrong, "{} of train.csv whose id, gender or age cannot be read: {}.", "row")
+    return people
+
+
+def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
+    """The table with the corrections applied; what was changed is noted, what cannot be applied is an error."""
+    table = table.copy()
+    folders = dict(table.groupby("id").groups.items())
+    changed, unknown, wrong = 0, [], []
+    for number, row in enumerate(_read_rows(path, ("id",)), start=2):
+        gender, age, file, mask = (row.get(name, "").strip().lower() for name in CORRECTION_COLUMNS[1:])
+        images = folders.get(row["id"].strip())
+        if images is None:
+            unknown.append(row["id"])
+            continue
+        named = [i for i in images if Path(table.at[i, "image"]).stem.lower() == file.rsplit(".", 1)[0]] if file else []
+        fits = (
+            gender in ("", *GENDERS)
+            and (not age or (age.isdecimal() and int(age) <= MAX_AGE))
+            and mask in ("", *MASKS)
+            and bool(file) == bool(mask)
+            and bool(file) == bool(named)
+        )
+        if not fits:
+            wrong.append(f"line {number} ({row['id']})")
+            continue
+        before = table.loc[images, ["gender", "age", "mask"]].copy()
+        if gender:
+            table.loc[images, "gender"] = GENDERS.index(gender)
+        if age:
+            table.loc[images, "age"] = int(age)
+        if mask:
+            table.loc[named, "mask"] = MASKS.index(mask)
+        changed += int((before != table.loc[images, ["gender", "age", "mask"]]).any(axis=1).sum())
+    _say(report.errors, unknown, f"{{}} of {path} of people who are not there: {{}}.", "row")
+    what = f"gender male or female, age in years, file with mask {', '.join(MASKS)}"
+    _say(report.errors, wrong, f"{{}} of {path} that cannot be applied ({what}): {{}}.", "row")
+    report.notes.append(f"Corrections of {path} changed the labels of {changed} image{'s' if changed != 1 else ''}.")
+    return table
+
+
+def describe_problems(table: pd.DataFrame) -> list[str]:
+    """Notes on a table that training can do with: missing shots, and people with two labels."""
+    notes: list[str] = []
+    shots = table.assign(shot=[Path(image).stem.lower() for image in table["image"]]).groupby("id")["shot"].agg(set)
+    short = [f"{identity} ({some(sorted(set(SHOTS) - have))})" for identity, have in shots.items() if set(SHOTS) - have]
+    _say(notes, short, "{} with missing shots: {}.", "folder")
+    labels = table.groupby("person")[["gender", "age"]].nunique().max(axis=1)
+    _say(notes, [name for name, count in labels.items() if count > 1], "{} with two labels: {}.", "person")
+    return notes
+
+
+# ------------------------------------------------------------------------------------------------ to be predicted
+
+
+@dataclass(frozen=True)
+class PredictionList:
+    """The photographs to predict in the order of the submission: ids, their files, and sentences worth saying."""
+
+    ids: list[str]
+    paths: list[Path]
+    notes: list[str]
+
+
+def read_prediction_list(root: str | Path) -> PredictionList:
+    """The photographs in `root`, in the order of info.csv beside it, or else of their sorted names.
+
+    Raises:
+        UserError: no such folder, nothing in it, or info.csv lists an id twice or one without a photograph.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        other = root.parent / "eval" / "images"
+        hint = f" There is one at {other}." if other.is_dir() else ""
+        raise UserError(f"There is no folder {root}. Put the photographs to predict there or pass --data-root.{hint}")
+    files = {entry.name: Path(entry.path) for entry in _visible(root) if entry.name.lower().endswith(EXTENSIONS)}
+    if not files:
+        raise UserError(f"{root} holds no photographs ({', '.join(EXTENSIONS)}).")
+    info = root.parent / "info.csv"
+    if not info.is_file():
+        ids = sorted(files)
+        return PredictionList(
+            ids, [files[name] for name in ids], [f"There is no {info}: rows are ordered by file name."]
+        )
+    ids = [row["ImageID"] for row in _read_rows(info, ("ImageID",))]
+    report = Report()
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    _say(report.errors, twice, f"{{}} listed twice in {info}: {{}}.", "id")
+    _say(
+        report.errors,
+        [name for name in ids if name not in files],
+        f"{{}} of {info} without an image in {root}: {{}}.",
+        "id",
+    )
+    report.raise_errors()
+    _say(
+        report.notes,
+        sorted(set(files) - set(ids)),
+        f"{{}} in {root} that {info} does not list, left out: {{}}.",
+        "image",
+    )
+    return PredictionList(ids, [files[name] for name in ids], report.notes)
+
+
+# ------------------------------------------------------------------------------------------------ pictures
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """A photograph as PIL RGB, turned the way its EXIF tag says.
+
+    Raises:
+        UserError: it is not there or cannot be decoded to the end.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}).") from None
+
+
+def unreadable_images(paths: Sequence[str | Path]) -> list[str]:
+    """One sentence for each picture that cannot be decoded to the end.
+
+    JPEGs are decoded at an eighth of their size, which reads every byte and takes about a quarter of the time.
+    """
+
+    def check(path: str | Path) -> str | None:
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", (image.width // 8, image.height // 8))
+                image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{path} cannot be read as a picture ({error})."
+        return None
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return [sentence for sentence in pool.map(check, paths, chunksize=16) if sentence]
+
+
+def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
+    """Groups of files with the same bytes, each of two or more."""
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for path in paths:
+        by_size[os.path.getsize(path)].append(str(path))
+    by_bytes: dict[bytes, list[str]] = defaultdict(list)
+    for group in by_size.values():
+        for path in group if len(group) > 1 else ():
+            by_bytes[Path(path).read_bytes()].append(path)
+    return [group for group in by_bytes.values() if len(group) > 1]
+
+
+def read_answers(path: str | Path) -> dict[str, float]:
+    """The `ImageID,ans` rows of a submission or of true answers.
+
+    Raises:
+        UserError: no such file, a column is missing, an id stands twice or an answer is not a number.
+    """
+    rows = _read_rows(Path(path), ("ImageID", "ans"))
+    twice = [name for name, count in Counter(row["ImageID"] for row in rows).items() if count > 1]
+    if twice:
+        raise UserError(f"{path} lists images twice: {some(twice)}.")
+    try:
+        return {row["ImageID"]: float(row["ans"]) for row in rows}
+    except ValueError as error:
+        raise UserError(f"{path} holds an answer that is not a number ({error}).") from None

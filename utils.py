@@ -1,0 +1,147 @@
+"""Seeding, devices, safe file writing, and the frame every command runs in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import Config, UserError
+
+
+def run_command(command: Callable[[Any], None], config: Config) -> int:
+    """Run a command and return its exit code.
+
+    What the user can put right (`UserError`, a missing file) is one line on stderr and code 2; Ctrl-C is code 130;
+    anything else is a bug and keeps its traceback.
+    """
+    try:
+        command(config)
+    except (UserError, FileNotFoundError) as error:
+        print(f"{config.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ seeding
+
+
+def derive_seed(*parts: Any) -> int:
+    """A seed in 0..2**63-1 that depends on all parts (run seed, fold, epoch, image, view, ...) and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_everything(*parts: Any) -> None:
+    """Seed torch (all devices) for what follows, by what it belongs to."""
+    torch.manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def seeded(*parts: Any) -> Iterator[None]:
+    """A block whose random draws on the CPU depend on `parts` alone, and that leaves the global state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        yield
+
+
+# ------------------------------------------------------------------------------------------------ machine
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU when there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name.lower() == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name.lower())
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device {name} cannot be used here ({reason}); auto, cpu and cuda are usual.") from None
+    return device
+
+
+def count_cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def count_workers(requested: int, device: torch.device) -> int:
+    """The number of loader processes: the one asked for, or for -1 one a core up to 8, half of that without a GPU.
+
+    Without a GPU the network itself keeps the cores busy, and loaders take them from it.
+    """
+    if requested >= 0:
+        return requested
+    cores = count_cores()
+    return min(8, cores if device.type != "cpu" else cores // 2)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a result depends on, by package name."""
+    packages = ("torch", "torchvision", "efficientnet-pytorch", "numpy", "pillow", "scikit-learn", "adamp")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that it is whole or absent: `write` gets a binary file in the same folder, renamed at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or absent."""
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, whole or absent; NaN becomes null, NumPy numbers plain ones."""
+    write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,48 @@
+"""Combining the members of an ensemble: three means and the vote."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Probabilities below this count as this in geometric means, so that one member alone cannot rule a class out for good.
+SMALLEST = 1e-12
+
+
+def arithmetic_mean(members: np.ndarray) -> np.ndarray:
+    """The mean over members: `(M, N, C)` to `(N, C)`."""
+    return members.mean(axis=0)
+
+
+def geometric_mean(members: np.ndarray, *, normalise: bool = True) -> np.ndarray:
+    """The geometric mean over members, each row scaled to sum to 1 (not so for years): `(M, N, C)` to `(N, C)`."""
+    mean = np.exp(np.log(np.clip(members.astype(np.float64), SMALLEST, None)).mean(axis=0))
+    return mean / mean.sum(axis=1, keepdims=True) if normalise else mean
+
+
+def weighted_mean(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mean over members with weights `(M,)`, which need not sum to 1: `(M, N, C)` to `(N, C)`."""
+    return np.average(members, axis=0, weights=weights)
+
+
+def member_weights(scores: list[float | None], *, higher_is_better: bool) -> np.ndarray | None:
+    """Weights `(M,)` that sum to 1, in proportion to the validation scores (to their inverse when lower is better).
+
+    None when a member's score is not known or all are zero: there is nothing to weigh by.
+    """
+    if any(score is None or not np.isfinite(score) for score in scores):
+        return None
+    values = np.array(scores, dtype=np.float64)
+    if not higher_is_better:
+        values = 1 / np.maximum(values, SMALLEST)
+    return values / values.sum() if values.sum() > 0 else None
+
+
+def hard_vote(members: np.ndarray) -> np.ndarray:
+    """The class most members chose, `(M, N, C)` to `(N,) int64`.
+
+    A tie goes to the tied class with the larger mean probability, then to the lower class number.
+    """
+    count, classes = members.shape[0], members.shape[2]
+    votes = np.eye(classes, dtype=np.int64)[members.argmax(axis=2)].sum(axis=0)  # (N, C)
+    tied = votes == votes.max(axis=1, keepdims=True)
+    return np.where(tied, members.sum(axis=0) / count, -1.0).argmax(axis=1)
