@@ -77,10 +77,12 @@ def face_box(image: Image.Image) -> Box | None:
         return None
     top, bottom = rows
     largest = min(height, width * 4 / 3)
-    box_height = float(np.clip(1.8 * (bottom - top) / scale, 0.7 * largest, largest))
+    box_height = float(np.clip(1.8 * (bottom - top) / scale, 0.75 * largest, largest))
     box_width = box_height * 3 / 4
+    # Which two edges are the strongest differs (brow and mask, hair and collar), so their middle is only half believed.
+    middle = ((top + bottom) / 2 / scale + height / 2) / 2
     left = np.clip(column / scale - box_width / 2, 0, width - box_width)
-    upper = np.clip((top + bottom) / 2 / scale - box_height / 2, 0, height - box_height)
+    upper = np.clip(middle - box_height / 2, 0, height - box_height)
     return float(left), float(upper), box_width, box_height
 
 
@@ -128,10 +130,10 @@ def _cut(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
     """The box (kept inside the image) resized to `size` = (height, width), antialiased."""
     left, top, width, height = box
     width, height = min(max(width, 1.0), image.width), min(max(height, 1.0), image.height)
-    left, top = min(max(left, 0.0), image.width - width), min(max(top, 0.0), image.height - height)
-    return F.resized_crop(
-        image, round(top), round(left), max(1, round(height)), max(1, round(width)), list(size), antialias=True
-    )
+    # Both edges are rounded inside the image: one pixel too far would be padded with black.
+    x, y = (round(min(max(at, 0.0), most)) for at, most in ((left, image.width - width), (top, image.height - height)))
+    right, bottom = min(x + max(1, round(width)), image.width), min(y + max(1, round(height)), image.height)
+    return F.resized_crop(image, y, x, bottom - y, right - x, list(size), antialias=True)
 
 
 # ------------------------------------------------------------------------------------------------ transforms
@@ -223,8 +225,8 @@ def build_transform(
     Args:
         name: one of TRANSFORMS.
         phase: "train" gives a callable `image -> (3, S, S) float32` that draws from torch's global generator;
-            "inference" gives one called as `transform(image, view, key)` that is the same at every call, with
-            `max_views`, the number of views it has (None: any number).
+            "valid" and "inference" give one called as `transform(image, view, key)` that is the same at every call,
+            with `max_views`, the number of views it has (None: any number). "valid" never augments.
         image_size: side S in pixels.
 
     Raises:
@@ -261,10 +263,10 @@ def _centre_of_face(image_size: int, mean: tuple, std: tuple) -> InferenceTransf
 
 
 TRANSFORMS = {
-    "base": {"train": _random_resized, "inference": _matched_crop},
-    "random": {"train": _rand_augment, "inference": _matched_crop},
-    "tta": {"train": _rand_augment, "inference": RandomViews},
-    "facecrop": {"train": _random_face, "inference": _centre_of_face},
-    "base_source": {"train": _random_resized, "inference": _source_crop},
-    "random_source": {"train": _rand_augment, "inference": _source_crop},
+    "base": {"train": _random_resized, "valid": _matched_crop, "inference": _matched_crop},
+    "random": {"train": _rand_augment, "valid": _matched_crop, "inference": _matched_crop},
+    "tta": {"train": _rand_augment, "valid": _matched_crop, "inference": RandomViews},
+    "facecrop": {"train": _random_face, "valid": _centre_of_face, "inference": _centre_of_face},
+    "base_source": {"train": _random_resized, "valid": _source_crop, "inference": _source_crop},
+    "random_source": {"train": _rand_augment, "valid": _source_crop, "inference": _source_crop},
 }

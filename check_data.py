@@ -38,7 +38,7 @@ def check(config: CheckConfig) -> None:
         for name, count in people.value_counts().sort_index().items():
             print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
         print()
-        report.notes += describe_problems(table)
+        describe_problems(table, report)
         report.errors += unreadable_images(table["path"].tolist())
         for group in identical_files(table["path"].tolist()):
             report.notes.append(f"{len(group)} files are identical: {some(group)}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ from config import MODELS, PredictConfig, TrainConfig, UserError, flag
 from model import Network, create_model
 from runfolder import RunFolder
 from table import some
-from utils import atomic_write
+from utils import UNREADABLE, atomic_write, first_line
 
 FORMAT_VERSION = 1
 SUFFIXES = (".pt", ".pth")
@@ -83,10 +83,11 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"There is no checkpoint file {path}.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint ({reason[:120]}).") from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path} cannot be read as a checkpoint ({first_line(error)}).") from None
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
@@ -101,11 +102,15 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
             raise UserError(
                 f"{path} is of checkpoint format {content['format_version']}; this toolkit reads {FORMAT_VERSION}."
             )
-        known = {f.name for f in fields(ModelInfo)}
-        info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
-        return content["state_dict"], ModelInfo(**info)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        try:
+            known = {f.name for f in fields(ModelInfo)}
+            info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
+            return content["state_dict"], ModelInfo(**info)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is a checkpoint with parts missing ({first_line(error)}).") from None
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    named = isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
+    if not weights or not named:
         raise UserError(f"{path} is no checkpoint and no state dict.")
     # Networks wrapped for several GPUs save their weights with this prefix.
     return {name.removeprefix("module."): value for name, value in weights.items()}, None
@@ -247,7 +252,7 @@ def _describe_bare(model_type: str, config: PredictConfig) -> ModelInfo:
     checked = TrainConfig(task=config.task, model_type=model_type, backbone=config.backbone)
     return ModelInfo(
         task=config.task,
-        model_type=model_type,
+        model_type=checked.model_type,
         backbone=checked.backbone,
         image_size=config.image_size or TrainConfig.image_size,
         transform_type=TrainConfig.transform_type,

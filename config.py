@@ -156,7 +156,7 @@ class TrainConfig(Config):
     epochs: int = option(30, "passes over the training photographs", low=1)
     cv: int = option(1, "number of folds; 1 trains once and holds out 10 %% of the people", low=1)
     folds: tuple[int, ...] | None = option(None, "train these folds only, as in 0,2", default_text="all")
-    batch_size: int = option(32, "photographs a step", low=1)
+    batch_size: int = option(32, "photographs a step; BatchNorm needs two", low=2)
     optim_type: str = option("adam", "optimizer", choices=OPTIMIZERS)
     loss_type: str | None = option(
         None, "loss", choices=LOSSES, default_text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
@@ -361,7 +361,10 @@ def default_text(f: dataclasses.Field) -> str:
 
 def fold_list(text: str) -> tuple[int, ...]:
     """'0,2' as (0, 2), in order and each once."""
-    return tuple(sorted({int(part) for part in text.split(",")}))
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be fold numbers with commas, as in 0,2. Got '{text}'.") from None
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from model import Network, create_model
 from optim import create_optimizer, create_scheduler, learning_rate
 from runfolder import RunFolder, oof_columns
 from split import Fold, Split, split_people
-from table import read_training_table, some, unreadable_images
-from tasks import TASKS
+from table import read_training_tables, some, unreadable_images
+from tasks import SCORE_TITLES, TASKS
 from utils import atomic_write, choose_device, count_workers, library_versions, seed_everything, write_json
 
 
@@ -52,14 +53,16 @@ def train_run(config: TrainConfig) -> None:
     """
     device = choose_device(config.device)
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
-    continued = run.open(config)
+    continued = run.holds(config)
     data = load_data(config)
-    initial = initial_weights(config, data.split)
+    initial = initial_weights(config)
+    build_network(config, initial)  # weights that are missing or do not fit are found out before anything is written
     if continued:
         check_same_people(run, data.split)
-    elif config.resume:
-        print(f"There is nothing to resume in {run.path} yet: starting.")
-    if not continued:
+    else:
+        if config.resume:
+            print(f"There is nothing to resume in {run.path} yet: starting.")
+        run.clear()
         write_json(run.split, data.split.as_dict())
         write_json(run.config, config.as_dict())
     print(
@@ -68,7 +71,8 @@ def train_run(config: TrainConfig) -> None:
     )
     for number in config.folds if config.folds is not None else range(config.cv):
         FoldTrainer(config, run, data, number, device, initial).train()
-    print_summary(config.task, run.finish(config))
+    held_out = config.cv > 1 and not config.valid_root
+    print_summary(config.task, run.finish(config), overall="out-of-fold" if held_out else "validation")
     print(f"Saved in {run.path}")
 
 
@@ -81,16 +85,14 @@ def load_data(config: TrainConfig) -> Data:
     Raises:
         UserError: everything that stands in the way, one line each.
     """
-    table, report = read_training_table(config.train_root, config.corrections)
-    report.raise_errors()
-    valid = None
+    roots = {"--train-root": config.train_root}
     if config.valid_root:
-        valid, valid_report = read_training_table(config.valid_root)
-        valid_report.raise_errors()
-        report.notes += valid_report.notes
-        both = sorted(
-            {image.split("/")[0] for image in table["image"]} & {image.split("/")[0] for image in valid["image"]}
-        )
+        roots["--valid-root"] = config.valid_root
+    (table, *rest), report = read_training_tables(roots, config.corrections)
+    report.raise_errors()
+    valid = rest[0] if rest else None
+    if valid is not None:
+        both = sorted(set(table["person"]) & set(valid["person"]))
         if both:
             raise UserError(
                 f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
@@ -102,12 +104,16 @@ def load_data(config: TrainConfig) -> Data:
         raise UserError("\n".join(unreadable))
     for note in [*report.notes, *split.notes]:
         print(note)
-    return Data(table, valid, split)
+    data = Data(table, valid, split)
+    for number, fold in enumerate(split.folds):
+        if len(data.fold_tables(fold)[0]) < 2:
+            raise UserError(f"Fold {number} would be trained on a single photograph; there must be two for a batch.")
+    return data
 
 
 def check_same_people(run: RunFolder, split: Split) -> None:
     """Refuse to continue a run with people in other places than it was begun with."""
-    earlier = pd.read_json(run.split, typ="series", dtype=False)["fingerprint"]
+    earlier = json.loads(run.split.read_text())["fingerprint"]
     if earlier != split.fingerprint:
         raise UserError(
             f"{run.path} was begun with other people or another split (fingerprint {earlier}, now "
@@ -115,7 +121,7 @@ def check_same_people(run: RunFolder, split: Split) -> None:
         )
 
 
-def initial_weights(config: TrainConfig, split: Split) -> dict[str, torch.Tensor] | None:
+def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
     """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here."""
     if not config.load_state_dict:
         return None
@@ -131,6 +137,26 @@ def initial_weights(config: TrainConfig, split: Split) -> dict[str, torch.Tensor
             "validation scores below are too good: people they know are validated on."
         )
     return weights
+
+
+def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None) -> Network:
+    """A network of the run, with random, ImageNet or the given initial weights.
+
+    Raises:
+        UserError: the ImageNet weights cannot be had, or the initial ones do not fit.
+    """
+    network = create_model(
+        config.model_type,
+        task=config.task,
+        backbone=config.backbone,
+        image_size=config.image_size,
+        pretrained=config.pretrained and initial is None,
+        freeze=config.freeze,
+    )
+    if initial is not None:
+        kind = f"{config.model_type} ({config.backbone}, task {config.task})"
+        load_weights(network, initial, config.load_state_dict, kind)
+    return network
 
 
 # ------------------------------------------------------------------------------------------------ one fold
@@ -184,7 +210,7 @@ class FoldTrainer:
     def _build(self) -> None:
         config, seed = self.config, (self.config.seed, self.number)
         seed_everything("weights", *seed)
-        self.network = self._network()
+        self.network = prepare(build_network(config, self.initial), self.device)
         train_set = TrainDataset(
             self.train_table,
             build_transform(config.transform_type, "train", config.image_size),
@@ -197,12 +223,10 @@ class FoldTrainer:
         self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed)
         workers = count_workers(config.num_workers, self.device)
         self.train_loader = train_loader(train_set, self.sampler, workers=workers, device=self.device)
-        if not len(self.sampler):
-            raise UserError(f"Fold {self.number} has {len(train_set)} training image; there must be two for a batch.")
         valid_set = ViewDataset(
             self.valid_table["path"].tolist(),
             self.valid_table["image"].tolist(),
-            build_transform(config.transform_type, "inference", config.image_size),
+            build_transform(config.transform_type, "valid", config.image_size),
             targets=targets_of(self.valid_table),
         )
         self.valid_loader = view_loader(
@@ -222,21 +246,6 @@ class FoldTrainer:
             self.network.load_state_dict(self.state["network"])
             self.optimizer.load_state_dict(self.state["optimizer"])
             self.scheduler.load_state_dict(self.state["scheduler"])
-
-    def _network(self) -> Network:
-        config = self.config
-        network = create_model(
-            config.model_type,
-            task=config.task,
-            backbone=config.backbone,
-            image_size=config.image_size,
-            pretrained=config.pretrained and self.initial is None,
-            freeze=config.freeze,
-        )
-        if self.initial is not None:
-            kind = f"{config.model_type} ({config.backbone}, task {config.task})"
-            load_weights(network, self.initial, config.load_state_dict, kind)
-        return prepare(network, self.device)
 
     def _train_epoch(self) -> None:
         seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
@@ -304,7 +313,7 @@ class FoldTrainer:
         }
         self.rows.append({**row, **scores, "images_per_s": speed, "seconds": trained.seconds})
         self.run.write_fold_log(self.number, self.rows)
-        told = "  ".join(f"{name.replace('_', ' ')} {scores[name]:.4f}" for name in self.task.scores)
+        told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
         print(
             f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "
             f"train loss {trained.loss:.4f}  valid loss {result.loss:.4f}  {told}  {speed:.0f} images/s"
@@ -324,21 +333,21 @@ class FoldTrainer:
 # ------------------------------------------------------------------------------------------------ after training
 
 
-def print_summary(task: str, summary: dict[str, Any]) -> None:
-    """The closing table: the best epoch of each fold, mean and deviation, and the score over all people."""
+def print_summary(task: str, summary: dict[str, Any], *, overall: str) -> None:
+    """The closing table: the best epoch of each fold, mean and deviation, and the `overall` score over all people."""
     names = TASKS[task].scores
 
     def line(what: str, values: dict[str, float], more: str = "") -> str:
         return f"{what:<22}" + "".join(f"{values[name]:>12.4f}" for name in names) + more
 
-    print("\n" + f"{'':<22}" + "".join(f"{name.replace('_', ' '):>12}" for name in names) + f"{'epoch':>8}")
+    print("\n" + f"{'':<22}" + "".join(f"{SCORE_TITLES[name]:>12}" for name in names) + f"{'epoch':>8}")
     for fold in summary["folds"]:
         print(line(f"fold {fold['fold']}", fold, f"{fold['best_epoch']:>8}"))
     if len(summary["folds"]) > 1:
         print(line("mean", summary["mean"]))
         print(line("standard deviation", summary["std"]))
     oof = summary["oof"]
-    print(line("out-of-fold", oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
+    print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
     missing = summary["folds_planned"] - summary["folds_finished"]
     if missing:
         print(f"{missing} of {summary['folds_planned']} folds are still to be trained: pass --resume to add them.")

@@ -161,7 +161,7 @@ class EpochSampler(Sampler):
 
     def __len__(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
-        return full + (rest > (1 if self.batch_size > 1 else 0))
+        return full + (rest > 1)
 
 
 def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> DataLoader:
@@ -175,4 +175,10 @@ def view_loader(dataset: ViewDataset, *, batch_size: int, workers: int, device: 
 
 
 def _loading(workers: int, device: torch.device) -> dict:
-    return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": device.type == "cuda"}
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "pin_memory": device.type == "cuda",
+        # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
+        "generator": torch.Generator(),
+    }

@@ -6,6 +6,7 @@ Every network takes `(B, 3, S, S) float32` and answers with a dict of heads, `{h
 from __future__ import annotations
 
 import urllib.error
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from config import MODELS as RECORDS
 from config import UserError
 from tasks import TASKS, decode_class
+from utils import UNREADABLE, first_line
 
 FEATURES = 1000  # every backbone answers with its ImageNet logits
 ATTRIBUTES = ("mask", "ageg", "gender")
@@ -40,23 +42,26 @@ def create_backbone(name: str, image_size: int, *, pretrained: bool) -> nn.Modul
     else:
         backbone = torchvision.models.get_model(name, weights=None)
     if pretrained:
-        backbone.load_state_dict(_pretrained_weights(name))
+        _load_pretrained(backbone, name)
     return backbone
 
 
-def _pretrained_weights(name: str) -> dict[str, Tensor]:
+def _load_pretrained(backbone: nn.Module, name: str) -> None:
     url = url_map[name] if name in url_map else torchvision.models.get_model_weights(name).DEFAULT.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
+            weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        backbone.load_state_dict(weights)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"The ImageNet weights of {name} could not be downloaded ({getattr(error, 'reason', error)}). "
             f"Put {url} at {file}, or pass --no-pretrained."
         ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
+    except (*UNREADABLE, TypeError) as error:
         raise UserError(
-            f"The ImageNet weights of {name} at {file} cannot be read ({str(error).splitlines()[0]}). "
+            f"The ImageNet weights of {name} at {file} cannot be read ({first_line(error)}). "
             f"Delete the file and put {url} there, or pass --no-pretrained."
         ) from None
 

@@ -60,7 +60,8 @@ def find_run(config: EnsembleConfig) -> RunFolder:
         )
     if RunFolder(root).folds():
         return RunFolder(root)
-    runs = sorted(path for path in root.glob(f"{KFOLD}*") if path.is_dir())
+    found = [*root.glob(f"{KFOLD}*")] or [*root.glob(f"{config.task}/{KFOLD}*")]  # the latter in a --save-path
+    runs = sorted(path for path in found if path.is_dir())
     chosen = [path for path in runs if path.name == f"{KFOLD}{config.model_type}"]
     if "model_type" in config.given or (len(runs) > 1 and not config.root and len(chosen) == 1):
         runs = chosen
@@ -111,8 +112,9 @@ def write_prediction(config: PredictConfig, members: Sequence[Member], run_name:
     workers = count_workers(config.num_workers, device)
     loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
     networks = [prepare(member.load(), device) for member in members]
-    answers = predict(networks, loader, task, device)
     folder = Path(config.save_path) / task / run_name
+    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out before the work
+    answers = predict(networks, loader, task, device)
     settings = {
         "task": task,
         "transform_type": transform_type,
@@ -183,7 +185,8 @@ def _write_members(folder: Path, photographs: PredictionList, members: Sequence[
 
 
 def _member_name(member: Member) -> str:
-    return member.path.stem if member.fold is None else f"fold{member.fold:02d}_{member.path.stem}"
+    name = member.path.stem if member.path.suffix == ".pt" else member.path.name
+    return name if member.fold is None else f"fold{member.fold:02d}_{name}"
 
 
 def _describe(member: Member) -> dict[str, Any]:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from config import Config, TrainConfig, UserError, flag
+from config import Config, TrainConfig, UserError, flag, options
 from metrics import score
 from tasks import TASKS
 from utils import library_versions, write_json, write_text
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 # Options that may change between the parts of one run: they do not change its result.
-FREE_OPTIONS = ("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "valid_root")
+FREE_OPTIONS = ("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root")
 
 
 class RunFolder:
@@ -62,18 +62,19 @@ class RunFolder:
 
     # -------------------------------------------------------------------------------------------- start and resume
 
-    def open(self, config: TrainConfig) -> bool:
-        """Make the folder ready for a run, and say whether it holds a part of this run already.
+    def holds(self, config: TrainConfig) -> bool:
+        """Whether the folder holds a part of this run, to be continued; nothing is changed yet.
 
         Raises:
             UserError: it holds another run, or one that neither --resume nor --overwrite was passed for.
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return False
+        if {path.name for path in self.path.iterdir()} == {self.split.name}:
+            return False  # cut in the moment it was begun
         if not self.config.is_file():
             raise UserError(f"{self.path} holds files that are no run of this toolkit; pass another --save-path.")
         if config.overwrite:
-            shutil.rmtree(self.path)
             return False
         earlier = json.loads(self.config.read_text())
         if not config.resume:
@@ -88,6 +89,11 @@ class RunFolder:
                 "--resume, --overwrite to train anew, or another --save-path."
             )
         return True
+
+    def clear(self) -> None:
+        """Delete the run in this folder, if there is one."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
 
     def describe(self, earlier: dict[str, Any]) -> str:
         """How far the run in this folder is, in a few words."""
@@ -124,11 +130,17 @@ class RunFolder:
 
 def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
     """The options that differ from an earlier config.json and may not, each with both values."""
-    now = config.as_dict()
+    paths = {f.name for f in options(TrainConfig) if f.metadata["path"]}
+
+    def same(name: str, before: Any, now: Any) -> bool:
+        if name in paths and before and now:
+            return Path(before).resolve() == Path(now).resolve()
+        return before == now
+
     return [
         f"{flag(name)} was {earlier.get(name)} and is {value}"
-        for name, value in now.items()
-        if name not in FREE_OPTIONS and earlier.get(name) != value
+        for name, value in config.as_dict().items()
+        if name not in FREE_OPTIONS and not same(name, earlier.get(name), value)
     ]
 
 

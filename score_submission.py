@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from config import ScoreConfig, UserError, parse_config
-from tasks import TASKS, decode_class
+from tasks import SCORE_TITLES, TASKS, decode_class
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,14 +35,22 @@ def score_submission(config: ScoreConfig) -> None:
     true, told = (np.array([values[name] for name in sorted(answers)]) for values in (answers, submission))
     task = TASKS[config.task]
     if task.regression:
+        if not np.isfinite([true, told]).all():
+            raise UserError(f"{config.submission} or {config.answers} holds an answer that is not a number.")
         scores = score(task.name, told[:, None], true)
     else:
+        for path, values in ((config.answers, true), (config.submission, told)):
+            if not np.isin(values, range(len(task.classes))).all():
+                raise UserError(f"{path} holds an answer that is none of the classes 0 to {len(task.classes) - 1}.")
         true, told = true.astype(int), told.astype(int)
         scores = score(task.name, np.eye(len(task.classes))[told], true)
     if task.name == "main":
         for name, a, b in zip(("mask", "gender", "age group"), decode_class(true), decode_class(told), strict=True):
             scores[f"{name} accuracy"] = float((a == b).mean())
-    print("  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()), f" {len(true)} images")
+    print(
+        "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
+        f" {len(true)} images",
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def strata(table: pd.DataFrame) -> pd.Series:
 
     A person with two labels (two folders, say) counts by the first one.
     """
-    people = table.drop_duplicates("person").set_index("person").sort_index()
+    people = table.sort_values("image").drop_duplicates("person").set_index("person").sort_index()
     names = [f"{GENDERS[g]} {AGE_GROUPS[a]}" for g, a in zip(people["gender"], people["ageg"], strict=True)]
     return pd.Series(names, index=people.index)
 

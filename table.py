@@ -9,7 +9,7 @@ import csv
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,20 @@ class Report:
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def error(self, names: Iterable[str], noun: str, what: str) -> None:
+        """Add an error that names what it is about, unless there is nothing: "2 folders whose name is ...: a, b."."""
+        self._add(self.errors, names, noun, what)
+
+    def note(self, names: Iterable[str], noun: str, what: str) -> None:
+        """Add a note in the same form."""
+        self._add(self.notes, names, noun, what)
+
+    @staticmethod
+    def _add(sentences: list[str], names: Iterable[str], noun: str, what: str) -> None:
+        names = list(names)
+        if names:
+            sentences.append(f"{len(names)} {noun}{'s' if len(names) > 1 else ''} {what}: {some(names)}.")
+
     def raise_errors(self) -> None:
         """Raise all errors at once as one `UserError`, one line each; does nothing when there are none."""
         if self.errors:
@@ -48,29 +62,52 @@ def some(names: Iterable[object], limit: int = 5) -> str:
 
 
 def read_training_table(root: str | Path, corrections: str | Path | None = None) -> tuple[pd.DataFrame, Report]:
-    """All photographs below `root` with their labels, and what is wrong with them.
+    """All photographs below one folder with their labels, and what is wrong with them; see `read_training_tables`."""
+    (table,), report = read_training_tables({"--train-root": root}, corrections)
+    return table, report
 
-    Labels come from the folder names `<id>_<gender>_<race>_<age>`, or from train.csv beside `root` where it lists the
+
+def read_training_tables(
+    roots: Mapping[str, str | Path], corrections: str | Path | None = None
+) -> tuple[list[pd.DataFrame], Report]:
+    """All photographs below each of some folders with their labels, and what is wrong with them.
+
+    Labels come from the folder names `<id>_<gender>_<race>_<age>`, or from train.csv beside a root where it lists the
     folder, and from the file stems; `corrections` change them. Hidden files are ignored.
 
+    Args:
+        roots: the folders, by the option that names each, which a message may have to name.
+        corrections: CSV of corrections to all of them.
+
     Returns:
-        A table with one row an image, ordered by folder and file: image (path below `root`), path, id (of the
-        folder), person (the id before a `-`: two folders of one person), gender, mask and ageg (numbers), age
-        (years), label (class 0..17); and a report.
+        For each root a table with one row an image, ordered by folder and file: image (path below the root), path, id
+        (of the folder), person (the id before a `-`: two folders of one person), gender, mask and ageg (numbers), age
+        (years), label (class 0..17); and a report on all.
 
     Raises:
         UserError: there is no such folder, or a table has not the columns it needs.
     """
-    root = Path(root)
+    report = Report()
+    rows = [row for option, root in roots.items() for row in _read_folders(Path(root), option, report)]
+    table = pd.DataFrame(rows, columns=["root", "image", "path", "id", "person", "gender", "age", "mask"])
+    if corrections is not None:
+        table = _correct(table, Path(corrections), report)
+    table["ageg"] = [age_group(age) for age in table["age"]]
+    table["label"] = [encode_class(*row) for row in zip(table["mask"], table["gender"], table["ageg"], strict=True)]
+    tables = [table[table["root"] == option].drop(columns="root") for option in roots]
+    return [part.reset_index(drop=True) for part in tables], report
+
+
+def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
+    """The rows of one root, without what follows from others; what cannot be read goes into the report."""
     if not root.is_dir():
         raise UserError(
-            f"There is no folder {root}. Put the training photographs there, pass --train-root, or make a sample set "
-            "with: python make_sample.py"
+            f"There is no folder {root}. Put photographs there, pass another {option}, or make a sample set with: "
+            "python make_sample.py"
         )
-    report = Report()
-    listed = _read_train_csv(root.parent / "train.csv", report)
+    listed = _read_train_csv(root.absolute().parent / "train.csv", report)
     rows: list[dict] = []
-    unnamed, unknown, surplus, disagree = [], [], [], []
+    unnamed, unknown, surplus, disagree, empty = [], [], [], [], []
     for folder in sorted(_visible(root), key=lambda entry: entry.name):
         if not folder.is_dir():
             surplus.append(folder.name)
@@ -82,7 +119,10 @@ def read_training_table(root: str | Path, corrections: str | Path | None = None)
             continue
         if told and named and (told["gender"], told["age"]) != (named["gender"], named["age"]):
             disagree.append(folder.name)
-        for file in sorted(_visible(folder.path), key=lambda entry: entry.name):
+        files = sorted(_visible(folder.path), key=lambda entry: entry.name)
+        if not files:
+            empty.append(folder.name)
+        for file in files:
             stem, extension = os.path.splitext(file.name)
             if extension.lower() not in EXTENSIONS:
                 surplus.append(f"{folder.name}/{file.name}")
@@ -90,30 +130,19 @@ def read_training_table(root: str | Path, corrections: str | Path | None = None)
                 unknown.append(f"{folder.name}/{file.name}")
             else:
                 mask = MASKS.index(SHOTS[stem.lower()])
-                rows.append({**person, "image": f"{folder.name}/{file.name}", "path": file.path, "mask": mask})
-    _say(
-        report.errors,
-        unnamed,
-        "{} whose name is not <id>_<gender>_<race>_<age> with gender male or female: {}.",
-        "folder",
-    )
-    _say(
-        report.errors, unknown, "{} whose name is none of the shots mask1..mask5, incorrect_mask, normal: {}.", "image"
-    )
-    _say(report.notes, surplus, "{} that this toolkit does not read: {}.", "file")
-    _say(report.notes, disagree, "{} whose name and train.csv disagree, train.csv is used: {}.", "folder")
-    _say(report.notes, list(listed), "{} in train.csv without a folder: {}.", "row")
-    columns = ["image", "path", "id", "person", "gender", "age", "mask"]
-    table = pd.DataFrame(rows, columns=columns)
-    if table.empty and not report.errors:
+                image = f"{folder.name}/{file.name}"
+                rows.append({"root": option, **person, "image": image, "path": file.path, "mask": mask})
+    report.error(unnamed, "folder", "whose name is not <id>_<gender>_<race>_<age> with gender male or female")
+    report.error(unknown, "image", "whose name is none of the shots mask1..mask5, incorrect_mask, normal")
+    report.note(surplus, "file", "that this toolkit does not read")
+    report.note(empty, "folder", "without a photograph")
+    report.note(disagree, "folder", "whose name and train.csv disagree, train.csv is used")
+    report.note(listed, "row", "in train.csv without a folder")
+    if not rows and not report.errors:
         report.errors.append(
             f"{root} holds no photographs; it should hold one folder a person, such as 000001_female_Asian_25."
         )
-    if corrections is not None:
-        table = _correct(table, Path(corrections), report)
-    table["ageg"] = [age_group(age) for age in table["age"]]
-    table["label"] = [encode_class(*row) for row in zip(table["mask"], table["gender"], table["ageg"], strict=True)]
-    return table, report
+    return rows
 
 
 def parse_person(folder: str) -> dict | None:
@@ -142,11 +171,6 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
         return [entry for entry in entries if not entry.name.startswith(".")]
 
 
-def _say(sentences: list[str], names: Sequence[str], sentence: str, noun: str) -> None:
-    if names:
-        sentences.append(sentence.format(f"{len(names)} {noun}{'s' if len(names) > 1 else ''}", some(names)))
-
-
 def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """The rows of a CSV as dicts of strings (missing cells are empty).
 
@@ -155,14 +179,16 @@ def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(
-                f"{path} has no column {', '.join(missing)}; it needs {','.join(needed)} in its first line."
-            )
-        return [{key: value or "" for key, value in row.items() if key} for row in reader]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it as CSV in UTF-8.") from None
+    if missing:
+        raise UserError(f"{path} has no column {', '.join(missing)}; it needs {','.join(needed)} in its first line.")
+    return rows
 
 
 def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
@@ -175,7 +201,7 @@ def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
             wrong.append(row["path"] or row["id"])
         else:
             people[row["path"]] = person
-    _say(report.errors, wrong, "{} of train.csv whose id, gender or age cannot be read: {}.", "row")
+    report.error(wrong, "row", "of train.csv whose id, gender or age cannot be read")
     return people
 
 
@@ -209,22 +235,20 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
         if mask:
             table.loc[named, "mask"] = MASKS.index(mask)
         changed += int((before != table.loc[images, ["gender", "age", "mask"]]).any(axis=1).sum())
-    _say(report.errors, unknown, f"{{}} of {path} of people who are not there: {{}}.", "row")
+    report.error(unknown, "row", f"of {path} about people who are not there")
     what = f"gender male or female, age in years, file with mask {', '.join(MASKS)}"
-    _say(report.errors, wrong, f"{{}} of {path} that cannot be applied ({what}): {{}}.", "row")
+    report.error(wrong, "row", f"of {path} that cannot be applied ({what})")
     report.notes.append(f"Corrections of {path} changed the labels of {changed} image{'s' if changed != 1 else ''}.")
     return table
 
 
-def describe_problems(table: pd.DataFrame) -> list[str]:
-    """Notes on a table that training can do with: missing shots, and people with two labels."""
-    notes: list[str] = []
+def describe_problems(table: pd.DataFrame, report: Report) -> None:
+    """Note what training can do with, but a person should know: missing shots, and people with two labels."""
     shots = table.assign(shot=[Path(image).stem.lower() for image in table["image"]]).groupby("id")["shot"].agg(set)
     short = [f"{identity} ({some(sorted(set(SHOTS) - have))})" for identity, have in shots.items() if set(SHOTS) - have]
-    _say(notes, short, "{} with missing shots: {}.", "folder")
+    report.note(short, "folder", "with missing shots")
     labels = table.groupby("person")[["gender", "age"]].nunique().max(axis=1)
-    _say(notes, [name for name, count in labels.items() if count > 1], "{} with two labels: {}.", "person")
-    return notes
+    report.note([name for name, count in labels.items() if count > 1], "person", "with two labels")
 
 
 # ------------------------------------------------------------------------------------------------ to be predicted
@@ -253,29 +277,20 @@ def read_prediction_list(root: str | Path) -> PredictionList:
     files = {entry.name: Path(entry.path) for entry in _visible(root) if entry.name.lower().endswith(EXTENSIONS)}
     if not files:
         raise UserError(f"{root} holds no photographs ({', '.join(EXTENSIONS)}).")
-    info = root.parent / "info.csv"
+    info = root.absolute().parent / "info.csv"
     if not info.is_file():
         ids = sorted(files)
         return PredictionList(
             ids, [files[name] for name in ids], [f"There is no {info}: rows are ordered by file name."]
         )
     ids = [row["ImageID"] for row in _read_rows(info, ("ImageID",))]
+    if not ids:
+        raise UserError(f"{info} lists no images; delete it to predict all of {root} in the order of their names.")
     report = Report()
-    twice = [name for name, count in Counter(ids).items() if count > 1]
-    _say(report.errors, twice, f"{{}} listed twice in {info}: {{}}.", "id")
-    _say(
-        report.errors,
-        [name for name in ids if name not in files],
-        f"{{}} of {info} without an image in {root}: {{}}.",
-        "id",
-    )
+    report.error([name for name, count in Counter(ids).items() if count > 1], "id", f"listed twice in {info}")
+    report.error([name for name in ids if name not in files], "id", f"of {info} without an image in {root}")
     report.raise_errors()
-    _say(
-        report.notes,
-        sorted(set(files) - set(ids)),
-        f"{{}} in {root} that {info} does not list, left out: {{}}.",
-        "image",
-    )
+    report.note(sorted(set(files) - set(ids)), "image", f"in {root} that {info} does not list, left out")
     return PredictionList(ids, [files[name] for name in ids], report.notes)
 
 
@@ -290,7 +305,9 @@ def read_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            turned = ImageOps.exif_transpose(image)
+            # A palette may hold transparency that only RGBA can express.
+            return (turned.convert("RGBA") if turned.mode == "P" else turned).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a picture ({error}).") from None
 
@@ -304,7 +321,7 @@ def unreadable_images(paths: Sequence[str | Path]) -> list[str]:
     def check(path: str | Path) -> str | None:
         try:
             with Image.open(path) as image:
-                image.draft("RGB", (image.width // 8, image.height // 8))
+                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
                 image.load()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             return f"{path} cannot be read as a picture ({error})."
@@ -333,6 +350,8 @@ def read_answers(path: str | Path) -> dict[str, float]:
         UserError: no such file, a column is missing, an id stands twice or an answer is not a number.
     """
     rows = _read_rows(Path(path), ("ImageID", "ans"))
+    if not rows:
+        raise UserError(f"{path} holds no rows.")
     twice = [name for name, count in Counter(row["ImageID"] for row in rows).items() if count > 1]
     if twice:
         raise UserError(f"{path} lists images twice: {some(twice)}.")

@@ -35,6 +35,8 @@ def decode_class(number: int) -> tuple[int, int, int]:
     return (*divmod(rest, len(GENDERS)), group)
 
 
+SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "rmse": "RMSE"}  # as people write them
+
 CLASSIFICATION_LOSSES = ("labelsmoothingloss", "focalloss", "crossentropyloss")
 REGRESSION_LOSSES = ("mseloss", "smoothl1loss")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import platform
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,12 +25,12 @@ from config import Config, UserError
 def run_command(command: Callable[[Any], None], config: Config) -> int:
     """Run a command and return its exit code.
 
-    What the user can put right (`UserError`, a missing file) is one line on stderr and code 2; Ctrl-C is code 130;
-    anything else is a bug and keeps its traceback.
+    What the user can put right (`UserError`, a path that is missing, of the wrong kind or not permitted) is one line on
+    stderr and code 2; Ctrl-C is code 130; anything else is a bug and keeps its traceback.
     """
     try:
         command(config)
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
         print(f"{config.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -75,8 +77,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name.lower())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--device {name} cannot be used here ({reason}); auto, cpu and cuda are usual.") from None
+        message = f"--device {name} cannot be used here ({first_line(error)}); auto, cpu and cuda are usual."
+        raise UserError(message) from None
     return device
 
 
@@ -103,6 +105,15 @@ def library_versions() -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------ files
+
+# What reading a file of weights that is cut short, or no such file at all, can end in.
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError, struct.error)
+
+
+def first_line(error: BaseException, limit: int = 120) -> str:
+    """The first line of an error's message, or its kind when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:limit].rstrip(".") if lines else type(error).__name__
 
 
 def atomic_write(path: Path, write: Callable[[Any], None]) -> None:

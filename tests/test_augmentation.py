@@ -1,0 +1,433 @@
+"""Transforms: what they show of a photograph of any size, what they draw from, and that they always answer."""
+
+from __future__ import annotations
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+import config
+from augmentation import MEAN, STD, TRANSFORMS, VIEWS, build_transform, face_box
+
+NAMES = tuple(TRANSFORMS)
+PHASES = ("train", "valid", "inference")
+FIXED = tuple(name for name in NAMES if name != "tta")  # their inference views are a fixed list
+CENTRED = tuple(name for name in FIXED if name != "facecrop")
+ODD_SIZES = ((1, 1), (7, 500), (500, 7), (33, 47), (224, 224), (384, 512), (512, 384))
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255
+
+
+def flat(size, colour=(128, 128, 128)) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def noise(size=(48, 64), seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def portrait(size=(96, 128), *, x: float = 0.5, y: float = 0.5, scale: float = 1.0) -> Image.Image:
+    """A drawn head and shoulders; `x` and `y` place its middle as fractions of the picture."""
+    unit = scale * min(size) / 384
+    width, height = 80 * unit, 110 * unit
+    middle, level = x * size[0], y * size[1]
+    image = flat(size, (90, 120, 150))
+    draw = ImageDraw.Draw(image)
+
+    def box(left, top, right, bottom):
+        return (middle + left * width, level + top * height, middle + right * width, level + bottom * height)
+
+    draw.rectangle((*box(-1.9, 1.25, 1.9, 0)[:3], size[1]), fill=(40, 40, 60))  # shoulders
+    draw.rectangle(box(-0.4, 0.7, 0.4, 1.3), fill=(200, 160, 130))  # neck
+    draw.ellipse(box(-1.12, -1.3, 1.12, 0.3), fill=(25, 18, 15))  # hair
+    draw.ellipse(box(-1, -1, 1, 1), fill=(225, 180, 150))
+    for eye in (-0.4, 0.4):
+        draw.ellipse(box(eye - 0.15, -0.25, eye + 0.15, -0.1), fill=(20, 20, 20))
+    draw.ellipse(box(-0.35, 0.45, 0.35, 0.6), fill=(150, 40, 50))  # mouth
+    return image
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    """(3, H, W) in 0..1."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+def apply(name: str, phase: str, image: Image.Image, size: int = 32, *, view: int = 0, key: str = "", **options):
+    transform = build_transform(name, phase, size, **options)
+    return transform(image) if phase == "train" else transform(image, view, key)
+
+
+# ------------------------------------------------------------------------------------------------ always an answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("size", ODD_SIZES, ids=str)
+def test_every_picture_becomes_a_square_of_finite_numbers(name, phase, size):
+    transform = build_transform(name, phase, 32)
+    for image in (flat(size), flat(size, (0, 0, 0)), noise(size)):
+        last = 0 if phase == "train" else (transform.max_views or 3) - 1
+        for view in {0, last}:
+            got = transform(image) if phase == "train" else transform(image, view, "a.jpg")
+            assert got.shape == (3, 32, 32)
+            assert got.dtype == torch.float32
+            assert torch.isfinite(got).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("size", [32, 75, 224])
+def test_the_side_is_the_image_size(name, phase, size):
+    assert apply(name, phase, portrait(), size).shape == (3, size, size)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_nothing_is_padded(name):
+    """A white picture is white to the rim in every view, whatever its size."""
+    transform = build_transform(name, "inference", 32, **PLAIN)
+    padded = []
+    for width in (*range(1, 41), 395):
+        for height in {width, width + 1, width * 4 // 3}:
+            image = flat((width, height), (255, 255, 255))
+            padded += [(width, height, view) for view in range(len(VIEWS)) if transform(image, view).min() < 1]
+    assert padded == []
+
+
+@pytest.mark.parametrize("name", ["base", "facecrop"])
+def test_nothing_is_padded_in_training(name):
+    transform = build_transform(name, "train", 32, **PLAIN)
+    for size in ((15, 20), (35, 35), (47, 33), (395, 520)):
+        assert all(transform(flat(size, (255, 255, 255))).min() == 1 for _ in range(5))
+
+
+@pytest.mark.parametrize("x", [0.38, 0.42, 0.62])
+def test_nothing_is_padded_beside_a_face_at_the_rim(x):
+    for width in range(45, 145, 10):
+        bright = Image.eval(portrait((width, width * 4 // 3), x=x), lambda value: 128 + value // 2)
+        assert face_box(bright) is not None
+        assert apply("facecrop", "train", bright, **PLAIN).min() > 0.5
+        assert all(apply("facecrop", "inference", bright, view=view, **PLAIN).min() > 0.5 for view in range(len(VIEWS)))
+
+
+def test_names_are_those_of_the_command_line():
+    assert set(TRANSFORMS) == set(config.TRANSFORMS)
+    assert all(set(phases) == set(PHASES) for phases in TRANSFORMS.values())
+
+
+@pytest.mark.parametrize(("name", "phase"), [("crop", "train"), ("base", "test")])
+def test_an_unknown_name_or_phase(name, phase):
+    with pytest.raises(KeyError):
+        build_transform(name, phase, 32)
+
+
+# ------------------------------------------------------------------------------------------------ normalisation
+
+
+# RandAugment changes colours.
+COLOURS_STAY = [(n, p) for n in NAMES for p in PHASES if p != "train" or n in ("base", "base_source", "facecrop")]
+
+
+@pytest.mark.parametrize(("name", "phase"), COLOURS_STAY)
+def test_pixels_are_normalised(name, phase):
+    assert MEAN == (0.485, 0.456, 0.406)
+    assert STD == (0.229, 0.224, 0.225)
+    got = apply(name, phase, flat((48, 64), (255, 51, 0)))
+    expected = [(1 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0 - 0.406) / 0.225]
+    for channel, value in zip(got, expected, strict=True):
+        assert channel.flatten().tolist() == pytest.approx([value] * 32 * 32, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_mean_and_deviation_may_be_others(name, phase):
+    """A checkpoint brings its own."""
+    got = apply(name, phase, noise(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
+    for channel, limit in zip(got, (2.0, 1.0, 0.5), strict=True):
+        assert -limit <= channel.min() < 0 < channel.max() <= limit
+
+
+# ------------------------------------------------------------------------------------------------ what is shown
+
+
+@pytest.mark.parametrize("name", ["base_source", "random_source"])
+def test_the_sources_inference_crop_is_the_centre_pixel_for_pixel(name):
+    image = noise((384, 512))
+    got = apply(name, "inference", image, 224, **PLAIN)
+    assert torch.equal((255 * got).round(), (255 * pixels(image.crop((80, 144, 304, 368)))).round())
+
+
+@pytest.mark.parametrize("name", ["base", "random"])
+def test_the_default_inference_crop_shows_what_training_is_cut_from(name):
+    image = portrait((384, 512))
+    got = apply(name, "inference", image, 224, **PLAIN)
+    expected = pixels(image.crop((0, 64, 384, 448)).resize((224, 224), Image.Resampling.BILINEAR))
+    assert torch.allclose(got, expected, atol=1.5 / 255)
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_validation_is_the_plain_inference_crop(name):
+    image = portrait()
+    assert torch.equal(apply(name, "valid", image), apply(name, "inference", image))
+
+
+def test_validation_of_tta_has_no_random_views():
+    image = portrait()
+    for key in "ab":
+        assert torch.equal(apply("tta", "valid", image, key=key), apply("base", "valid", image))
+
+
+@pytest.mark.parametrize("name", CENTRED)
+@pytest.mark.parametrize("size", [(384, 512), (512, 384), (400, 400), (150, 260), (1000, 800)], ids=str)
+def test_nothing_is_stretched(name, size):
+    """A disc stays a disc, and takes the same part of the shorter side in every picture."""
+    image = flat(size, (0, 0, 0))
+    radius = 0.2 * min(size)
+    x, y = size[0] / 2, size[1] / 2
+    ImageDraw.Draw(image).ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255))
+    shown = apply(name, "inference", image, 120, **PLAIN)[0] > 0.5
+    across, down = shown.any(dim=0).sum().item(), shown.any(dim=1).sum().item()
+    fraction = 224 / 384 if name.endswith("_source") else 1.0
+    assert across == pytest.approx(0.4 / fraction * 120, abs=2.5)
+    assert abs(across - down) <= 1
+
+
+@pytest.mark.parametrize("image_size", [32, 112, 224])
+@pytest.mark.parametrize("scale", [0.25, 0.5, 1, 1.5])
+def test_the_sources_sizes_scale_with_photograph_and_image_size(image_size, scale):
+    """What 224 of 384 pixels show is shown by photographs and networks of any size."""
+    size = (round(384 * scale), round(512 * scale))
+
+    def shown(side: float) -> torch.Tensor:
+        image = flat(size, (0, 0, 0))
+        left, top = (size[0] - side) / 2, (size[1] - side) / 2
+        ImageDraw.Draw(image).rectangle((left, top, left + side - 1, top + side - 1), fill=(255, 255, 255))
+        return apply("base_source", "inference", image, image_size, **PLAIN)
+
+    assert shown(224 * scale).min() == 1
+    assert shown(200 * scale).min() == 0
+
+
+@pytest.mark.parametrize("name", ["base", "random", "tta", "base_source", "random_source"])
+@pytest.mark.parametrize("size", [(48, 64), (64, 48)], ids=str)
+def test_training_crops_lie_in_the_centre_square(name, size):
+    """Red stands outside of it."""
+    image = flat(size, (255, 0, 0))
+    image.paste((0, 255, 0), (0, 8, 48, 56) if size[1] > size[0] else (8, 0, 56, 48))
+    if name in ("base", "base_source"):
+        transform = build_transform(name, "train", 32, **PLAIN)
+        seen = [transform(image) for _ in range(40)]
+    else:  # RandAugment changes colours; the picture that it gets is the same for all of them
+        transform = build_transform("tta", "inference", 32, **PLAIN)
+        seen = [transform(image, view, "a") for view in range(40)]
+    assert max(view[0].max().item() for view in seen) == 0
+    assert min(view[1].min().item() for view in seen) == 1
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 224])
+def test_facecrop_trains_on_random_crops_of_the_sources_proportions(image_size):
+    """On a ramp from left to right no face is found: the centred box is cut, 224 of whose 234 columns are shown."""
+    ramp = np.tile(np.linspace(0, 255, 384)[None, :, None], (512, 1, 3)).astype(np.uint8)
+    image = Image.fromarray(ramp)
+    assert face_box(image) is None
+    transform = build_transform("facecrop", "train", image_size, **PLAIN)
+    seen = [transform(image)[0, 0] for _ in range(20)]
+    widths = [(row.max() - row.min()).item() for row in seen]
+    assert widths == pytest.approx([0.85 * 224 / 234] * 20, abs=0.04)
+    assert len({row.min().item() for row in seen}) > 1
+    middle = apply("facecrop", "inference", image, image_size, **PLAIN)[0, 0]
+    assert (middle.max() - middle.min()).item() == pytest.approx(0.85 * 224 / 234, abs=0.04)
+    assert ((middle.max() + middle.min()) / 2).item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_facecrop_shows_the_centre_of_the_face_box():
+    image = portrait((384, 512), x=0.45)
+    left, top, width, height = face_box(image)
+    box = (round(left), round(top), round(left + width), round(top + height))
+    face = image.crop(box).resize((234, 312), Image.Resampling.BILINEAR)  # the source's two steps
+    expected = pixels(face.crop((5, 44, 229, 268)))
+    got = apply("facecrop", "inference", image, 224, **PLAIN)
+    assert (got - expected).abs().mean() < 0.02
+    assert (got - apply("base", "inference", image, 224, **PLAIN)).abs().mean() > 0.05
+
+
+def test_facecrop_is_no_coin_at_inference():
+    image = portrait((96, 128), x=0.42)
+    face, centre = apply("facecrop", "inference", image), apply("base", "inference", image)
+    assert all(torch.equal(apply("facecrop", "inference", image), face) for _ in range(10))
+    assert not torch.equal(face, centre)
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_first_view_is_plain_the_second_mirrored_and_all_differ(name):
+    image = portrait(x=0.47, y=0.52)
+    transform = build_transform(name, "inference", 64)
+    assert transform.max_views == len(VIEWS) == 12
+    views = [transform(image, view) for view in range(12)]
+    assert torch.equal(views[0], apply(name, "valid", image, 64))
+    assert torch.equal(views[1], views[0].flip(2))
+    assert all(not torch.equal(views[i], views[j]) for i in range(12) for j in range(i))
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_views_draw_nothing_and_need_no_key(name):
+    image, transform = portrait(), build_transform(name, "inference", 32)
+    for view in range(12):
+        state = torch.get_rng_state()
+        first = transform(image, view, "a")
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.rand(5)
+        assert torch.equal(transform(image, view, "b"), first)
+
+
+def test_random_views_depend_on_image_and_number_alone():
+    image = noise((384, 512))
+    seen = {}
+    for key in ("a/mask1.jpg", "a/mask2.jpg"):
+        for view in range(4):
+            seen[key, view] = apply("tta", "inference", image, view=view, key=key)
+    assert len({tuple(tensor.flatten()[:200].tolist()) for tensor in seen.values()}) == len(seen)
+    transform = build_transform("tta", "inference", 32)
+    assert transform.max_views is None
+    for (key, view), expected in reversed(seen.items()):  # in another order, from other states
+        torch.manual_seed(view + 100)
+        np.random.seed(view)
+        random.seed(view)
+        assert torch.equal(transform(image, view, key), expected)
+
+
+def test_random_views_leave_the_global_state():
+    state = torch.get_rng_state()
+    apply("tta", "inference", noise(), view=3, key="a")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("view", [0, 1, 50])
+def test_random_views_are_random_resized_crops_of_the_centre_square(view):
+    """What is shown of two ramps is a rectangle of 8 to 100 % of the square, in proportion 3:4 to 4:3."""
+    x, y = np.meshgrid(np.linspace(0, 255, 384), np.linspace(0, 255, 384))
+    square = np.stack([x, y, 0 * x], axis=2)
+    image = Image.fromarray(np.pad(square, ((64, 64), (0, 0), (0, 0))).astype(np.uint8))
+    got = apply("tta", "inference", image, 224, view=view, key="a.jpg", **PLAIN)
+    width, height = ((channel.max() - channel.min()).item() for channel in got[:2])
+    assert 0.07 < width * height <= 1
+    assert 0.7 < width / height < 1.4
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_depends_on_torchs_seed_alone(name):
+    image, transform = noise((96, 128)), build_transform(name, "train", 32)
+
+    def draw(seed: int, other: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        np.random.seed(other)
+        random.seed(other)
+        return [transform(image) for _ in range(3)]
+
+    first, again, others = draw(1, 1), draw(1, 2), draw(2, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(first, others, strict=True))
+    assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_transforms_travel_to_workers(name, phase):
+    transform = build_transform(name, phase, 32)
+    copy = pickle.loads(pickle.dumps(transform))
+    image = portrait()
+    results = []
+    for one in (transform, copy):
+        torch.manual_seed(3)
+        results.append(one(image) if phase == "train" else one(image, 1, "a.jpg"))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_photograph_itself_is_not_changed(name, phase):
+    image = noise()
+    before = image.tobytes()
+    apply(name, phase, image)
+    assert image.tobytes() == before
+
+
+# ------------------------------------------------------------------------------------------------ face box
+
+
+def assert_box(box, size) -> None:
+    left, top, width, height = box
+    assert width * 4 == pytest.approx(height * 3)
+    assert min(left, top) >= -1e-6
+    assert left + width <= size[0] + 1e-6
+    assert top + height <= size[1] + 1e-6
+    assert min(width, height) > 0
+
+
+@pytest.mark.parametrize("dx", [-0.1, 0, 0.1])
+@pytest.mark.parametrize("dy", [-0.1, 0, 0.1])
+@pytest.mark.parametrize("size", [(96, 128), (384, 512)], ids=str)
+def test_a_face_is_found_where_it_is(dx, dy, size):
+    box = face_box(portrait(size, x=0.5 + dx, y=0.5 + dy))
+    assert_box(box, size)
+    left, top, width, height = box
+    middle, level = (0.5 + dx) * size[0], (0.5 + dy) * size[1]
+    assert left + width / 2 == pytest.approx(middle, abs=0.06 * size[0])
+    half_width, half_height = 80 / 384 * size[0], 110 / 512 * size[1]
+    assert left <= middle - half_width < middle + half_width <= left + width
+    assert top <= level - half_height < level + half_height <= top + height
+
+
+def test_the_box_follows_the_face():
+    boxes = [face_box(portrait((384, 512), x=x)) for x in (0.42, 0.46, 0.5, 0.54, 0.58)]
+    middles = [left + width / 2 for left, _, width, _ in boxes]
+    assert middles == sorted(middles)
+    assert middles[-1] - middles[0] > 0.1 * 384
+    boxes = [face_box(portrait((384, 512), y=y)) for y in (0.42, 0.5, 0.58)]
+    levels = [top + height / 2 for _, top, _, height in boxes]
+    assert levels == sorted(levels)
+    assert levels[-1] > levels[0]
+
+
+@pytest.mark.parametrize("x", [0.44, 0.5, 0.56])
+def test_the_box_mirrors_with_the_picture(x):
+    image = portrait((96, 128), x=x)
+    left, top, width, height = face_box(image)
+    mirrored = face_box(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert mirrored == pytest.approx((96 - left - width, top, width, height), abs=3)
+
+
+def test_the_box_grows_with_the_photograph():
+    boxes = [np.array(face_box(portrait((96 * k, 128 * k), x=0.46))) / k for k in (1, 2, 4, 8)]
+    for box in boxes[1:]:
+        assert box == pytest.approx(boxes[0], abs=4)
+
+
+@pytest.mark.parametrize("size", [*ODD_SIZES, (600, 200), (200, 601)], ids=str)
+@pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (255, 255, 255)], ids=str)
+def test_a_blank_picture_has_no_face(size, colour):
+    assert face_box(flat(size, colour)) is None
+
+
+@pytest.mark.parametrize("size", [*ODD_SIZES, (2, 3), (3, 2), (5, 15), (16, 5), (48, 144), (300, 100)], ids=str)
+def test_the_box_is_inside_of_any_picture(size):
+    for seed in range(3):
+        symmetric = np.array(noise(size, seed))
+        symmetric = Image.fromarray(np.concatenate([symmetric, symmetric[:, ::-1]], axis=1)).resize(size)
+        for image in (noise(size, seed), symmetric, portrait(size, x=0.1 * seed + 0.4)):
+            box = face_box(image)
+            if box is not None:
+                assert_box(box, size)
+
+
+def test_a_face_box_is_found_in_most_symmetric_pictures():
+    """The test above is not about None alone."""
+    assert all(face_box(portrait(size)) is not None for size in ((48, 64), (64, 64), (224, 224), (512, 384), (33, 47)))

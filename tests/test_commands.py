@@ -1,0 +1,371 @@
+"""Whole runs of the commands: train, predict with one network, predict with the ensemble, and the files they leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import crossval
+from config import MODELS
+from metrics import score
+from tasks import TASKS
+
+CHAINS = [(task, model) for task in TASKS for model, record in MODELS.items() if not (record.heads and task == "age")]
+TIMES = ["images_per_s", "seconds"]
+
+
+@pytest.fixture
+def train(run, small_data, tiny_training, tmp_path):
+    """Trains on the small set into tmp_path/models; options typed later win."""
+
+    def command(*words, data=small_data):
+        outcome = run(
+            "train", *tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", *words
+        )
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return command
+
+
+@pytest.fixture
+def predict(run, small_data, tmp_path):
+    """Predicts the small set's images with what is in tmp_path/models."""
+
+    def command(name, *words):
+        options = ("--data-root", small_data.data_root, "--num-workers", 0, "--device", "cpu")
+        outcome = run(name, *options, "--save-path", tmp_path / "prediction", *words)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return command
+
+
+def weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of every checkpoint below a folder, by file name below it."""
+    files = sorted(folder.rglob("*.pt"))
+    return {str(f.relative_to(folder)): torch.load(f, weights_only=True)["state_dict"] for f in files}
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = weights_of(first), weights_of(second)
+    assert a
+    assert a.keys() == b.keys()
+    for name, weights in a.items():
+        for key, value in weights.items():
+            assert torch.equal(value, b[name][key]), (name, key)
+
+
+@pytest.mark.parametrize(("task", "model"), CHAINS)
+def test_every_task_and_network_goes_from_photographs_to_submissions(
+    task, model, run, make_data, tiny_training, tmp_path
+):
+    data = make_data(people=6, shots=("mask1", "incorrect_mask", "normal"))
+    models, prediction = tmp_path / "models", tmp_path / "prediction"
+    backbone = "efficientnet-b0" if model == "VanillaEfficientNet" else "resnet18"
+    network = ("--task", task, "--model-type", model)
+    options = (*tiny_training, *network, "--backbone", backbone, "--train-root", data.train_root, "--save-path", models)
+    for cv in (1, 2):
+        outcome = run("train", *options, "--cv", cv)
+        assert outcome.code == 0, outcome.err
+    loading = ("--data-root", data.data_root, "--save-path", prediction, "--num-workers", 0, "--device", "cpu")
+    single = models / task / f"single-{model}" / "fold00"
+    checkpoint = next(single.glob("*.pt"))
+    outcome = run("submit_singular", "--load-state-dict", checkpoint, *loading)
+    assert outcome.code == 0, outcome.err
+    root = models / task / f"kfold-ensemble-{model}"
+    outcome = run("submit_ensemble", "--root", root, "--top-k", 1, "--tta", 2, *loading)
+    assert outcome.code == 0, outcome.err
+    assert "2 members x 2 views = 4 predictions of 5 images" in outcome.out
+    means = [
+        prediction / task / root.name / f"submission_{m}.csv" for m in ("arithmetic", "geometric", "weighted_mean")
+    ]
+    for path in (prediction / task / single.parent.name / "submission.csv", *means):
+        table = pd.read_csv(path)
+        assert list(table["ImageID"]) == list(data.eval_ids)
+        if task == "age":
+            assert np.isfinite(table["ans"]).all()
+        else:
+            assert table["ans"].isin(range(len(TASKS[task].classes))).all()
+
+
+def test_a_run_leaves_the_promised_files(train, small_data, tmp_path):
+    outcome = train("--cv", 2, "--epochs", 2, "--top-n", 1)
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "split.json", "log.csv", "oof.csv", "summary.json", "fold00", "fold01")
+    }
+    log = pd.read_csv(run / "log.csv")
+    assert list(log)[:7] == ["fold", "epoch", "lr", "train_loss", "valid_loss", "macro_f1", "accuracy"]
+    assert list(zip(log["fold"], log["epoch"], strict=True)) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    oof = pd.read_csv(run / "oof.csv", dtype={"person": str})
+    assert list(oof) == ["ImageID", "person", "fold", "label", "pred", *(f"p{i}" for i in range(18))]
+    images = {f"{p.parent.name}/{p.name}" for p in small_data.train_root.rglob("*.jpg")}
+    assert set(oof["ImageID"]) == images
+    assert len(oof) == len(images)
+    split = json.loads((run / "split.json").read_text())
+    for row in oof.itertuples():
+        assert row.person in split["folds"][row.fold]["valid"]
+    summary = json.loads((run / "summary.json").read_text())
+    recomputed = score("main", oof[[f"p{i}" for i in range(18)]].to_numpy(), oof["label"].to_numpy())
+    assert summary["oof"]["macro_f1"] == pytest.approx(recomputed["macro_f1"])
+    assert f"{summary['oof']['macro_f1']:.4f}" in outcome.out
+    assert len(list((run / "fold00").glob("*.pt"))) == 1
+    assert json.loads((run / "config.json").read_text())["backbone"] == "resnet18"
+
+
+def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(train, small_data, run, tmp_path):
+    train("--cv", 2, "--epochs", 3, "--lr", 0.01)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    oof = pd.read_csv(folder / "oof.csv")
+    fold = oof[oof["fold"] == 1]
+    # The held-out photographs of fold 1, laid out as photographs to predict.
+    held_out = tmp_path / "held_out" / "images"
+    held_out.mkdir(parents=True)
+    for name in fold["ImageID"]:
+        shutil.copy(small_data.train_root / name, held_out / name.replace("/", "_"))
+    for path in (folder / "fold01").glob("*.pt"):
+        info = torch.load(path, weights_only=True)["info"]
+        assert f"{info['scores']['macro_f1']:.4f}" in path.name
+        options = ("--data-root", held_out, "--save-path", tmp_path / path.stem, "--num-workers", 0)
+        assert run("submit_singular", "--load-state-dict", path, *options).code == 0
+        told = pd.read_csv(next((tmp_path / path.stem).rglob("members/*.csv"))).set_index("ImageID")
+        told = told.loc[[name.replace("/", "_") for name in fold["ImageID"]]].to_numpy()
+        assert score("main", told, fold["label"].to_numpy())["macro_f1"] == pytest.approx(info["scores"]["macro_f1"])
+
+
+def test_age_is_predicted_in_years_and_scored_by_rmse(train, predict, run, small_data, tmp_path):
+    outcome = train("--task", "age", "--cv", 2)
+    folder = tmp_path / "models" / "age" / "kfold-ensemble-VanillaResNet"
+    log, oof = pd.read_csv(folder / "log.csv"), pd.read_csv(folder / "oof.csv")
+    assert list(log)[5:9] == ["macro_f1", "accuracy", "mae", "rmse"]
+    error = oof["p0"] - oof["label"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["oof"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert summary["oof"]["mae"] == pytest.approx(error.abs().mean())
+    assert "RMSE" in outcome.out
+    assert all("_rmse-" in path.name for path in folder.rglob("*.pt"))
+    predict("submit_ensemble", "--root", folder, "--top-k", 1)
+    written = tmp_path / "prediction" / "age" / folder.name
+    members = np.stack([pd.read_csv(p)["p0"] for p in sorted((written / "members").glob("*.csv"))])
+    answers = pd.read_csv(written / "submission_arithmetic.csv")["ans"]
+    assert answers.to_numpy() == pytest.approx(members.mean(axis=0), abs=0.006)
+    vote = ("--root", folder, "--method", "hard", "--data-root", small_data.data_root, "--top-k", 1)
+    refused = run("submit_ensemble", *vote)
+    assert refused.code == 2
+    assert "hardvoting" in refused.err
+
+
+def test_submissions_are_the_means_and_the_vote_of_the_members(train, predict, tmp_path):
+    train("--cv", 2, "--epochs", 2, "--lr", 1e-4)  # slow enough that no probability rounds to 0
+    folder = tmp_path / "models" / "main"
+    predict("submit_ensemble", "--root", folder, "--top-k", 2)
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    files = sorted((written / "members").glob("*.csv"))
+    assert len(files) == 4
+    members = np.stack([pd.read_csv(path).drop(columns="ImageID").to_numpy() for path in files])
+    assert members.sum(axis=2) == pytest.approx(1, abs=1e-5)
+
+    def answers(name):
+        return pd.read_csv(written / f"submission_{name}.csv")["ans"].to_numpy()
+
+    assert (answers("arithmetic") == members.mean(axis=0).argmax(axis=1)).all()
+    assert (answers("geometric") == np.log(members).mean(axis=0).argmax(axis=1)).all()
+    scores = json.loads((written / "prediction.json").read_text())["members"]
+    by_name = {f"fold{m['fold']:02d}_{Path(m['file']).stem}": m["score"] for m in scores}
+    weights = np.array([by_name[path.stem] for path in files])
+    expected = members.mean(axis=0) if weights.sum() == 0 else np.average(members, axis=0, weights=weights)
+    assert (answers("weighted_mean") == expected.argmax(axis=1)).all()
+    predict("submit_ensemble", "--root", folder, "--top-k", 2, "--method", "hard")
+    chosen = members.argmax(axis=2)
+    for image, told in enumerate(answers("hardvoting")):
+        counts = np.bincount(chosen[:, image], minlength=18)
+        assert counts[told] == counts.max()
+    assert (written / "submission_arithmetic.csv").exists()  # same members and views: the means stay beside the vote
+
+
+def test_an_earlier_prediction_of_other_members_is_not_mixed_with_the_new_one(train, predict, tmp_path):
+    train("--cv", 2, "--epochs", 2)
+    predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 2, "--method", "hard")
+    outcome = predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1)
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    assert "Replacing" in outcome.out
+    assert not (written / "submission_hardvoting.csv").exists()
+    assert len(list((written / "members").iterdir())) == 2
+
+
+def test_a_renamed_checkpoint_gives_the_same_submission(train, predict, tmp_path):
+    train("--cv", 2, "--epochs", 2)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    written = tmp_path / "prediction" / "main"
+    predict("submit_ensemble", "--root", folder, "--top-k", 1)
+    before = [(written / folder.name / f"submission_{m}.csv").read_bytes() for m in ("arithmetic", "weighted_mean")]
+    for number, path in enumerate(sorted(folder.rglob("*.pt"), reverse=True)):
+        path.rename(path.with_name(f"{number}-mine.pt"))
+    moved = folder.rename(tmp_path / "other")
+    predict("submit_ensemble", "--root", moved, "--top-k", 1)
+    after = [(written / "other" / f"submission_{m}.csv").read_bytes() for m in ("arithmetic", "weighted_mean")]
+    assert before == after
+
+
+@pytest.mark.parametrize("transform", ["base", "tta"])
+def test_views_do_not_depend_on_batch_size_or_workers(transform, train, predict, tmp_path):
+    train("--cv", 2)
+    options = ("--root", tmp_path / "models" / "main", "--top-k", 1, "--tta", 3, "--transform-type", transform)
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet" / "members"
+    seen = []
+    for extra in (("--batch-size", 64), ("--batch-size", 3), ("--batch-size", 7, "--num-workers", 2)):
+        predict("submit_ensemble", *options, *extra)
+        seen.append(np.stack([pd.read_csv(p).drop(columns="ImageID") for p in sorted(written.glob("*.csv"))]))
+    for other in seen[1:]:
+        assert other == pytest.approx(seen[0], abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train, tmp_path):
+    for name, seed, workers in (("a", 1, 0), ("b", 1, 2), ("c", 2, 0)):
+        options = ("--save-path", tmp_path / name, "--seed", seed, "--num-workers", workers, "--epochs", 2)
+        train("--transform-type", "random", "--oversample", *options)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, monkeypatch, small_data, tiny_training):
+    options = ("--cv", 2, "--epochs", 3, "--top-n", 2, "--oversample", "--lr-scheduler", "cosine_restarts")
+    train(*options, "--save-path", tmp_path / "whole")
+    evaluate, calls = crossval.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 5:  # fold 1, second epoch: trained, not yet saved
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(crossval, "evaluate", interrupted)
+    words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
+    assert run("train", *words).code == 130
+    assert run("train", *words).code == 2  # neither continued nor overwritten without being told to
+    outcome = run("train", *words, "--resume", "--num-workers", 2)
+    assert outcome.code == 0
+    assert "fold 0: finished earlier" in outcome.out
+    assert "fold 1: continuing after epoch 1" in outcome.out
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    whole, cut = (tmp_path / name / "main" / "kfold-ensemble-VanillaResNet" for name in ("whole", "cut"))
+    assert (whole / "oof.csv").read_bytes() == (cut / "oof.csv").read_bytes()
+    logs = [pd.read_csv(folder / "log.csv").drop(columns=TIMES) for folder in (whole, cut)]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
+
+
+def test_resume_starts_a_run_where_there_is_none_and_says_so(train):
+    assert "nothing to resume" in train("--resume").out
+
+
+def test_folds_trained_one_by_one_are_the_run_trained_at_once(train, tmp_path):
+    train("--cv", 2, "--save-path", tmp_path / "whole")
+    assert "1 of 2 folds are still to be trained" in train("--cv", 2, "--folds", 1).out
+    train("--cv", 2, "--folds", 0, "--resume")
+    assert_same_weights(tmp_path / "whole", tmp_path / "models")
+    tables = [tmp_path / name / "main" / "kfold-ensemble-VanillaResNet" / "oof.csv" for name in ("whole", "models")]
+    assert tables[0].read_bytes() == tables[1].read_bytes()
+
+
+def test_resume_refuses_options_that_changed_by_name_with_both_values(train, run, small_data, tiny_training, tmp_path):
+    train("--cv", 2)
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *words, "--lr", 0.1, "--resume")
+    assert outcome.code == 2
+    assert "--lr was 0.005 and is 0.1" in outcome.err
+
+
+def test_resume_refuses_other_people(train, run, make_data, tiny_training, tmp_path):
+    data = make_data(people=6)
+    train("--cv", 2, data=data)
+    shutil.rmtree(data.folder(0))
+    words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", "--cv", 2, "--resume")
+    outcome = run("train", *words)
+    assert outcome.code == 2
+    assert "other people" in outcome.err
+
+
+def test_overwrite_trains_anew_and_not_before_all_is_checked(train, run, tiny_training, tmp_path):
+    train()
+    kept = tmp_path / "models" / "main" / "single-VanillaResNet" / "summary.json"
+    before = kept.read_bytes()
+    words = (*tiny_training, "--save-path", tmp_path / "models", "--overwrite")
+    assert run("train", *words, "--train-root", tmp_path / "nowhere").code == 2
+    assert kept.read_bytes() == before
+    train("--overwrite", "--seed", 7)
+    assert json.loads(kept.with_name("config.json").read_text())["seed"] == 7
+
+
+def test_valid_root_validates_every_fold_there(train, make_data, make_person, tmp_path):
+    valid = make_data(name="valid", people=[make_person("100001", "male", 25), make_person("100002", "female", 70)])
+    train("--cv", 2, "--valid-root", valid.train_root)
+    oof = pd.read_csv(tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "oof.csv", dtype={"person": str})
+    assert set(oof["person"]) == {"100001", "100002"}
+    assert oof.groupby("fold").size().to_dict() == {0: 14, 1: 14}
+
+
+def test_people_in_both_roots_are_refused(run, small_data, tiny_training, tmp_path):
+    roots = ("--train-root", small_data.train_root, "--valid-root", small_data.train_root)
+    outcome = run("train", *tiny_training, *roots, "--save-path", tmp_path / "models")
+    assert outcome.code == 2
+    assert "--valid-root are also in --train-root" in outcome.err
+
+
+def test_without_a_terminal_there_are_no_bars_and_one_line_an_epoch(train):
+    outcome = train("--cv", 2, "--epochs", 2)
+    lines = outcome.out.splitlines()
+    assert sum("train loss" in line for line in lines) == 4
+    assert len(set(lines) - {""}) == len([line for line in lines if line])  # nothing twice
+    assert outcome.err == ""
+
+
+def test_singular_takes_the_best_single_run_checkpoint_by_default(train, predict, tmp_path, monkeypatch):
+    train("--epochs", 3, "--lr", 0.01)
+    monkeypatch.setattr("config.TrainConfig.save_path", str(tmp_path / "models"))
+    predict("submit_singular", "--model-type", "VanillaResNet")
+    member = json.loads(next((tmp_path / "prediction").rglob("prediction.json")).read_text())["members"][0]
+    scores = pd.read_csv(tmp_path / "models" / "main" / "single-VanillaResNet" / "log.csv")["macro_f1"]
+    assert member["score"] == pytest.approx(scores.max())
+
+
+def test_a_many_headed_checkpoint_answers_its_attributes(train, predict, small_data, tmp_path):
+    train("--model-type", "THANet", "--cv", 2)
+    predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1, "--task", "gender")
+    table = pd.read_csv(tmp_path / "prediction" / "gender" / "kfold-ensemble-THANet_MK1" / "submission_arithmetic.csv")
+    assert table["ans"].isin([0, 1]).all()
+
+
+def test_a_bare_state_dict_made_elsewhere_is_accepted(train, predict, tmp_path):
+    train("--cv", 2)
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    bare = tmp_path / "kfold-ensemble-VanillaResNet"
+    for fold in ("fold00", "fold01"):
+        (bare / fold).mkdir(parents=True)
+        weights = torch.load(next((run / fold).glob("*.pt")), weights_only=True)["state_dict"]
+        torch.save(weights, bare / fold / "weights.pth")
+    sizes = ("--backbone", "resnet18", "--image-size", 32)
+    predict("submit_ensemble", "--root", run, "--top-k", 1, "--save-path", tmp_path / "known")
+    outcome = predict("submit_ensemble", "--root", bare, "--top-k", 1, *sizes, "--save-path", tmp_path / "bare")
+    assert "weighted mean is the arithmetic" in outcome.out
+    files = [tmp_path / name / "main" / bare.name / "submission_arithmetic.csv" for name in ("known", "bare")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    file = bare / "fold00" / "weights.pth"
+    predict("submit_singular", "--load-state-dict", file, "--model-type", "VanillaResNet", "--task", "main", *sizes)
+
+
+def test_training_starts_from_given_weights(train, tmp_path):
+    train()
+    start = next((tmp_path / "models").rglob("*.pt"))
+    outcome = train("--load-state-dict", start, "--save-path", tmp_path / "second", "--lr", 1e-9, "--freeze")
+    assert "Starting from" in outcome.out
+    before = torch.load(start, weights_only=True)["state_dict"]
+    after = torch.load(next((tmp_path / "second").rglob("*.pt")), weights_only=True)["state_dict"]
+    assert torch.equal(before["resnet.conv1.weight"], after["resnet.conv1.weight"])

@@ -1,0 +1,378 @@
+"""Data sets and loaders: targets, what an item depends on, MixUp within a class, the order of an epoch."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from augmentation import build_transform
+from dataset import EpochSampler, TrainDataset, ViewDataset, extra_classes, targets_of, train_loader, view_loader
+from table import read_training_table
+from tasks import age_group, encode_class
+
+CPU = torch.device("cpu")
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255
+
+
+@pytest.fixture(scope="module")
+def table(small_data) -> pd.DataFrame:
+    return read_training_table(small_data.train_root)[0]
+
+
+@pytest.fixture
+def make_table(tmp_path):
+    """A table of pictures of one colour: make_table([(person, gender, age, mask, colour), ...])."""
+
+    def make(rows) -> pd.DataFrame:
+        records = []
+        for number, (person, gender, age, mask, colour) in enumerate(rows):
+            path = tmp_path / f"{number:03d}.png"
+            Image.new("RGB", (36, 48), colour).save(path)
+            group = age_group(age)
+            labels = {"gender": gender, "age": age, "mask": mask, "ageg": group}
+            records.append({"image": path.name, "path": str(path), "id": person, "person": person, **labels})
+        return pd.DataFrame(records)
+
+    return make
+
+
+def people_table(ages) -> pd.DataFrame:
+    """Rows without pictures: a man and a woman of each age, mask 0, 1, 2 in turn."""
+    rows = [(age, gender) for age in ages for gender in (0, 1)]
+    return pd.DataFrame(
+        {
+            "person": [f"{k:03d}" for k in range(len(rows))],
+            "mask": [k % 3 for k in range(len(rows))],
+            "gender": [gender for _, gender in rows],
+            "age": [age for age, _ in rows],
+            "ageg": [age_group(age) for age, _ in rows],
+        }
+    )
+
+
+def same(first, second) -> bool:
+    """Whether two items are alike in image and targets."""
+    return torch.equal(first[0], second[0]) and first[1] == second[1]
+
+
+# ------------------------------------------------------------------------------------------------ targets
+
+
+def test_targets_of_every_task():
+    rows = people_table([18, 29, 30, 59, 60, 75])
+    targets = targets_of(rows)
+    assert set(targets) == {"main", "mask", "gender", "ageg", "age"}
+    assert targets["ageg"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert targets["gender"].tolist() == [0, 1] * 6
+    assert targets["mask"].tolist() == [0, 1, 2] * 4
+    assert targets["age"].tolist() == [18, 18, 29, 29, 30, 30, 59, 59, 60, 60, 75, 75]
+    by_hand = [6 * (k % 3) + 3 * (k % 2) + group for k, group in enumerate(targets["ageg"].tolist())]
+    assert targets["main"].tolist() == by_hand
+    assert all(targets[task].dtype == np.int64 for task in ("main", "mask", "gender", "ageg"))
+    assert targets["age"].dtype == np.float32
+
+
+@pytest.mark.parametrize("age_filter", [58, 59, 60, 31])
+def test_the_age_filter_moves_people_into_the_oldest_group_and_leaves_their_years(age_filter):
+    rows = people_table([20, 30, 31, 57, 58, 59, 60])
+    before = rows.copy()
+    targets, true = targets_of(rows, age_filter=age_filter), targets_of(rows)
+    for k, age in enumerate(rows["age"]):
+        group = 2 if age >= age_filter else age_group(age)
+        assert targets["ageg"][k] == group
+        assert targets["main"][k] == encode_class(k % 3, k % 2, group)
+    for task in ("age", "mask", "gender"):
+        assert (targets[task] == true[task]).all()
+    pd.testing.assert_frame_equal(rows, before)
+
+
+def test_the_targets_of_a_table_are_its_labels(table):
+    assert (targets_of(table)["main"] == table["label"].to_numpy()).all()
+
+
+# ------------------------------------------------------------------------------------------------ training items
+
+
+def test_an_item_is_an_image_and_its_targets(table):
+    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    assert len(dataset) == len(table) == 84
+    image, target = dataset[0, 10]
+    assert image.shape == (3, 32, 32)
+    assert image.dtype == torch.float32
+    assert target == {task: values[10].item() for task, values in targets_of(table).items()}
+
+
+def test_the_age_filter_is_for_training_targets(table):
+    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0), age_filter=45)
+    number = table.index[table["age"] == 45][0]
+    target = dataset[0, number][1]
+    assert (target["ageg"], target["main"] % 3, target["age"]) == (2, 2, 45)
+
+
+@pytest.mark.parametrize("transform", ["base", "random", "tta", "facecrop"])
+def test_an_item_depends_on_seed_epoch_and_index_alone(transform, table):
+    def new(*seed):
+        return TrainDataset(table, build_transform(transform, "train", 32), seed=seed, oversample=True)
+
+    dataset, keys = new(42, 0), [(epoch, index) for epoch in (0, 1) for index in (0, 1, 50, 83)]
+    first = {key: dataset[key] for key in keys}
+    torch.manual_seed(99)
+    np.random.seed(99)
+    random.seed(99)
+    again = new(42, 0)
+    assert all(same(again[key], first[key]) for key in reversed(keys))
+    assert not all(torch.equal(first[0, index][0], first[1, index][0]) for index in (0, 1, 50, 83))
+    for other in (new(42, 1), new(43, 0)):
+        assert not all(torch.equal(other[key][0], first[key][0]) for key in keys)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_with_any_number_of_workers(workers, table):
+    """Also in the second pass, for which the workers are kept."""
+    dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0))
+    sampler = EpochSampler(len(dataset), 16, seed=(42, 0))
+    loader = train_loader(dataset, sampler, workers=workers, device=CPU)
+    assert len(loader) == len(sampler)
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        count = 0
+        for batch, (images, targets) in zip(keys, loader, strict=True):
+            assert images.shape == (len(batch), 3, 32, 32)
+            for k, key in enumerate(batch):
+                image, target = dataset[key]
+                assert torch.equal(images[k], image)
+                assert {task: values[k].item() for task, values in targets.items()} == target
+            count += 1
+        assert count == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_does_not_draw_from_the_global_generator(workers, table):
+    """Dropout draws from it: with more workers or another pass it must draw the same."""
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0), oversample=True)
+    sampler = EpochSampler(len(dataset), 32, seed=(42, 0))
+    loader = train_loader(dataset, sampler, workers=workers, device=CPU)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        for _ in loader:
+            pass
+    transform = build_transform("tta", "inference", 32)
+    views = ViewDataset(table["path"].tolist(), table["image"].tolist(), transform, views=2)
+    for _ in view_loader(views, batch_size=32, workers=workers, device=CPU):
+        pass
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ------------------------------------------------------------------------------------------------ oversampling
+
+
+def test_scarce_classes_are_filled_up_to_the_mean_count():
+    # 12 + 3 + 2 + 1 images of four classes: mean 4.5, rounded to 4
+    labels = np.array([0] * 12 + [3] * 3 + [7] * 2 + [17])
+    people = np.array([f"p{k}" for k in range(len(labels))])
+    people[-1] = "alone"
+    assert extra_classes(labels, people).tolist() == [3, 7, 7]
+
+
+def test_the_mean_is_over_classes_that_are_there():
+    labels = np.array([5] * 9 + [6] * 3)
+    people = np.array([f"p{k % 4}" for k in range(12)])
+    assert extra_classes(labels, people).tolist() == [6, 6, 6]
+
+
+def test_a_class_of_one_person_is_left_as_it_is():
+    labels = np.array([0] * 10 + [1, 1] + [2, 2])
+    people = np.array(["a"] * 5 + ["b"] * 5 + ["c", "c"] + ["d", "e"])
+    extra = extra_classes(labels, people)
+    assert set(extra.tolist()) == {2}
+    assert np.issubdtype(extra.dtype, np.integer)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [4, 4, 4]], ids=str)
+def test_classes_of_one_size_need_nothing(labels):
+    extra = extra_classes(np.array(labels), np.array([f"p{k}" for k in range(len(labels))]))
+    assert extra.tolist() == []
+    assert np.issubdtype(extra.dtype, np.integer)
+
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+COLOUR_AGES = torch.tensor([61.0, 70.0, 79.0])
+
+
+@pytest.fixture
+def scarce(make_table):
+    """A frequent class of black pictures, and a scarce one of three people who are red, green and blue.
+
+    Each of the three is on five pictures, as with a mask worn: most pairs of pictures are of one person.
+    """
+    frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(45)]
+    three = [("r", 1, 61, 0, RED), ("g", 1, 70, 0, GREEN), ("b", 1, 79, 0, BLUE)]
+    return make_table(frequent + [row for row in three for _ in range(5)])
+
+
+def test_mixed_images_are_of_two_people_of_one_class(scarce):
+    dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    assert len(dataset) == 60 + 15  # the mean of 45 and 15 is 30
+    pairs, shares = Counter(), []
+    for epoch in range(8):
+        for index in range(60, 75):
+            image, target = dataset[epoch, index]
+            colour = image.mean(dim=(1, 2))
+            assert image.shape == (3, 32, 32)
+            assert (image - colour[:, None, None]).abs().max() < 1e-5
+            there = tuple(torch.nonzero(colour > 1e-7).flatten().tolist())
+            assert len(there) == 2, "one person mixed with themselves, or someone of another class"
+            assert colour.sum().item() == pytest.approx(1, abs=1e-5)
+            assert {task: target[task] for task in ("main", "mask", "gender", "ageg")} == {
+                "main": 5,
+                "mask": 0,
+                "gender": 1,
+                "ageg": 2,
+            }
+            assert target["age"] == pytest.approx((colour * COLOUR_AGES).sum().item(), abs=1e-3)
+            pairs[there] += 1
+            shares.append(colour[there[0]].item())
+    assert set(pairs) == {(0, 1), (0, 2), (1, 2)}
+    assert min(shares) < 0.2 < 0.8 < max(shares)
+
+
+def test_images_that_are_there_are_not_mixed(scarce):
+    dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    for index, expected in ((0, (0, 0, 0)), (45, (1, 0, 0)), (50, (0, 1, 0)), (59, (0, 0, 1))):
+        assert dataset[0, index][0].mean(dim=(1, 2)).tolist() == pytest.approx(expected)
+
+
+def test_without_oversampling_nothing_is_added(scarce):
+    assert len(TrainDataset(scarce, build_transform("base", "train", 32), seed=(1,))) == 60
+
+
+def test_two_folders_of_one_person_are_one_person(make_table):
+    """001498 and 001498-1 are not mixed with each other."""
+    frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(6)]
+    rows = make_table([*frequent, ("1", 1, 25, 0, RED), ("1", 1, 25, 0, BLUE)])
+    dataset = TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), oversample=True)
+    assert len(dataset) == 8
+
+
+def test_classes_are_counted_as_the_age_filter_has_them(make_table):
+    """Of four people of 58 two are 60 and over for training, and mixed as such."""
+    young = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(8)]
+    rows = make_table([*young, ("a", 0, 58, 0, RED), ("b", 0, 65, 0, GREEN)])
+    assert len(TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), oversample=True)) == 10
+    filtered = TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), age_filter=58, oversample=True)
+    assert len(filtered) == 10 + 3
+    assert filtered[0, 12][1]["main"] == 2
+
+
+# ------------------------------------------------------------------------------------------------ order
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(12, 4), (13, 5), (3, 8), (84, 32), (2, 2)])
+def test_every_index_once_an_epoch(size, batch_size):
+    sampler = EpochSampler(size, batch_size, seed=(1, 2))
+    sampler.set_epoch(3)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == -(-size // batch_size)
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    assert all(epoch == 3 for batch in batches for epoch, _ in batch)
+    assert sorted(index for batch in batches for _, index in batch) == list(range(size))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(9, 4), (33, 32), (5, 2), (1, 8)])
+def test_a_last_batch_of_one_is_left_out_another_one_each_time(size, batch_size):
+    sampler = EpochSampler(size, batch_size, seed=(1, 2))
+    left_out = set()
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == size // batch_size
+        seen = [index for batch in batches for _, index in batch]
+        assert len(seen) == len(set(seen)) == size - 1
+        left_out |= set(range(size)) - set(seen)
+    assert len(left_out) == 1 if size == 1 else len(left_out) > size // 4
+
+
+def test_the_order_depends_on_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(40, 8, seed=seed)
+        sampler.set_epoch(epoch)
+        return [index for batch in sampler for _, index in batch]
+
+    state = torch.get_rng_state()
+    first = order((42, 0), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    assert order((42, 0), 0) == first
+    others = [order((42, 0), 1), order((42, 1), 0), order((43, 0), 0), list(range(40))]
+    assert all(other != first for other in others)
+
+
+def test_an_order_may_be_asked_for_twice():
+    sampler = EpochSampler(10, 3, seed=(0,))
+    assert list(sampler) == list(sampler)
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+
+@pytest.fixture
+def views(table):
+    """Makes a data set of three views of every photograph."""
+
+    def make(transform: str = "tta", rows: pd.DataFrame = table, **options) -> ViewDataset:
+        inference = build_transform(transform, "inference", 32)
+        return ViewDataset(rows["path"].tolist(), rows["image"].tolist(), inference, views=3, **options)
+
+    return make
+
+
+def test_views_and_targets_of_an_image(views, table):
+    dataset = views("base", targets=targets_of(table))
+    images, target = dataset[20]
+    assert len(dataset) == 84
+    assert images.shape == (3, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert torch.equal(images[1], images[0].flip(2))
+    assert target == {task: values[20].item() for task, values in targets_of(table).items()}
+    assert views("base")[20][1] == {}
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (84, 0), (32, 2)])
+@pytest.mark.parametrize("transform", ["tta", "facecrop"])
+def test_views_are_the_same_for_any_batch_size_and_workers(transform, batch_size, workers, views, table):
+    dataset = views(transform)
+    expected = torch.stack([dataset[k][0] for k in range(len(dataset))])
+    torch.manual_seed(batch_size)
+    loader = view_loader(dataset, batch_size=batch_size, workers=workers, device=CPU)
+    batches = [images for images, _ in loader]
+    assert batches[0].shape == (batch_size, 3, 3, 32, 32)
+    assert torch.equal(torch.cat(batches), expected)
+
+
+def test_views_do_not_depend_on_the_other_images_or_their_order(views, table):
+    dataset, shuffled = views(), table.sample(frac=0.3, random_state=1)
+    other = views(rows=shuffled)
+    for place, number in enumerate(shuffled.index):
+        assert torch.equal(other[place][0], dataset[number][0])
+
+
+def test_views_belong_to_the_key_not_to_the_folder_it_lies_in(views, table, tmp_path):
+    """The same data set elsewhere on disk gives the same views."""
+    moved = table.head(3).copy()
+    for k, path in enumerate(moved["path"]):
+        copy = tmp_path / f"{k}.jpg"
+        copy.write_bytes(Path(path).read_bytes())
+        moved.loc[k, "path"] = str(copy)
+    dataset, other = views(), views(rows=moved)
+    assert all(torch.equal(dataset[k][0], other[k][0]) for k in range(3))
+    assert not torch.equal(dataset[0][0][0], dataset[0][0][1])

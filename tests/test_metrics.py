@@ -1,0 +1,78 @@
+"""Scores against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from metrics import predicted_class, score
+
+
+def sure_of(classes, count):
+    """Probabilities (N, count) of a network that is sure of these classes."""
+    return np.eye(count)[classes]
+
+
+def test_macro_f1_by_hand():
+    # true 0 0 1 1 2 2, told 0 1 1 1 2 0:
+    #   class 0: one hit of 2 told and 2 true   F1 = 2*1 / (2 + 2) = 1/2
+    #   class 1: two hits of 3 told and 2 true  F1 = 2*2 / (3 + 2) = 4/5
+    #   class 2: one hit of 1 told and 2 true   F1 = 2*1 / (1 + 2) = 2/3
+    got = score("mask", sure_of([0, 1, 1, 1, 2, 0], 3), np.array([0, 0, 1, 1, 2, 2]))
+    assert got["macro_f1"] == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
+    assert got["accuracy"] == pytest.approx(4 / 6)
+    assert set(got) == {"macro_f1", "accuracy"}
+
+
+def test_a_class_without_an_image_counts_0():
+    # Class 2 is neither true nor told: F1 0 of it, 1 of the other two.
+    got = score("mask", sure_of([0, 1, 1], 3), np.array([0, 1, 1]))
+    assert got["macro_f1"] == pytest.approx(2 / 3)
+    assert got["accuracy"] == 1
+
+
+def test_main_is_over_all_18_classes():
+    assert score("main", sure_of([4], 18), np.array([4]))["macro_f1"] == pytest.approx(1 / 18)
+    everything = np.arange(18)
+    assert score("main", sure_of(everything, 18), everything) == {"macro_f1": 1, "accuracy": 1}
+
+
+def test_a_class_that_is_only_told_counts_0():
+    # true 0 0, told 0 1: class 0 F1 = 2*1 / (1 + 2) = 2/3, class 1 F1 = 0
+    assert score("gender", sure_of([0, 1], 2), np.array([0, 0]))["macro_f1"] == pytest.approx(1 / 3)
+
+
+def test_scores_are_plain_numbers():
+    assert all(type(value) is float for value in score("gender", sure_of([0, 1], 2), np.array([0, 1])).values())
+    assert all(type(value) is float for value in score("age", np.array([[20.0]]), np.array([20])).values())
+
+
+def test_the_most_probable_class_is_told_whatever_the_scale():
+    assert predicted_class("mask", np.array([[0.2, 0.3, 0.25], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
+
+
+def test_ages_by_hand():
+    # errors -2, +1, 0, -3 years: MAE = 6/4, RMSE = sqrt(14/4)
+    told, true = np.array([[28.0], [31.0], [60.0], [57.0]], np.float32), np.array([30, 30, 60, 60])
+    got = score("age", told, true)
+    assert got["mae"] == pytest.approx(1.5)
+    assert got["rmse"] == pytest.approx(math.sqrt(3.5))
+    # groups told 0 1 2 1, true 1 1 2 2: F1 of 0 is 0, of 1 2*1/(2+2) = 1/2, of 2 2*1/(1+2) = 2/3
+    assert got["macro_f1"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
+    assert got["accuracy"] == pytest.approx(2 / 4)
+
+
+def test_age_groups_change_at_30_and_60_years():
+    years = np.array([[-4.0], [29.99], [30.0], [59.99], [60.0], [130.0]])
+    assert predicted_class("age", years).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_of_what_is_not_a_number_are_nan(bad):
+    classes = score("mask", np.array([[0.1, bad, 0.2], [1, 0, 0]]), np.array([0, 0]))
+    ages = score("age", np.array([[bad], [20.0]]), np.array([20, 20]))
+    assert set(classes) == {"macro_f1", "accuracy"}
+    assert set(ages) == {"macro_f1", "accuracy", "mae", "rmse"}
+    assert all(math.isnan(value) for value in [*classes.values(), *ages.values()])

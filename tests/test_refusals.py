@@ -1,0 +1,501 @@
+"""What the commands refuse: one row an input, with the sentence it is answered with.
+
+Every refusal has exit code 2, one line a problem on stderr, no traceback, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import train
+from augmentation import VIEWS
+
+NETWORK = "VanillaResNet"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One refused input. `words` may name the places of the fixture `world`; `breaks` changes it first."""
+
+    id: str
+    words: str
+    pattern: str
+    breaks: Callable[[SimpleNamespace], object] = field(default=lambda world: None)
+    lines: int = 1
+
+
+def rows(*cases: Case):
+    return pytest.mark.parametrize("case", [pytest.param(case, id=case.id.replace(" ", "-")) for case in cases])
+
+
+# ------------------------------------------------------------------------------------------------ what is there
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_training, small_data):
+    """Runs of one epoch: a single one and two folds of gender, and the first fold of age."""
+    place = tmp_path_factory.mktemp("trained")
+    images = place / "images"
+    for person in small_data.people:
+        (images / person.folder).mkdir(parents=True)
+        for shot in ("mask1", "normal"):
+            shutil.copy(small_data.train_root / person.folder / f"{shot}.jpg", images / person.folder)
+    common = [*tiny_training, "--train-root", str(images), "--save-path", str(place / "saved")]
+    for words in ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0"):
+        assert train.main([*common, *words.split()]) == 0
+    runs = {
+        "single": place / "saved" / "gender" / f"single-{NETWORK}",
+        "folds": place / "saved" / "gender" / f"kfold-ensemble-{NETWORK}",
+        "age": place / "saved" / "age" / f"kfold-ensemble-{NETWORK}",
+    }
+    checkpoint = next((runs["single"] / "fold00").glob("*.pt"))
+    bare = place / "bare.pth"
+    torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], bare)
+    return SimpleNamespace(images=images, bare=bare, **runs)
+
+
+def copy_run(source, target):
+    """Copy the folder of a run; checkpoints are large, so files are linked."""
+    return shutil.copytree(source, target, copy_function=os.link)
+
+
+@pytest.fixture
+def world(trained, make_data, tmp_path, monkeypatch):
+    """A data set that may be broken, copies of the trained runs, and empty places to save in."""
+    data = make_data(people=6, shots=["mask1", "normal"])
+    runs = tmp_path / "runs"
+    for name in ("single", "folds", "age"):
+        copy_run(getattr(trained, name), runs / name / getattr(trained, name).name)
+    monkeypatch.setattr("prediction.ROOT", tmp_path / "toolkit")
+    return SimpleNamespace(
+        data=data,
+        train=data.train_root,
+        images=data.data_root,
+        info=data.info,
+        saved=tmp_path / "saved",
+        prediction=tmp_path / "prediction",
+        nowhere=tmp_path / "nowhere",
+        file=tmp_path / "file.txt",
+        tmp=tmp_path,
+        runs=runs,
+        single=runs / "single" / f"single-{NETWORK}",
+        folds=runs / "folds" / f"kfold-ensemble-{NETWORK}",
+        age=runs / "age" / f"kfold-ensemble-{NETWORK}",
+        checkpoint=next((runs / "single" / f"single-{NETWORK}" / "fold00").glob("*.pt")),
+        bare=trained.bare,
+    )
+
+
+def filled_in(words, world):
+    return [word.format(**vars(world)) for word in words.split()]
+
+
+def assert_refused(told, pattern, lines=1):
+    assert told.code == 2, told
+    assert "Traceback" not in told.err
+    assert re.search(pattern, told.err), told.err
+    assert len(told.err.splitlines()) == lines, told.err
+
+
+def cut(path):
+    """Leave half of a file, as a broken download does; other links to it stay whole."""
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def write(path, content="hello\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def clear(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+# ------------------------------------------------------------------------------------------------ train.py
+
+
+def leave_one_person(world):
+    for number in range(1, 6):
+        shutil.rmtree(world.data.folder(number))
+
+
+def leave_two_photographs(world):
+    for number in range(6):
+        if number > 1:
+            shutil.rmtree(world.data.folder(number))
+        else:
+            world.data.photo(number, "mask1").unlink()
+
+
+def cut_two(world):
+    cut(world.data.photo(1))
+    cut(world.data.photo(4))
+
+
+def break_twice(world):
+    world.data.folder(0).rename(world.train / "someone")
+    world.data.photo(1).rename(world.data.folder(1) / "mask6.jpg")
+
+
+@rows(
+    Case("no folder", "--train-root {nowhere}", r"There is no folder .*nowhere.*--train-root.*make_sample\.py"),
+    Case("an empty folder", "", r"images holds no photographs", lambda w: clear(w.train)),
+    Case("a file for a folder", "--train-root {file}", r"There is no folder .*file\.txt", lambda w: write(w.file)),
+    Case(
+        "a folder name",
+        "",
+        r"1 folder whose name is not <id>_<gender>_<race>_<age>.*: someone\.",
+        lambda w: w.data.folder(0).rename(w.train / "someone"),
+    ),
+    Case(
+        "a shot name",
+        "",
+        r"1 image whose name is none of the shots mask1\.\.mask5.*/mask6\.jpg\.",
+        lambda w: w.data.photo(0).rename(w.data.folder(0) / "mask6.jpg"),
+    ),
+    Case("two problems", "", r"someone\.\n.*mask6\.jpg\.\n", break_twice, lines=2),
+    Case("a cut photograph", "", r"normal\.jpg cannot be read as a picture", lambda w: cut(w.data.photo(2))),
+    Case("two cut photographs", "", r"000002.*cannot be read.*\n.*000005.*cannot be read", cut_two, lines=2),
+    Case("an empty photograph", "", r"normal\.jpg cannot be read", lambda w: w.data.photo(2).write_bytes(b"")),
+    Case("more folds than people", "--cv 7", r"6 people cannot be split into 7 folds"),
+    Case("one person", "", r"1 people cannot be split into 2 folds|one person", leave_one_person),
+    Case("one photograph a fold", "--cv 2", r"Fold \d would be trained on a single photograph", leave_two_photographs),
+    Case("train.csv", "", r"train\.csv has no column", lambda w: write(w.data.train_csv, "id,gender\n1,male\n")),
+    Case("a model", "--model-type VanillaResnet50", r"--model-type must be one of .*Did you mean 'VanillaResNet'"),
+    Case("a loss", "--loss-type focallos", r"--loss-type must be one of .*Did you mean 'focalloss'"),
+    Case("a transform", "--transform-type crop", r"--transform-type must be one of .*Did you mean 'facecrop'"),
+    Case("an optimizer", "--optim-type adampp", r"--optim-type must be one of .*Did you mean 'adamp'"),
+    Case("an option", "--epohcs 3", r"there is no option --epohcs\. Did you mean '--epochs'\?"),
+    Case("a loss that does not fit", "--loss-type mse", r"mseloss does not fit task main; those that do: label"),
+    Case("a device", "--device potato", r"--device potato cannot be used here"),
+    Case("a device that is not here", "--device cuda:99", r"--device cuda:99 cannot be used here"),
+    Case("weights of another task", "--load-state-dict {checkpoint}", r"do not fit VanillaResNet .*task main.*linear"),
+    Case(
+        "weights of another backbone",
+        "--task gender --backbone resnet34 --load-state-dict {checkpoint}",
+        r"holds VanillaResNet with resnet18, not VanillaResNet with resnet34; pass --model-type",
+    ),
+    Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
+    Case(
+        "no checkpoint",
+        "--load-state-dict {file}",
+        r"file\.txt cannot be read as a checkpoint",
+        lambda w: write(w.file),
+    ),
+    Case(
+        "a cut checkpoint",
+        "--task gender --load-state-dict {checkpoint}",
+        r"\.pt cannot be read as a checkpoint",
+        lambda w: cut(w.checkpoint),
+    ),
+    Case("corrections", "--corrections {nowhere}", r"There is no file .*nowhere"),
+    Case(
+        "corrections of nobody",
+        "--corrections {file}",
+        r"about people who are not there: 9\.",
+        lambda w: write(w.file, "id,gender\n9,male\n"),
+    ),
+    Case(
+        "corrections in another encoding",
+        "--corrections {file}",
+        r"file\.txt",
+        lambda w: w.file.write_bytes("id,gender,비고\n000001,female,오류\n".encode("cp949")),
+    ),
+    Case("no validation folder", "--valid-root {nowhere}", r"There is no folder .*nowhere.*--valid-root"),
+    Case("the same people to validate on", "--valid-root {train}", r"--valid-root are also in --train-root"),
+    Case(
+        "a person with two ids to validate on",
+        "--valid-root {tmp}/valid",
+        r"--valid-root are also in --train-root",
+        lambda w: shutil.copytree(w.data.folder(0), w.tmp / "valid" / w.data.folder(0).name.replace("_", "-1_", 1)),
+    ),
+)
+def test_train(case, world, run, tiny_training):
+    case.breaks(world)
+    common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
+    told = run("train", *common, *filled_in(case.words, world))
+    assert_refused(told, rf"^train\.py: (?s:.*){case.pattern}", case.lines)
+    assert not world.saved.exists()
+
+
+def contents(folder: Path):
+    """The files below a folder, with what changes when they are written."""
+    files = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (about.st_ino, about.st_size, about.st_mtime_ns) for name, about in files.items()}
+
+
+@rows(
+    Case("as it stands", "", r"already holds a run \(1 of 1 folds finished, 1 of 1 epochs\)\..*--resume.*--overwrite"),
+    Case("continued otherwise", "--resume --lr 0.1", r"begun with other options: --lr was 0\.005 and is 0\.1"),
+    Case("continued longer", "--resume --epochs 2", r"--epochs was 1 and is 2"),
+    Case("continued on others", "--resume --train-root {train}", r"begun with other people"),
+    Case("replaced without data", "--overwrite --train-root {nowhere}", r"There is no folder .*nowhere"),
+    Case("replaced on a cut photograph", "--overwrite --train-root {train}", r"cannot be read", cut_two, lines=2),
+    Case("replaced with other weights", "--overwrite --load-state-dict {nowhere}", r"There is no checkpoint file"),
+)
+def test_train_where_a_run_is(case, world, trained, run, tiny_training):
+    """The run that is there stays as it was."""
+    case.breaks(world)
+    copy_run(world.single, world.saved / "gender" / world.single.name)
+    before = contents(world.saved)
+    common = [*tiny_training, "--task", "gender", "--train-root", trained.images, "--save-path", world.saved]
+    told = run("train", *common, *filled_in(case.words, world))
+    assert_refused(told, case.pattern, case.lines)
+    assert contents(world.saved) == before
+
+
+def test_folds_of_one_run_are_not_validated_in_different_places(world, trained, run, tiny_training):
+    copy_run(world.age, world.saved / "age" / world.age.name)
+    before = contents(world.saved)
+    common = [*tiny_training, "--task=age", "--cv=2", "--resume", "--save-path", world.saved]
+    for path in world.train.iterdir():
+        path.rename(path.with_name("1" + path.name))  # other people than those trained on
+    told = run("train", *common, "--train-root", trained.images, "--valid-root", world.train)
+    assert_refused(told, r"valid")
+    assert contents(world.saved) == before
+
+
+def test_files_in_the_place_of_a_run_stay(world, run, tiny_training):
+    notes = world.saved / "main" / f"single-{NETWORK}" / "notes.txt"
+    write(notes)
+    for more in ([], ["--resume"], ["--overwrite"]):
+        told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.saved, *more)
+        assert_refused(told, r"holds files that are no run of this toolkit.*--save-path")
+    assert list(contents(world.saved)) == [notes.relative_to(world.saved)]
+    assert notes.read_text() == "hello\n"
+
+
+def test_a_save_path_that_is_a_file(world, run, tiny_training):
+    write(world.file)
+    told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.file)
+    assert_refused(told, r"file\.txt")
+
+
+# ------------------------------------------------------------------------------------------------ ImageNet weights
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """An empty TORCH_HOME and no way out; the folder where torch keeps weights."""
+
+    def fail(*args, **kwargs):
+        raise urllib.error.URLError("no way out")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone", "file"),
+    [
+        ("VanillaResNet", "resnet18", "resnet18-f37072fd.pth"),
+        ("VanillaEfficientNet", "efficientnet-b0", "efficientnet-b0-355c32eb.pth"),
+        ("THANet", "resnet18", "resnet18-f37072fd.pth"),
+    ],
+)
+def test_imagenet_weights_without_a_network(network, backbone, file, world, no_network, run, tiny_training):
+    common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
+    told = run("train", *common, "--pretrained", "--model-type", network, "--backbone", backbone)
+    assert told.code == 2
+    line = told.err.splitlines()[-1]  # after what torch says of its download
+    assert re.search(rf"no way out.*Put https?://\S+{re.escape(file)} at {re.escape(str(no_network / file))}", line)
+    assert "--no-pretrained" in line
+    assert not world.saved.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut"])
+def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_training):
+    file = no_network / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    if content == "cut":
+        torch.save({"conv1.weight": torch.zeros(1000)}, file)
+        cut(file)
+    else:
+        file.write_bytes(content)
+    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_refused(told, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
+    assert not world.saved.exists()
+
+
+def test_imagenet_weights_of_another_network(world, no_network, run, tiny_training):
+    file = no_network / "resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.zeros(3)}, file)
+    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_refused(told, rf"{re.escape(str(file))}.*--no-pretrained")
+    assert not world.saved.exists()
+
+
+# ------------------------------------------------------------------------------------------------ submit_*.py
+
+
+def lose_first_image(world):
+    (world.images / world.data.eval_ids[0]).unlink()
+
+
+def cut_first_image(world):
+    cut(world.images / world.data.eval_ids[0])
+
+
+def lose_all_images(world):
+    clear(world.images)
+
+
+def list_nothing(world):
+    write(world.info, "ImageID,ans\n")
+
+
+PREDICTION_CASES = (
+    Case("no folder", "--data-root {nowhere}", r"There is no folder .*nowhere.*--data-root"),
+    Case("an empty folder", "", r"images holds no photographs", lose_all_images),
+    Case("an id without an image", "", r"1 id of .*info\.csv without an image in .*: \w+\.jpg\.", lose_first_image),
+    Case("info.csv without rows", "", r"info\.csv", list_nothing),
+    Case("info.csv without its column", "", r"info\.csv has no column ImageID", lambda w: write(w.info, "a,b\n1,2\n")),
+    Case("a cut photograph", "", r"\.jpg cannot be read as a picture", cut_first_image),
+    Case("too many views", f"--tta {len(VIEWS) + 1}", rf"more than the {len(VIEWS)} fixed views of transform base"),
+    Case("another network", "--model-type THANet", r"checkpoint with --model-type VanillaResNet, not THANet_MK1"),
+    Case("another backbone", "--backbone resnet50", r"checkpoint with --backbone resnet18, not resnet50"),
+    Case("another image size", "--image-size 224", r"checkpoint with --image-size 32, not 224"),
+    Case("another task", "--task main", r"checkpoint of task gender and does not answer task main"),
+    Case("ages of a classifier", "--task age", r"checkpoint of task gender and does not answer task age"),
+    Case("a device", "--device potato", r"--device potato cannot be used here"),
+    Case("a transform", "--transform-type tat", r"--transform-type must be one of .*Did you mean 'tta'"),
+    Case("a save path that is a file", "--save-path {file}", r"file\.txt", lambda w: write(w.file)),
+)
+
+
+def refuse_prediction(case, world, run, command, *words):
+    case.breaks(world)
+    before = contents(world.runs)
+    places = ["--data-root", world.images, "--save-path", world.prediction]
+    told = run(command, *words, *places, "--num-workers=0", "--device=cpu", *filled_in(case.words, world))
+    assert_refused(told, rf"^{command}\.py: (?s:.*){case.pattern}", case.lines)
+    assert not world.prediction.exists()
+    assert contents(world.runs) == before
+
+
+@rows(
+    *PREDICTION_CASES,
+    Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
+    Case("no checkpoint", "--load-state-dict {info}", r"info\.csv cannot be read as a checkpoint"),
+    Case("a folder for a checkpoint", "--load-state-dict {single}", r"no checkpoint file .*single-VanillaResNet"),
+    Case("a cut checkpoint", "", r"\.pt cannot be read as a checkpoint", lambda w: cut(w.checkpoint)),
+    Case("bare weights of another network", "--load-state-dict {bare}", r"bare\.pth do not fit VanillaEfficientNet"),
+    Case(
+        "bare weights of another task",
+        "--load-state-dict {bare} --model-type VanillaResNet --backbone resnet18 --task mask",
+        r"bare\.pth do not fit VanillaResNet \(resnet18, task mask\): linear\.weight has shape \(2, 1000\)",
+    ),
+    Case(
+        "bare weights and a backbone that does not fit",
+        "--load-state-dict {bare} --model-type VanillaResNet --backbone efficientnet-b0",
+        r"efficientnet-b0 does not fit VanillaResNet",
+    ),
+    Case(
+        "bare weights and a task that does not fit",
+        "--load-state-dict {bare} --model-type THANet --task age",
+        r"THANet_MK1 answers with classes, so it cannot learn task age",
+    ),
+)
+def test_submit_singular(case, world, run):
+    refuse_prediction(case, world, run, "submit_singular", "--load-state-dict", world.checkpoint)
+
+
+# What torch.load makes of bytes that are no checkpoint differs from one to the next.
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n", b"submission\n", b"Good\n", b"\x89PNG\r\n", b"PK\x03\x04", b".", b"(1"]
+)
+def test_a_file_that_is_no_checkpoint(content, world, run):
+    world.file.write_bytes(content)
+    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    assert_refused(told, r"file\.txt cannot be read as a checkpoint")
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 10_000, 60_000, 1_000_000])
+def test_a_checkpoint_of_which_only_the_beginning_is_there(size, world, run):
+    world.file.write_bytes(world.checkpoint.read_bytes()[:size])
+    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    assert_refused(told, r"file\.txt cannot be read as a checkpoint")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, [1, 2], {"epoch": 3}, {"state_dict": [1]}, {0: torch.zeros(1)}, {"format_version": 1}, {"format_version": 99}],
+    ids=str,
+)
+def test_a_file_of_torch_that_is_no_checkpoint(content, world, run):
+    torch.save(content, world.file)
+    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    assert_refused(
+        told,
+        r"file\.txt (is no checkpoint|is a checkpoint with parts missing|is of checkpoint format 99"
+        r"|cannot be read as a checkpoint)",
+    )
+
+
+def test_submit_singular_before_anything_is_trained(world, run):
+    told = run("submit_singular", "--task", "gender", "--data-root", world.images)
+    assert_refused(told, r"no single-run checkpoint in .*single-VanillaEfficientNet.*train\.py --task gender")
+
+
+def no_second_fold(world):
+    shutil.rmtree(world.folds / "fold01")
+
+
+def fold_of_another_task(world):
+    no_second_fold(world)
+    copy_run(world.age / "fold00", world.folds / "fold01")
+
+
+def two_runs(world):
+    copy_run(world.folds, world.folds.with_name("kfold-ensemble-THANet_MK1"))
+
+
+@rows(
+    *PREDICTION_CASES,
+    Case("no run", "--root {nowhere}", r"There is no folder .*nowhere.*train\.py --task main --cv 5.*--root"),
+    Case("a folder without runs", "--root {images}", r"holds no kfold-ensemble-<network> folder"),
+    Case(
+        "a folder of two runs", "--root {runs}/folds", r"holds 2 runs \(kfold-ensemble-THANet_MK1, .*--root", two_runs
+    ),
+    Case("a missing fold", "", r"has no checkpoints for fold 1\. Train with --resume.*--folds 0", no_second_fold),
+    Case("a fold that is not there", "--folds 0,5", r"has no checkpoints for fold 5"),
+    Case("a fold not trained yet", "--root {age}", r"has no checkpoints for fold 1"),
+    Case("a fold of another task", "", r"do not belong together: their task differs", fold_of_another_task),
+    Case("more checkpoints than there are", "--top-k 2", r"holds 1 checkpoint, fewer than --top-k 2; pass --top-k 1"),
+    Case("votes on ages", "--task age --method hard", r"hardvoting.*task age.*softvoting"),
+    Case("votes of a run of ages", "--root {age} --folds 0 --method hard", r"hardvoting.*task age.*softvoting"),
+    Case("a method", "--method sfotvoting", r"--method must be one of .*Did you mean 'softvoting'"),
+)
+def test_submit_ensemble(case, world, run):
+    refuse_prediction(case, world, run, "submit_ensemble", "--root", world.folds, "--top-k", 1)
+
+
+def test_submit_ensemble_before_anything_is_trained(world, run):
+    told = run("submit_ensemble", "--data-root", world.images)
+    assert_refused(told, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
+
+
+@pytest.mark.parametrize("name", ["vanillaresnet", NETWORK])
+def test_the_network_that_a_folder_of_bare_weights_is_named_after_may_be_spelled_in_any_case(name, world, run):
+    """Not refused: names are case-insensitive here as on the command line."""
+    fold = world.tmp / f"kfold-ensemble-{name}" / "fold00"
+    fold.mkdir(parents=True)
+    os.link(world.bare, fold / "weights.pth")
+    words = "--task gender --top-k 1 --backbone resnet18 --image-size 32 --num-workers 0 --device cpu"
+    places = ["--root", fold.parent, "--data-root", world.images, "--save-path", world.prediction]
+    assert run("submit_ensemble", *words.split(), *places).code == 0

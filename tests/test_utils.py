@@ -1,0 +1,278 @@
+"""Seeds, devices, files that are whole or absent, and the frame that every command runs in."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+import torch
+
+from config import ScoreConfig, UserError
+from utils import (
+    atomic_write,
+    choose_device,
+    count_cores,
+    count_workers,
+    derive_seed,
+    library_versions,
+    run_command,
+    seed_everything,
+    seeded,
+    write_json,
+    write_text,
+)
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+@pytest.fixture
+def run_it(capsys):
+    """Runs a function as the command score_submission.py: exit code, stdout, stderr."""
+
+    def command(function):
+        code = run_command(function, ScoreConfig(submission="a.csv"))
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return command
+
+
+def raising(error: BaseException):
+    def command(config):
+        raise error
+
+    return command
+
+
+def test_a_command_gets_its_config_and_answers_0(run_it):
+    seen = []
+    assert run_it(seen.append) == (0, "", "")
+    assert seen[0].submission == "a.csv"
+
+
+def test_what_the_user_can_put_right_is_one_line_and_2(run_it):
+    assert run_it(raising(UserError("--lr must be greater than 0. Got 0."))) == (
+        2,
+        "",
+        "score_submission.py: --lr must be greater than 0. Got 0.\n",
+    )
+
+
+def test_a_missing_file_is_one_line_and_2(run_it, tmp_path):
+    code, out, err = run_it(lambda config: (tmp_path / "nothing.csv").open())
+    assert (code, out) == (2, "")
+    assert err.startswith("score_submission.py: ")
+    assert str(tmp_path / "nothing.csv") in err
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_130(run_it):
+    code, _, err = run_it(raising(KeyboardInterrupt()))
+    assert code == 130
+    assert err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), KeyError("main"), RuntimeError("cuda"), SystemExit(3)], ids=repr)
+def test_a_bug_keeps_its_traceback(run_it, error):
+    with pytest.raises(type(error)) as caught:
+        run_it(raising(error))
+    assert caught.value is error
+
+
+# ------------------------------------------------------------------------------------------------ seeds
+
+
+def test_a_seed_is_the_same_in_every_process_and_version():
+    # Worked out once; another number would change every published result.
+    assert derive_seed("train", 42, 0, 3, 17) == 4757562132173934605
+
+
+def test_seeds_differ_with_every_part_and_its_place():
+    parts = [
+        (),
+        (0,),
+        (1,),
+        ("1",),
+        (1, 2),
+        (2, 1),
+        (12,),
+        ("train", 1, 2),
+        ("order", 1, 2),
+        ("train", 12),
+        ("ab", "c"),
+        ("a", "bc"),
+    ]
+    parts += [("train", 42, fold, epoch, index) for fold in range(5) for epoch in range(5) for index in range(40)]
+    seeds = {derive_seed(*some) for some in parts}
+    assert len(seeds) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seed_everything_seeds_torch_by_all_parts():
+    def draw(*parts):
+        seed_everything(*parts)
+        return torch.rand(4).tolist()
+
+    assert draw("weights", 1, 2) == draw("weights", 1, 2)
+    assert draw("weights", 1, 2) != draw("weights", 1, 3)
+
+
+def test_a_seeded_block_draws_the_same_and_leaves_the_global_state():
+    before = torch.get_rng_state()
+    with seeded("view", "a", 1):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(10)
+    with seeded("view", "a", 1):
+        again = torch.rand(3)
+    with seeded("view", "a", 2):
+        other = torch.rand(3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_seeded_block_that_fails_leaves_the_global_state_too():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded("a"):
+        torch.rand(3)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_blocks_may_be_nested():
+    with seeded("outer"):
+        expected = torch.rand(2).tolist()
+    with seeded("outer"):
+        got = [torch.rand(1).item()]
+        with seeded("inner"):
+            torch.rand(5)
+        got.append(torch.rand(1).item())
+    assert got == expected
+
+
+# ------------------------------------------------------------------------------------------------ machine
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("CPU") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["potato", "cuda:99", "", "cpu:x", "meta potato"])
+def test_a_device_that_is_not_here(name):
+    with pytest.raises(UserError, match=r"^--device .*cannot be used here \(.+\); auto, cpu and cuda"):
+        choose_device(name)
+
+
+def test_workers():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [count_workers(n, cpu) for n in (0, 1, 20)] == [0, 1, 20]
+    assert count_workers(-1, cuda) == min(8, count_cores())
+    assert count_workers(-1, cpu) <= count_workers(-1, cuda)
+    assert count_workers(-1, cpu) >= 0
+
+
+def test_versions_name_what_a_result_depends_on():
+    versions = library_versions()
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "torchvision", "numpy", "efficientnet-pytorch"} <= set(versions)
+    assert all(isinstance(value, str) for value in versions.values())
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    atomic_write(path, lambda file: file.write(b"whole"))
+    assert path.read_bytes() == b"whole"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError("full"), KeyboardInterrupt()], ids=repr)
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(type(error)):
+        atomic_write(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_fails_leaves_nothing_where_there_was_nothing(tmp_path):
+    def write(file):
+        file.write(b"half")
+        raise BufferError
+
+    with pytest.raises(BufferError):
+        atomic_write(tmp_path / "file.bin", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_it_is_written_only_the_old_file_has_the_name(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    seen = []
+    atomic_write(path, lambda file: (file.write(b"new"), file.flush(), seen.append(path.read_text())))
+    assert seen == ["old"]
+    assert path.read_text() == "new"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_others_may_read_what_is_written_as_the_umask_says(tmp_path):
+    previous = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "file.bin", lambda file: file.write(b""))
+        assert stat.S_IMODE((tmp_path / "file.bin").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(previous)
+
+
+def test_text_is_utf8(tmp_path):
+    write_text(tmp_path / "file.txt", "얼굴\n")
+    assert (tmp_path / "file.txt").read_bytes() == "얼굴\n".encode()
+
+
+def test_json_holds_plain_values_and_null_for_what_is_no_number(tmp_path):
+    value = {
+        "nan": float("nan"),
+        "inside": [1.5, float("inf"), {"deeper": np.float32("nan")}],
+        "pair": (np.int64(3), np.float32(0.5)),
+        "flag": np.bool_(True),
+        "none": None,
+        "text": "얼굴",
+    }
+    write_json(tmp_path / "file.json", value)
+    text = (tmp_path / "file.json").read_text(encoding="utf-8")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert json.loads(text, parse_constant=refuse) == {
+        "nan": None,
+        "inside": [1.5, None, {"deeper": None}],
+        "pair": [3, 0.5],
+        "flag": True,
+        "none": None,
+        "text": "얼굴",
+    }
+    assert "얼굴" in text
+    assert text.endswith("}\n")
+
+
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
