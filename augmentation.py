@@ -250,7 +250,7 @@ def _random_face(image_size: int, mean: tuple, std: tuple) -> v2.Compose:
     return v2.Compose([FaceCrop(size), v2.RandomCrop(image_size), ToNormalised(mean, std)])
 
 
-def _matched_crop(image_size: int, mean: tuple, std: tuple) -> InferenceTransform:
+def _whole_square(image_size: int, mean: tuple, std: tuple) -> InferenceTransform:
     return InferenceTransform(image_size, mean, std, fraction=1.0)
 
 
@@ -263,9 +263,9 @@ def _centre_of_face(image_size: int, mean: tuple, std: tuple) -> InferenceTransf
 
 
 TRANSFORMS = {
-    "base": {"train": _random_resized, "valid": _matched_crop, "inference": _matched_crop},
-    "random": {"train": _rand_augment, "valid": _matched_crop, "inference": _matched_crop},
-    "tta": {"train": _rand_augment, "valid": _matched_crop, "inference": RandomViews},
+    "base": {"train": _random_resized, "valid": _whole_square, "inference": _whole_square},
+    "random": {"train": _rand_augment, "valid": _whole_square, "inference": _whole_square},
+    "tta": {"train": _rand_augment, "valid": _whole_square, "inference": RandomViews},
     "facecrop": {"train": _random_face, "valid": _centre_of_face, "inference": _centre_of_face},
     "base_source": {"train": _random_resized, "valid": _source_crop, "inference": _source_crop},
     "random_source": {"train": _rand_augment, "valid": _source_crop, "inference": _source_crop},

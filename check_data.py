@@ -24,7 +24,8 @@ def check(config: CheckConfig) -> None:
         UserError: all that keeps training from starting, one line each.
     """
     from split import split_people, strata
-    from table import describe_problems, identical_files, read_training_table, some, unreadable_images
+    from table import describe_problems, identical_files, read_training_table, unreadable_images
+    from utils import some
 
     table, report = read_training_table(config.train_root, config.corrections)
     print(f"{table['person'].nunique()} people, {len(table)} images in {config.train_root}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from augmentation import MEAN, STD
-from config import MODELS, PredictConfig, TrainConfig, UserError, flag
+from config import (
+    EFFICIENTNETS,
+    MODELS,
+    RESNETS,
+    TRANSFORMS,
+    PredictConfig,
+    TrainConfig,
+    UserError,
+    check_network,
+    flag,
+    resolve_name,
+)
 from model import Network, create_model
 from runfolder import RunFolder
-from table import some
-from utils import UNREADABLE, atomic_write, first_line
+from tasks import TASKS
+from utils import UNREADABLE, atomic_write, first_line, some
 
 FORMAT_VERSION = 1
 SUFFIXES = (".pt", ".pth")
+CHOICES = {"task": TASKS, "model_type": MODELS, "backbone": EFFICIENTNETS + RESNETS, "transform_type": TRANSFORMS}
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ class ModelInfo:
         """The monitored validation score, when it is known."""
         return None if self.scores is None else self.scores[self.monitor]
 
-    def build(self, *, freeze: bool = False) -> Network:
+    def build(self) -> Network:
         """A network of this kind with random weights."""
         return create_model(
             self.model_type,
@@ -60,7 +72,6 @@ class ModelInfo:
             backbone=self.backbone,
             image_size=self.image_size,
             pretrained=False,
-            freeze=freeze,
         )
 
 
@@ -75,7 +86,7 @@ def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
 
 
 def read_file(path: Path) -> Any:
-    """What `torch.save` wrote, tensors on the CPU and read from disk when used; nothing in it is executed.
+    """What `torch.save` wrote, tensors on the CPU; nothing in it is executed.
 
     Raises:
         UserError: no such file, or none that torch reads as plain weights.
@@ -105,7 +116,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
         try:
             known = {f.name for f in fields(ModelInfo)}
             info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
-            return content["state_dict"], ModelInfo(**info)
+            return content["state_dict"], _checked(ModelInfo(**info), path)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is a checkpoint with parts missing ({first_line(error)}).") from None
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
@@ -114,6 +125,17 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
         raise UserError(f"{path} is no checkpoint and no state dict.")
     # Networks wrapped for several GPUs save their weights with this prefix.
     return {name.removeprefix("module."): value for name, value in weights.items()}, None
+
+
+def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
+    names = {
+        name: resolve_name(f"The {name.replace('_', ' ')} of {path}", getattr(info, name), allowed)
+        for name, allowed in CHOICES.items()
+    }
+    info = replace(info, **names)
+    if info.classes != TASKS[info.task].classes:
+        raise UserError(f"{path} was trained on other classes than task {info.task} has: {some(info.classes, 18)}.")
+    return info
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path, kind: str) -> None:
@@ -170,22 +192,23 @@ class BestKeeper:
         self.kept = [(int(epoch), float(value), str(name)) for epoch, value, name in kept]
 
     def offer(self, epoch: int, value: float, save: Callable[[Path], None]) -> Path | None:
-        """Save the weights of an epoch by `save(path)` if they are among the best: their path, else None."""
+        """Save the weights of an epoch by `save(path)` if they are among the best: their path, else None.
+
+        Those that they replace stay on disk until `remove_others`.
+        """
         if not np.isfinite(value):
             return None
         ranked = sorted([*self.kept, (epoch, value, checkpoint_name(epoch, self.monitor, value))], key=self._rank)
-        best, rest = ranked[: self.top_n], ranked[self.top_n :]
+        best = ranked[: self.top_n]
         if all(kept[0] != epoch for kept in best):
             return None
         path = self.folder / checkpoint_name(epoch, self.monitor, value)
         save(path)
         self.kept = best
-        for _, _, name in rest:
-            (self.folder / name).unlink(missing_ok=True)
         return path
 
     def remove_others(self) -> None:
-        """Delete checkpoints that are not kept: those of an epoch that was cut before it was counted."""
+        """Delete checkpoints that are not kept: replaced ones, and those of an epoch cut before it was counted."""
         names = {name for _, _, name in self.kept}
         for path in _checkpoint_files(self.folder):
             if path.name not in names:
@@ -248,14 +271,14 @@ def open_member(path: Path, config: PredictConfig, *, model_type: str | None = N
 
 
 def _describe_bare(model_type: str, config: PredictConfig) -> ModelInfo:
-    # The same checks as for training: a backbone or a task that does not fit the network is refused.
-    checked = TrainConfig(task=config.task, model_type=model_type, backbone=config.backbone)
+    model_type = resolve_name("The network that weights without a description belong to", model_type, MODELS)
     return ModelInfo(
         task=config.task,
-        model_type=checked.model_type,
-        backbone=checked.backbone,
+        model_type=model_type,
+        backbone=check_network(config.task, model_type, config.backbone),
         image_size=config.image_size or TrainConfig.image_size,
-        transform_type=TrainConfig.transform_type,
+        transform_type="base",
+        classes=TASKS[config.task].classes,
     )
 
 
@@ -295,7 +318,7 @@ def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Se
         raise UserError(
             f"{run.path} has no checkpoints for fold {some(missing, 20)}. Train with --resume to add them{hint}."
         )
-    _check_together(members)
+    _check_together(members, config)
     return members
 
 
@@ -318,15 +341,21 @@ def _best_of_fold(folder: Path, fold: int, top_k: int, config: PredictConfig, na
     return members[:top_k]
 
 
-def _check_together(members: Sequence[Member]) -> None:
+def _check_together(members: Sequence[Member], config: PredictConfig) -> None:
     first = members[0]
+    chosen = {"transform_type"} & config.given
     for member in members[1:]:
         for name in ("task", "image_size", "mean", "std", "transform_type", "split_fingerprint"):
-            if getattr(member.info, name) != getattr(first.info, name):
+            if name not in chosen and getattr(member.info, name) != getattr(first.info, name):
                 raise UserError(
                     f"{member.path} and {first.path} do not belong together: their {name.replace('_', ' ')} differs "
                     f"({getattr(member.info, name)} and {getattr(first.info, name)})."
                 )
+    for member in members:
+        if member.info.fold not in (None, member.fold):
+            raise UserError(
+                f"{member.path} is a checkpoint of fold {member.info.fold}, not of fold {member.fold}; move it back."
+            )
 
 
 def answered_task(members: Sequence[Member], config: PredictConfig) -> str:

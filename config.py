@@ -90,6 +90,24 @@ def nearest(name: str, spellings: dict[str, str] | Iterable[str]) -> str:
     return f" Did you mean '{spellings[close[0]]}'?" if close else ""
 
 
+def check_network(task: str, model_type: str, backbone: str | None) -> str:
+    """The backbone to use, the network's own where None is given.
+
+    Raises:
+        UserError: the network cannot learn the task, or the backbone does not fit it.
+    """
+    record = MODELS[model_type]
+    if TASKS[task].regression and record.heads:
+        single = ", ".join(name for name, r in MODELS.items() if not r.heads)
+        raise UserError(f"{model_type} answers with classes, so it cannot learn task {task}; use one of {single}.")
+    backbone = backbone or record.backbone
+    if backbone not in record.backbones:
+        raise UserError(
+            f"--backbone {backbone} does not fit {model_type}; those that do: {', '.join(record.backbones)}."
+        )
+    return backbone
+
+
 # ------------------------------------------------------------------------------------------------ options
 
 
@@ -181,22 +199,12 @@ class TrainConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        task, record = TASKS[self.task], MODELS[self.model_type]
+        task = TASKS[self.task]
+        self.backbone = check_network(self.task, self.model_type, self.backbone)
         self.loss_type = self.loss_type or task.losses[0]
-        self.backbone = self.backbone or record.backbone
         if self.loss_type not in task.losses:
             raise UserError(
                 f"--loss-type {self.loss_type} does not fit task {self.task}; those that do: {', '.join(task.losses)}."
-            )
-        if task.regression and record.heads:
-            single = ", ".join(name for name, r in MODELS.items() if not r.heads)
-            raise UserError(
-                f"{self.model_type} answers with classes, so it cannot learn task {self.task}; use one of {single}."
-            )
-        if self.backbone not in record.backbones:
-            raise UserError(
-                f"--backbone {self.backbone} does not fit {self.model_type}; those that do: "
-                f"{', '.join(record.backbones)}."
             )
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
@@ -211,10 +219,8 @@ class TrainConfig(Config):
 
     def _check_people(self) -> None:
         if self.age_filter is not None:
-            if TASKS[self.task].regression:
-                raise UserError(
-                    f"--age-filter changes age groups and has no meaning for task {self.task}; leave it out."
-                )
+            if not {"main", "ageg"} & {self.task, *MODELS[self.model_type].heads}:
+                raise UserError(f"--age-filter changes age groups, which task {self.task} has not; leave it out.")
             if not AGE_BOUNDS[0] < self.age_filter <= AGE_BOUNDS[1]:
                 raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {self.age_filter}.")
         wrong = [k for k in self.folds or () if not 0 <= k < self.cv]
@@ -226,8 +232,8 @@ class TrainConfig(Config):
 class PredictConfig(Config):
     """What the two prediction commands share."""
 
-    task: str = option("main", "what to predict; a checkpoint knows its own", choices=TASKS)
-    model_type: str = option("VanillaEfficientNet", "the network; a checkpoint knows its own", choices=MODELS)
+    task: str = option(TrainConfig.task, "what to predict; a checkpoint knows its own", choices=TASKS)
+    model_type: str = option(TrainConfig.model_type, "the network; a checkpoint knows its own", choices=MODELS)
     transform_type: str | None = option(
         None,
         "how photographs are cut",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from augmentation import build_transform
 from checkpoint import BestKeeper, ModelInfo, load_checkpoint, load_weights, read_file, save_checkpoint
-from config import TrainConfig, UserError
+from config import MODELS, TrainConfig, UserError
 from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
 from engine import EvalResult, TrainResult, evaluate, prepare, train_one_epoch
 from loss import create_criterion
@@ -22,9 +23,9 @@ from model import Network, create_model
 from optim import create_optimizer, create_scheduler, learning_rate
 from runfolder import RunFolder, oof_columns
 from split import Fold, Split, split_people
-from table import read_training_tables, some, unreadable_images
+from table import read_training_tables, unreadable_images
 from tasks import SCORE_TITLES, TASKS
-from utils import atomic_write, choose_device, count_workers, library_versions, seed_everything, write_json
+from utils import atomic_write, choose_device, count_workers, library_versions, seed_everything, some, write_json
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def train_run(config: TrainConfig) -> None:
     )
     for number in config.folds if config.folds is not None else range(config.cv):
         FoldTrainer(config, run, data, number, device, initial).train()
+        summary = run.finish(config)
     held_out = config.cv > 1 and not config.valid_root
-    print_summary(config.task, run.finish(config), overall="out-of-fold" if held_out else "validation")
+    print_summary(config.task, summary, overall="out-of-fold" if held_out else "validation")
     print(f"Saved in {run.path}")
 
 
@@ -97,7 +99,8 @@ def load_data(config: TrainConfig) -> Data:
             raise UserError(
                 f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
             )
-    split = split_people(table, cv=config.cv, seed=config.seed, valid_elsewhere=valid is not None)
+    elsewhere = None if valid is None else sorted(set(valid["person"]))
+    split = split_people(table, cv=config.cv, seed=config.seed, valid_people=elsewhere)
     paths = [*table["path"], *(valid["path"] if valid is not None else ())]
     unreadable = unreadable_images(paths)
     if unreadable:
@@ -130,6 +133,11 @@ def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
         raise UserError(
             f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
             f"{config.backbone}; pass --model-type {info.model_type} --backbone {info.backbone} or other weights."
+        )
+    if info is not None and not MODELS[info.model_type].answers(config.task, info.task):
+        raise UserError(
+            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}; pass other weights, or "
+            f"--task {info.task}."
         )
     if not config.valid_root:
         print(
@@ -198,10 +206,8 @@ class FoldTrainer:
         """
         if self.epoch == self.config.epochs:
             print(f"fold {self.number}: finished earlier")
-            return
-        self._build()
-        if self.epoch:
-            print(f"fold {self.number}: continuing after epoch {self.epoch}")
+        else:
+            self._build()
         while self.epoch < self.config.epochs:
             self._train_epoch()
         if not self.keeper.kept:
@@ -241,13 +247,16 @@ class FoldTrainer:
             steps_per_epoch=len(self.sampler),
             restart_epochs=config.restart_epochs,
         )
+        self.keeper.remove_others()
         if self.epoch:
-            self.keeper.remove_others()
+            print(f"fold {self.number}: continuing after epoch {self.epoch}")
             self.network.load_state_dict(self.state["network"])
             self.optimizer.load_state_dict(self.state["optimizer"])
             self.scheduler.load_state_dict(self.state["scheduler"])
+            self.state = {}
 
     def _train_epoch(self) -> None:
+        start = time.perf_counter()
         seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
         self.sampler.set_epoch(self.epoch)
         rate = learning_rate(self.optimizer)
@@ -265,8 +274,9 @@ class FoldTrainer:
         saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
         if saved is not None and saved.name == self.keeper.kept[0][2]:
             self._write_oof(result)
-        self._log(rate, trained, result, scores, saved)
+        self._log(rate, trained, result, scores, saved, seconds=time.perf_counter() - start)
         self._save_state()
+        self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
 
     def _save(self, path: Path, scores: dict[str, float]) -> None:
         config = self.config
@@ -301,7 +311,14 @@ class FoldTrainer:
         self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
 
     def _log(
-        self, rate: float, trained: TrainResult, result: EvalResult, scores: dict[str, float], saved: Path | None
+        self,
+        rate: float,
+        trained: TrainResult,
+        result: EvalResult,
+        scores: dict[str, float],
+        saved: Path | None,
+        *,
+        seconds: float,
     ) -> None:
         speed = trained.images / trained.seconds
         row = {
@@ -311,7 +328,7 @@ class FoldTrainer:
             "train_loss": trained.loss,
             "valid_loss": result.loss,
         }
-        self.rows.append({**row, **scores, "images_per_s": speed, "seconds": trained.seconds})
+        self.rows.append({**row, **scores, "images_per_s": speed, "seconds": seconds})
         self.run.write_fold_log(self.number, self.rows)
         told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
         print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,8 +14,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from table import read_image
 from tasks import AGE_GROUPS, TASKS, encode_class
 from utils import derive_seed, seeded
-
-TARGETS = ("main", "mask", "gender", "ageg", "age")
 
 
 def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
@@ -174,11 +173,16 @@ def view_loader(dataset: ViewDataset, *, batch_size: int, workers: int, device: 
     return DataLoader(dataset, batch_size=batch_size, **_loading(workers, device))
 
 
+def _ignore_interrupt(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+
+
 def _loading(workers: int, device: torch.device) -> dict:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": device.type == "cuda",
+        "worker_init_fn": _ignore_interrupt,
         # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
         "generator": torch.Generator(),
     }

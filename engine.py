@@ -53,7 +53,8 @@ def train_one_epoch(
 ) -> TrainResult:
     """Train on every batch of the loader once, stepping the schedule after each."""
     network.train()
-    total, images, start = torch.zeros((), device=device, dtype=torch.float64), 0, time.perf_counter()
+    losses, images, start = [], 0, time.perf_counter()
+    told = start
     with _bar(loader, title) as bar:
         for batch, targets in bar:
             batch, targets = _move(batch, targets, device)
@@ -62,12 +63,13 @@ def train_one_epoch(
             loss.backward()
             optimizer.step()
             scheduler.step()
-            total += loss.detach() * len(batch)
+            losses.append(loss.detach() * len(batch))
             images += len(batch)
-            if not bar.disable:
-                speed = images / (time.perf_counter() - start)
-                bar.set_postfix_str(f"loss {total.item() / images:.4f}, {speed:.0f} images/s", refresh=False)
-    return TrainResult(total.item() / images, images, time.perf_counter() - start)
+            if not bar.disable and time.perf_counter() - told > 0.5:  # reading the loss makes a GPU wait
+                told = time.perf_counter()
+                speed = images / (told - start)
+                bar.set_postfix_str(f"loss {loss.item():.4f}, {speed:.0f} images/s", refresh=False)
+    return TrainResult(_sum(losses) / images, images, time.perf_counter() - start)
 
 
 @torch.inference_mode()
@@ -82,14 +84,14 @@ def evaluate(
 ) -> EvalResult:
     """Loss and answers of a network on the plain view of every image of the loader."""
     network.eval()
-    total, images, answers = torch.zeros((), device=device, dtype=torch.float64), 0, []
+    losses, images, answers = [], 0, []
     for views, targets in _bar(loader, title):
         batch, targets = _move(views[:, 0], targets, device)
         outputs = network(batch)
-        total += criterion(outputs, targets) * len(batch)
+        losses.append(criterion(outputs, targets) * len(batch))
         images += len(batch)
         answers.append(predict_task(outputs, task).cpu())
-    return EvalResult(total.item() / images, torch.cat(answers).numpy())
+    return EvalResult(_sum(losses) / images, torch.cat(answers).numpy())
 
 
 @torch.inference_mode()
@@ -106,6 +108,10 @@ def predict(
         for network, rows in zip(networks, answers, strict=True):
             rows.append(predict_task(network(batch), task).view(count, per_image, -1).mean(dim=1).cpu())
     return torch.stack([torch.cat(rows) for rows in answers]).numpy()
+
+
+def _sum(losses: list[Tensor]) -> float:
+    return torch.stack(losses).cpu().double().sum().item()
 
 
 def _move(batch: Tensor, targets: dict[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,15 +38,13 @@ from tqdm import tqdm
 
 from config import SampleConfig, UserError, parse_config
 from portrait import make_person, make_shot, paint
+from tasks import AGE_BOUNDS, GENDERS, MASKS, SHOTS, age_group, encode_class
 
 VERSION = 1  # raise it when the drawing changes, so that an earlier set is not taken for the present one
 MARKER = ".sample-set.json"
 STAGE = ".sample-set-in-the-making"  # beside data/, renamed into place when everything is drawn
 BESIDE = ("answers.csv", "contact_sheet.jpg")  # what lies outside data/
-SHOTS = {f"mask{k}": "worn" for k in range(1, 6)} | {"incorrect_mask": "wrong", "normal": "bare"}
-MASK_CLASS = {"worn": 0, "wrong": 1, "bare": 2}
-GENDERS = ("male", "female")
-AGES = ((18, 29), (30, 59), (60, 75))
+AGES = ((18, AGE_BOUNDS[0] - 1), (AGE_BOUNDS[0], AGE_BOUNDS[1] - 1), (AGE_BOUNDS[1], 75))  # first and last year
 SKEW = (1.3, 0.6, 1.0)  # within their groups the ages lean to the early twenties and the fifties, as the real ones do
 # (gender, age group): the share of people in the real set
 STRATA = {(1, 0): 0.271, (1, 1): 0.303, (1, 2): 0.040, (0, 0): 0.203, (0, 1): 0.152, (0, 2): 0.031}
@@ -64,10 +62,12 @@ class Sitter:
 
     @property
     def age_group(self) -> int:
-        return next(k for k, (_, last) in enumerate(AGES) if self.age <= last)
+        """The age group, 0 to 2."""
+        return age_group(self.age)
 
     @property
     def folder(self) -> str:
+        """The name of the folder that the person's photographs lie in."""
         return f"{self.index + 1:06d}_{GENDERS[self.gender]}_Asian_{self.age}"
 
 
@@ -145,7 +145,7 @@ def draw_sitter(sitter: Sitter, data: Path) -> list[tuple[str, str, int]]:
         target = data / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        label = 6 * MASK_CLASS[wearing] + 3 * sitter.gender + sitter.age_group
+        label = encode_class(MASKS.index(wearing), sitter.gender, sitter.age_group)
         files.append((path, digest(content), label))
     return files
 
@@ -308,10 +308,6 @@ def publish(root: Path) -> None:
     shutil.rmtree(stage)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def make_sample(
     root: Path, *, people: int, eval_people: int, seed: int, workers: int | None = None, force: bool = False
 ) -> dict[str, Any]:
@@ -326,6 +322,8 @@ def make_sample(
     Raises:
         UserError: something else lies where the set would go; it stays untouched.
     """
+    from utils import count_cores  # imports torch: only once the command line is accepted
+
     started = time.perf_counter()
     root = Path(root)
     settings = {"version": VERSION, "seed": seed, "people": people, "eval_people": eval_people}
@@ -335,7 +333,7 @@ def make_sample(
         stage = root / STAGE
         stage.mkdir(parents=True)
         try:
-            draw_set(stage, settings, _cores() if workers is None else workers)
+            draw_set(stage, settings, count_cores() if workers is None else workers)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
             raise
@@ -347,30 +345,31 @@ def make_sample(
     }  # fmt: skip
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 with one line on stderr."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those typed) and return its exit code."""
     config = parse_config(SampleConfig, argv)
+    from utils import run_command  # imports torch: only once the command line is accepted
+
+    return run_command(run, config)
+
+
+def run(config: SampleConfig) -> None:
+    """Make the set and say where it is.
+
+    Raises:
+        UserError: see `make_sample`.
+    """
     workers = None if config.num_workers < 0 else config.num_workers
-    try:
-        made = make_sample(
-            Path(config.root), people=config.people, eval_people=config.eval_people, seed=config.seed,
-            workers=workers, force=config.force,
-        )  # fmt: skip
-    except (ValueError, OSError) as error:
-        print(f"make_sample.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing was left behind", file=sys.stderr)
-        return 130
+    sizes = {"people": config.people, "eval_people": config.eval_people, "seed": config.seed}
+    made = make_sample(Path(config.root), **sizes, workers=workers, force=config.force)
     if not made["drawn"]:
         print(f"{config.root} holds this very sample set already; nothing to do.")
-        return 0
+        return
     print(
         f"{config.root}: {made['people']} people to train on ({made['images']} images), {made['eval_people']} to "
         f"predict ({made['eval_images']} images), {made['bytes'] / 1e6:.0f} MB, {made['seconds']:.0f} s. Look at "
         f"{Path(config.root) / 'contact_sheet.jpg'}; then: python train.py"
     )
-    return 0
 
 
 if __name__ == "__main__":

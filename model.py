@@ -59,7 +59,7 @@ def _load_pretrained(backbone: nn.Module, name: str) -> None:
             f"The ImageNet weights of {name} could not be downloaded ({getattr(error, 'reason', error)}). "
             f"Put {url} at {file}, or pass --no-pretrained."
         ) from None
-    except (*UNREADABLE, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"The ImageNet weights of {name} at {file} cannot be read ({first_line(error)}). "
             f"Delete the file and put {url} there, or pass --no-pretrained."

@@ -6,13 +6,28 @@ from collections.abc import Iterable
 from functools import partial
 
 from adamp import AdamP
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, CosineAnnealingWarmRestarts, LRScheduler
 
+
+class AnyLayoutAdamP(AdamP):
+    """AdamP (Heo et al. 2021, https://arxiv.org/abs/2006.08217) for weights in any memory layout.
+
+    The package views weights as matrices, which channels_last weights do not allow; reshaping copies them where needed.
+    """
+
+    def _channel_view(self, x: Tensor) -> Tensor:
+        return x.reshape(x.size(0), -1)
+
+    def _layer_view(self, x: Tensor) -> Tensor:
+        return x.reshape(1, -1)
+
+
 OPTIMIZERS = {
     "adam": Adam,
-    "adamp": partial(AdamP, weight_decay=1e-2),  # Heo et al. 2021, https://arxiv.org/abs/2006.08217
+    "adamp": partial(AnyLayoutAdamP, weight_decay=1e-2),
     "sgd": SGD,
     "momentum": partial(SGD, momentum=0.9),
 }

@@ -13,15 +13,15 @@ import pandas as pd
 
 import voting
 from augmentation import build_transform
-from checkpoint import Member, find_best, find_members, open_member
+from checkpoint import Member, answered_task, find_best, find_members, open_member
 from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import predict, prepare
 from metrics import predicted_class
 from runfolder import KFOLD, RunFolder
-from table import PredictionList, read_prediction_list, some, unreadable_images
+from table import PredictionList, read_prediction_list, unreadable_images
 from tasks import TASKS
-from utils import choose_device, count_workers, write_json, write_text
+from utils import choose_device, count_workers, some, write_json, write_text
 
 
 def predict_singular(config: SingularConfig) -> None:
@@ -91,7 +91,7 @@ def write_prediction(config: PredictConfig, members: Sequence[Member], run_name:
         UserError: photographs are missing or unreadable, or an option does not fit.
     """
     info = members[0].info
-    task = config.task if "task" in config.given else info.task
+    task = answered_task(members, config)
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
     transform_type = config.transform_type or info.transform_type
@@ -159,7 +159,7 @@ def combine(answers: np.ndarray, members: Sequence[Member], task: str, method: s
         weights = np.ones(len(members))
     return {
         "submission_arithmetic": voting.arithmetic_mean(answers),
-        "submission_geometric": voting.geometric_mean(answers, normalise=not TASKS[task].regression),
+        "submission_geometric": voting.geometric_mean(answers, years=TASKS[task].regression),
         "submission_weighted_mean": voting.weighted_mean(answers, weights),
     }
 

@@ -14,7 +14,7 @@ import pandas as pd
 from config import Config, TrainConfig, UserError, flag, options
 from metrics import score
 from tasks import TASKS
-from utils import library_versions, write_json, write_text
+from utils import library_versions, some, write_json, write_text
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 # Options that may change between the parts of one run: they do not change its result.
@@ -68,13 +68,18 @@ class RunFolder:
         Raises:
             UserError: it holds another run, or one that neither --resume nor --overwrite was passed for.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return False
-        if {path.name for path in self.path.iterdir()} == {self.split.name}:
-            return False  # cut in the moment it was begun
+        names = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+        if all(name.startswith(".") or name == self.split.name for name in names):
+            return False  # nothing, or a run that was cut in the moment it was begun
         if not self.config.is_file():
             raise UserError(f"{self.path} holds files that are no run of this toolkit; pass another --save-path.")
         if config.overwrite:
+            others = sorted(set(self.folds()) - set(config.folds or self.folds()))
+            if others:
+                raise UserError(
+                    f"{self.path} also holds fold {some(others)}, which --overwrite would delete; leave --folds out to "
+                    "train all anew, or pass another --save-path."
+                )
             return False
         earlier = json.loads(self.config.read_text())
         if not config.resume:
@@ -113,13 +118,13 @@ class RunFolder:
         write_text(self.fold_oof(number), rows.to_csv(index=False, float_format="%.8g"))
 
     def _join(self, part: Any, whole: Path) -> pd.DataFrame:
-        parts = [pd.read_csv(part(k), dtype={"person": str}) for k in self.folds() if part(k).is_file()]
+        parts = [pd.read_csv(part(k), converters={"person": str}) for k in self.folds() if part(k).is_file()]
         table = pd.concat(parts, ignore_index=True)
         write_text(whole, table.to_csv(index=False, float_format="%.8g"))
         return table
 
     def finish(self, config: Config) -> dict[str, Any]:
-        """Write oof.csv and summary.json from the folds that are there, and return the summary."""
+        """Write oof.csv and summary.json from the folds that are there so far, and return the summary."""
         log, oof = self._join(self.fold_log, self.log), self._join(self.fold_oof, self.oof)
         summary = summarise(config.as_dict(), log, oof)
         summary["split_fingerprint"] = json.loads(self.split.read_text())["fingerprint"]

@@ -26,7 +26,8 @@ def score_submission(config: ScoreConfig) -> None:
     import numpy as np
 
     from metrics import score
-    from table import read_answers, some
+    from table import read_answers
+    from utils import some
 
     answers, submission = read_answers(config.answers), read_answers(config.submission)
     different = sorted(set(answers) ^ set(submission))

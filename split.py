@@ -11,15 +11,15 @@ import pandas as pd
 from sklearn.model_selection import StratifiedKFold
 
 from config import UserError
-from table import some
 from tasks import AGE_GROUPS, GENDERS
+from utils import some
 
 HOLD_OUT = 10  # --cv 1 holds out one person in so many
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The people of one fold, sorted; `valid` is empty when validation is on a folder of its own."""
+    """The people of one fold, sorted."""
 
     train: list[str]
     valid: list[str]
@@ -55,22 +55,23 @@ def strata(table: pd.DataFrame) -> pd.Series:
     return pd.Series(names, index=people.index)
 
 
-def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_elsewhere: bool = False) -> Split:
+def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[str] | None = None) -> Split:
     """Split people into `cv` folds that each validate on other people; `cv` 1 holds out one person in ten.
 
     Args:
         table: one row an image, with person, gender and ageg.
         cv: number of folds.
         seed: of the shuffle; the order of the table's rows does not matter.
-        valid_elsewhere: nobody needs to be held out when `cv` is 1, validation has a folder of its own.
+        valid_people: where validation has a folder of its own, the people in it: every fold validates on them, and
+            the people that it leaves out of training are not used.
 
     Raises:
         UserError: fewer people than folds, or fewer than two.
     """
     stratum = strata(table)
     people, notes = list(stratum.index), []
-    if valid_elsewhere and cv == 1:
-        return Split(seed, [Fold(people, [])], notes)
+    if valid_people is not None and cv == 1:
+        return Split(seed, [Fold(people, valid_people)], notes)
     parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
     if len(people) < max(parts, 2):
         raise UserError(
@@ -88,5 +89,8 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_elsewhere: bo
             pieces = list(folder.split(people, stratum))
         except ValueError:  # every stratum has fewer people than there are parts
             pieces = list(folder.split(people, [0] * len(people)))
-    folds = [Fold([people[i] for i in train], [people[i] for i in valid]) for train, valid in pieces]
+    folds = [
+        Fold([people[i] for i in train], [people[i] for i in valid] if valid_people is None else valid_people)
+        for train, valid in pieces
+    ]
     return Split(seed, folds[:cv], notes)

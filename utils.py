@@ -10,7 +10,7 @@ import platform
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -31,12 +31,23 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
     try:
         command(config)
     except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        print(f"{config.command}: {error}", file=sys.stderr)
+        message = str(error)
+        if message.startswith("Caught "):  # in a loader process: torch puts that process's traceback before it
+            message = message.rstrip().splitlines()[-1].split(": ", 1)[-1]
+        print(f"{config.command}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        hint = "; pass --resume to continue after the last finished epoch" if hasattr(config, "resume") else ""
+        print(f"\n{config.command}: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
+
+
+def some(names: Iterable[object], limit: int = 5) -> str:
+    """The first few names, and how many more there are, for a message."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(str(name) for name in names[:limit]) + more
 
 
 # ------------------------------------------------------------------------------------------------ seeding
@@ -107,7 +118,10 @@ def library_versions() -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------ files
 
 # What reading a file of weights that is cut short, or no such file at all, can end in.
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError, struct.error)
+UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, struct.error),
+)
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:

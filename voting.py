@@ -13,10 +13,14 @@ def arithmetic_mean(members: np.ndarray) -> np.ndarray:
     return members.mean(axis=0)
 
 
-def geometric_mean(members: np.ndarray, *, normalise: bool = True) -> np.ndarray:
-    """The geometric mean over members, each row scaled to sum to 1 (not so for years): `(M, N, C)` to `(N, C)`."""
-    mean = np.exp(np.log(np.clip(members.astype(np.float64), SMALLEST, None)).mean(axis=0))
-    return mean / mean.sum(axis=1, keepdims=True) if normalise else mean
+def geometric_mean(members: np.ndarray, *, years: bool = False) -> np.ndarray:
+    """The geometric mean over members: `(M, N, C)` to `(N, C)`.
+
+    Probabilities are scaled so that each row sums to 1. Years are not, and those below one count as one.
+    """
+    floor = 1.0 if years else SMALLEST
+    mean = np.exp(np.log(np.clip(members.astype(np.float64), floor, None)).mean(axis=0))
+    return mean if years else mean / mean.sum(axis=1, keepdims=True)
 
 
 def weighted_mean(members: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -253,6 +253,20 @@ def test_facecrop_shows_the_centre_of_the_face_box():
     assert (got - apply("base", "inference", image, 224, **PLAIN)).abs().mean() > 0.05
 
 
+@pytest.mark.parametrize("x", [0.42, 0.58])
+def test_facecrop_trains_on_the_face_wherever_it_is(x):
+    """A green line at the middle of the face is in the middle third of every training crop."""
+    image = portrait((384, 512), x=x)
+    line = round(384 * x)
+    image.paste((0, 255, 0), (line - 4, 0, line + 4, 512))
+    assert face_box(image) is not None
+    transform = build_transform("facecrop", "train", 224, **PLAIN)
+    for _ in range(10):
+        crop = transform(image)
+        shown = ((crop[1] - crop[0]).mean(dim=0) > 0.5).nonzero().float().mean().item()
+        assert shown / 224 == pytest.approx(0.5, abs=0.06)
+
+
 def test_facecrop_is_no_coin_at_inference():
     image = portrait((96, 128), x=0.42)
     face, centre = apply("facecrop", "inference", image), apply("base", "inference", image)

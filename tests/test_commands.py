@@ -369,3 +369,59 @@ def test_training_starts_from_given_weights(train, tmp_path):
     before = torch.load(start, weights_only=True)["state_dict"]
     after = torch.load(next((tmp_path / "second").rglob("*.pt")), weights_only=True)["state_dict"]
     assert torch.equal(before["resnet.conv1.weight"], after["resnet.conv1.weight"])
+
+
+def test_overwrite_of_some_folds_does_not_delete_the_others(train, run, small_data, tiny_training, tmp_path):
+    train("--cv", 2)
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *words, "--overwrite", "--folds", 1)
+    assert outcome.code == 2
+    assert "fold 0, which --overwrite would delete" in outcome.err
+    assert list((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "fold00").glob("*.pt"))
+
+
+def test_weights_of_another_task_with_as_many_classes_are_refused(train, run, small_data, tiny_training, tmp_path):
+    train("--task", "mask")
+    words = (
+        *tiny_training,
+        "--train-root",
+        small_data.train_root,
+        "--save-path",
+        tmp_path / "models",
+        "--task",
+        "ageg",
+    )
+    outcome = run("train", *words, "--load-state-dict", next((tmp_path / "models").rglob("*.pt")))
+    assert outcome.code == 2
+    assert "was trained on task mask, not ageg" in outcome.err
+
+
+@pytest.mark.parametrize("optimizer", ["adamp", "sgd", "momentum"])
+def test_every_optimizer_trains(optimizer, train):
+    train("--optim-type", optimizer, "--lr", 1e-3)
+
+
+def test_a_fold_without_a_score_is_never_taken_for_finished(run, small_data, tiny_training, tmp_path, monkeypatch):
+    monkeypatch.setattr(crossval, "score", lambda *_: dict.fromkeys(("macro_f1", "accuracy"), float("nan")))
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    for more in ((), ("--resume",)):
+        outcome = run("train", *words, *more)
+        assert outcome.code == 2
+        assert "No epoch of fold 0 had a score" in outcome.err
+
+
+def test_a_checkpoint_in_the_folder_of_another_fold_is_refused(train, run, small_data, tmp_path):
+    train("--cv", 2)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    file = next((folder / "fold01").glob("*.pt"))
+    file.rename(folder / "fold00" / "copy.pt")
+    outcome = run("submit_ensemble", "--root", folder, "--top-k", 1, "--data-root", small_data.data_root)
+    assert outcome.code == 2
+    assert "copy.pt is a checkpoint of fold 1, not of fold 0" in outcome.err
+
+
+@pytest.mark.parametrize("task", ["mask", "gender", "age"])
+def test_age_filter_is_refused_where_no_age_group_is_learnt(task, run):
+    outcome = run("train", "--task", task, "--age-filter", 58)
+    assert outcome.code == 2
+    assert f"task {task} has not" in outcome.err

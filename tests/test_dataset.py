@@ -13,9 +13,11 @@ import torch
 from PIL import Image
 
 from augmentation import build_transform
+from config import TrainConfig
 from dataset import EpochSampler, TrainDataset, ViewDataset, extra_classes, targets_of, train_loader, view_loader
 from table import read_training_table
 from tasks import age_group, encode_class
+from utils import run_command
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255
@@ -246,6 +248,21 @@ def test_mixed_images_are_of_two_people_of_one_class(scarce):
     assert min(shares) < 0.2 < 0.8 < max(shares)
 
 
+def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
+    """With its own labels and pictures: a class for each colour."""
+    frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(16)]
+    green = [(person, 1, 40, 0, GREEN) for person in "ab"]
+    red = [(person, 0, 40, 2, RED) for person in "cd"]
+    rows = make_table(frequent + green + red)
+    dataset = TrainDataset(rows, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    added = [dataset[0, index] for index in range(len(rows), len(dataset))]
+    assert Counter(target["main"] for _, target in added) == {4: 5, 13: 5}  # 20 images of three classes: the mean is 7
+    for image, target in added:
+        attributes, colour = {4: ((0, 1, 1), (0, 1, 0)), 13: ((2, 0, 1), (1, 0, 0))}[target["main"]]
+        assert (target["mask"], target["gender"], target["ageg"]) == attributes
+        assert image.mean(dim=(1, 2)).tolist() == pytest.approx(colour, abs=1e-5)
+
+
 def test_images_that_are_there_are_not_mixed(scarce):
     dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
     for index, expected in ((0, (0, 0, 0)), (45, (1, 0, 0)), (50, (0, 1, 0)), (59, (0, 0, 1))):
@@ -376,3 +393,19 @@ def test_views_belong_to_the_key_not_to_the_folder_it_lies_in(views, table, tmp_
     dataset, other = views(), views(rows=moved)
     assert all(torch.equal(dataset[k][0], other[k][0]) for k in range(3))
     assert not torch.equal(dataset[0][0][0], dataset[0][0][1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photograph_that_is_lost_on_the_way_is_one_line(workers, capsys, tmp_path):
+    """Also when a worker finds out, from which torch hands on a whole traceback."""
+    dataset = ViewDataset([str(tmp_path / "lost.jpg")], ["lost.jpg"], build_transform("base", "inference", 32))
+
+    def command(config):
+        list(view_loader(dataset, batch_size=1, workers=workers, device=CPU))
+
+    assert run_command(command, TrainConfig()) == 2
+    told = capsys.readouterr().err
+    assert str(tmp_path / "lost.jpg") in told
+    assert "cannot be read as a picture" in told
+    assert told.startswith("train.py: ")
+    assert told.count("\n") == 1

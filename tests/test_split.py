@@ -180,16 +180,18 @@ def test_few_people_can_be_split_once():
 
 def test_nobody_is_held_out_when_validation_is_elsewhere():
     table = table_of(numbered({(0, 25): 3, (1, 60): 1}))
-    (fold,) = split_people(table, cv=1, seed=0, valid_elsewhere=True).folds
-    assert (fold.train, fold.valid) == (sorted(set(table.person)), [])
+    (fold,) = split_people(table, cv=1, seed=0, valid_people=["x"]).folds
+    assert (fold.train, fold.valid) == (sorted(set(table.person)), ["x"])
 
 
 def test_one_person_is_enough_when_validation_is_elsewhere():
-    (fold,) = split_people(table_of([("1", 0, 20)]), cv=1, seed=0, valid_elsewhere=True).folds
+    (fold,) = split_people(table_of([("1", 0, 20)]), cv=1, seed=0, valid_people=["x"]).folds
     assert fold.train == ["1"]
 
 
 def test_folds_train_on_other_people_when_validation_is_elsewhere():
     table = table_of(numbered(dict.fromkeys(REAL, 5)))
-    elsewhere = split_people(table, cv=5, seed=0, valid_elsewhere=True)
-    assert [fold.train for fold in elsewhere.folds] == [fold.train for fold in split_people(table, cv=5, seed=0).folds]
+    elsewhere, here = split_people(table, cv=5, seed=0, valid_people=["x"]), split_people(table, cv=5, seed=0)
+    assert [fold.train for fold in elsewhere.folds] == [fold.train for fold in here.folds]
+    assert all(fold.valid == ["x"] for fold in elsewhere.folds)
+    assert elsewhere.fingerprint != here.fingerprint

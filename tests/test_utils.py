@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from config import ScoreConfig, UserError
+from config import ScoreConfig, TrainConfig, UserError
 from utils import (
     atomic_write,
     choose_device,
@@ -72,7 +72,13 @@ def test_a_missing_file_is_one_line_and_2(run_it, tmp_path):
 def test_ctrl_c_is_130(run_it):
     code, _, err = run_it(raising(KeyboardInterrupt()))
     assert code == 130
-    assert err.strip() == "interrupted"
+    assert err.strip().endswith("interrupted")
+    assert "Traceback" not in err
+
+
+def test_ctrl_c_in_training_says_how_to_go_on(capsys):
+    assert run_command(raising(KeyboardInterrupt()), TrainConfig()) == 130
+    assert "--resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyError("main"), RuntimeError("cuda"), SystemExit(3)], ids=repr)

@@ -30,7 +30,13 @@ def test_geometric_mean():
 def test_geometric_mean_of_years_is_not_scaled():
     # sqrt(20 * 45) = 30
     years = np.array([[[20.0], [60.0]], [[45.0], [60.0]]])
-    assert geometric_mean(years, normalise=False) == pytest.approx(np.array([[30.0], [60.0]]))
+    assert geometric_mean(years, years=True) == pytest.approx(np.array([[30.0], [60.0]]))
+
+
+def test_one_negative_age_does_not_drag_the_geometric_mean_to_nothing():
+    # it counts as one year: (1 * 40 * 25) ** (1 / 3) = 10
+    years = np.array([[[-3.0]], [[40.0]], [[25.0]]])
+    assert geometric_mean(years, years=True) == pytest.approx(np.array([[10.0]]))
 
 
 def test_geometric_mean_with_zeros():

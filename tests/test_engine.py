@@ -1,0 +1,362 @@
+"""The loops against the same thing written out by hand, with networks small enough to follow."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from config import OPTIMIZERS
+from engine import evaluate, predict, prepare, train_one_epoch
+from loss import create_criterion
+from model import create_model, predict_task
+from optim import create_optimizer, create_scheduler, learning_rate
+from tasks import TASKS
+
+CPU = torch.device("cpu")
+OUTPUTS = {task: record.outputs for task, record in TASKS.items()}
+
+
+class Toy(nn.Module):
+    """A linear map of all pixels for each head; notes the mode it is called in."""
+
+    def __init__(self, *heads: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.dropout = nn.Dropout(dropout)
+        self.heads = nn.ModuleDict({head: nn.Linear(3 * 4 * 4, OUTPUTS[head]) for head in heads})
+        self.modes: list[bool] = []
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.modes.append(self.training)
+        x = self.dropout(self.norm(images)).flatten(1)
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+class Linear(nn.Module):
+    """One head without anything that depends on the batch."""
+
+    def __init__(self, head: str) -> None:
+        super().__init__()
+        self.head, self.linear = head, nn.Linear(3 * 4 * 4, OUTPUTS[head])
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {self.head: self.linear(images.flatten(1))}
+
+
+class Pictures(Dataset):
+    """Random pictures with their targets: `(3, 4, 4)`, or with views `(V, 3, 4, 4)`."""
+
+    def __init__(self, count: int, *, views: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(count)
+        shape = (count, 3, 4, 4) if views is None else (count, views, 3, 4, 4)
+        self.images = torch.randn(shape, generator=generator)
+        self.targets = {task: (torch.arange(count) * 7) % OUTPUTS[task] for task in OUTPUTS if task != "age"}
+        self.targets["age"] = torch.linspace(18, 70, count, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int):
+        return self.images[index], {task: values[index].item() for task, values in self.targets.items()}
+
+
+def loader_of(pictures: Dataset, batch_size: int, **options) -> DataLoader:
+    return DataLoader(pictures, batch_size=batch_size, **options)
+
+
+def train(network, loader, criterion, *, lr: float = 0.1, schedule: str = "none", epochs: int = 1):
+    """One epoch, and the optimizer it left."""
+    optimizer = create_optimizer("sgd", network.parameters(), lr=lr)
+    scheduler = create_scheduler(
+        schedule, optimizer, epochs=epochs, steps_per_epoch=len(loader), restart_epochs=max(1, epochs)
+    )
+    return train_one_epoch(network, loader, create_criterion(criterion), optimizer, scheduler, CPU), optimizer
+
+
+def loss_of_each(network, pictures: Pictures, head: str) -> torch.Tensor:
+    """The cross entropy of every picture alone."""
+    with torch.no_grad():
+        outputs = network(pictures.images)[head]
+    return nn.functional.cross_entropy(outputs, pictures.targets[head], reduction="none")
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def test_the_training_loss_is_the_mean_over_images_not_over_batches():
+    network, pictures = Linear("main"), Pictures(10)
+    pictures.images[8:] *= 30  # the last batch is of two images with a large loss
+    losses = loss_of_each(network, pictures, "main")
+    batches = [losses[:4].mean(), losses[4:8].mean(), losses[8:].mean()]
+    assert abs(np.mean(batches) - losses.mean().item()) > 1
+    result, _ = train(network, loader_of(pictures, 4), "crossentropyloss", lr=0.0)
+    assert result.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert result.images == 10
+    assert result.seconds > 0
+
+
+def test_training_is_the_loop_written_out():
+    pictures, network = Pictures(10), Toy("mask")
+    expected = copy.deepcopy(network)
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    total = 0.0
+    for start in (0, 4, 8):
+        batch = slice(start, start + 4)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(expected(pictures.images[batch])["mask"], pictures.targets["mask"][batch])
+        loss.backward()
+        optimizer.step()
+        total += loss.item() * len(pictures.images[batch])
+    result, _ = train(network, loader_of(pictures, 4), "crossentropyloss")
+    assert result.loss == pytest.approx(total / 10, rel=1e-5)
+    for name, value in expected.state_dict().items():
+        assert torch.allclose(network.state_dict()[name], value, atol=1e-6), name
+
+
+def test_all_heads_are_trained_at_once():
+    network, pictures = Toy("mask", "gender", "ageg", "main"), Pictures(8)
+    before = copy.deepcopy(network.state_dict())
+    with torch.no_grad():
+        outputs = copy.deepcopy(network).train()(pictures.images)
+    expected = sum(nn.functional.cross_entropy(o, pictures.targets[head]).item() for head, o in outputs.items())
+    result, _ = train(network, loader_of(pictures, 8), "crossentropyloss")
+    assert result.loss == pytest.approx(expected, rel=1e-5)
+    for head in network.heads:
+        assert not torch.equal(network.heads[head].weight, before[f"heads.{head}.weight"])
+
+
+def test_the_schedule_is_stepped_after_every_batch():
+    result, optimizer = train(Linear("gender"), loader_of(Pictures(10), 4), "crossentropyloss", schedule="cosine")
+    assert result.images == 10
+    assert learning_rate(optimizer) == pytest.approx(0, abs=1e-12)  # the run is these three batches
+    _, optimizer = train(Linear("gender"), loader_of(Pictures(10), 4), "crossentropyloss", schedule="cosine", epochs=2)
+    assert learning_rate(optimizer) == pytest.approx(0.05)
+
+
+def test_training_is_in_training_mode_and_evaluation_is_not():
+    network = Toy("mask")
+    train(network.eval(), loader_of(Pictures(8), 4), "crossentropyloss")
+    assert network.modes == [True, True]
+    network.modes.clear()
+    evaluate(network, loader_of(Pictures(8, views=1), 4), create_criterion("crossentropyloss"), "mask", CPU)
+    predict([network], loader_of(Pictures(8, views=1), 4), "mask", CPU)
+    assert network.modes == [False] * 4
+
+
+def test_a_frozen_backbone_stays_frozen_in_the_loop():
+    network = create_model(
+        "VanillaResNet", task="mask", backbone="resnet18", image_size=32, pretrained=False, freeze=True
+    )
+    before = copy.deepcopy(network.state_dict())
+
+    class Larger(Pictures):
+        def __getitem__(self, index):
+            image, targets = super().__getitem__(index)
+            return image.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2), targets
+
+    train(network, loader_of(Larger(8), 4), "crossentropyloss")
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith(("batchnorm", "linear")) for name in moved)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet-b0"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_steps_a_prepared_network_as_an_unprepared_one(name, backbone):
+    """The memory layout that convolutions are fastest in is no other network."""
+    network = create_model("THANet_MK1", task="main", backbone=backbone, image_size=32, pretrained=False)
+    networks = network.eval(), prepare(copy.deepcopy(network), CPU).eval()  # evaluation: nothing is drawn
+    before = nn.utils.parameters_to_vector(network.parameters()).detach()
+    batch = torch.randn(4, 3, 32, 32)
+    targets = {task: torch.arange(4) % OUTPUTS[task] for task in ("mask", "ageg", "gender", "main")}
+    for one in networks:
+        optimizer = create_optimizer(name, one.parameters(), lr=1e-3)
+        create_criterion("crossentropyloss")(one(batch), targets).backward()
+        optimizer.step()
+    plain, prepared = (nn.utils.parameters_to_vector(p.contiguous() for p in one.parameters()) for one in networks)
+    step, difference = (plain - before).abs().mean().item(), (plain - prepared).abs().mean().item()
+    assert step > 0
+    assert difference < 0.1 * step
+
+
+def test_ages_are_learned_in_years():
+    """From 0 towards ages of 18 to 70; the loader's float64 targets do not disturb the float32 network."""
+    network, pictures = Linear("age"), Pictures(16)
+    first, _ = train(network, loader_of(pictures, 8), "mseloss", lr=0.0)
+    with torch.no_grad():
+        errors = network(pictures.images)["age"][:, 0].double() - pictures.targets["age"]
+    assert first.loss == pytest.approx((errors**2).mean().item(), rel=1e-4)
+    for _ in range(30):
+        last, _ = train(network, loader_of(pictures, 8), "mseloss", lr=0.005)
+    assert last.loss < 0.3 * first.loss
+
+
+def test_a_loss_that_is_no_number_is_told():
+    pictures = Pictures(4)
+    pictures.images[1] = math.nan
+    result, _ = train(Linear("mask"), loader_of(pictures, 2), "crossentropyloss")
+    assert math.isnan(result.loss)
+
+
+def test_a_problem_that_can_be_learned_is_learned():
+    pictures = Pictures(32)
+    pictures.images[:, 0, 0, 0] = pictures.targets["gender"] * 2.0 - 1
+    network = Toy("gender")
+    losses = [train(network, loader_of(pictures, 8), "labelsmoothingloss", lr=0.05)[0].loss for _ in range(15)]
+    assert losses[-1] < 0.8 * losses[0]
+    result = evaluate(
+        network, loader_of(with_views(pictures), 8), create_criterion("labelsmoothingloss"), "gender", CPU
+    )
+    assert (result.probabilities.argmax(axis=1) == pictures.targets["gender"].numpy()).mean() > 0.9
+
+
+def with_views(pictures: Pictures) -> Pictures:
+    """The same pictures as data sets for validation give them: one view each."""
+    other = copy.deepcopy(pictures)
+    other.images = pictures.images[:, None]
+    return other
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10])
+def test_evaluation_answers_in_the_loaders_order_with_the_mean_loss(batch_size):
+    network, pictures = Toy("main").eval(), Pictures(10, views=2)
+    pictures.images[8:] *= 30
+    with torch.no_grad():
+        logits = network(pictures.images[:, 0])["main"]
+    expected = logits.softmax(dim=1).numpy()
+    loss = nn.functional.cross_entropy(logits, pictures.targets["main"]).item()
+    result = evaluate(network, loader_of(pictures, batch_size), create_criterion("crossentropyloss"), "main", CPU)
+    assert result.probabilities.shape == (10, 18)
+    assert result.probabilities.dtype == np.float32
+    assert result.probabilities == pytest.approx(expected, abs=1e-5)
+    assert result.loss == pytest.approx(loss, rel=1e-5)
+
+
+def test_evaluation_changes_nothing():
+    network = Toy("mask", dropout=0.5)
+    before = copy.deepcopy(network.state_dict())
+    loader, criterion = loader_of(Pictures(10, views=1), 4, generator=torch.Generator()), create_criterion("focalloss")
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = evaluate(network, loader, criterion, "mask", CPU)
+    again = evaluate(network, loader, criterion, "mask", CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert (first.probabilities == again.probabilities).all()
+    assert first.loss == again.loss
+
+
+def test_a_network_can_be_trained_after_evaluation():
+    network, pictures = Toy("mask"), Pictures(8)
+    evaluate(network, loader_of(with_views(pictures), 4), create_criterion("crossentropyloss"), "mask", CPU)
+    result, _ = train(network, loader_of(pictures, 4), "crossentropyloss")
+    assert math.isfinite(result.loss)
+
+
+def test_the_18_classes_of_a_network_without_a_main_head():
+    network, pictures = Toy("mask", "ageg", "gender").eval(), Pictures(6, views=1)
+    result = evaluate(network, loader_of(pictures, 4), create_criterion("crossentropyloss"), "main", CPU)
+    assert result.probabilities.shape == (6, 18)
+    assert result.probabilities.sum(axis=1) == pytest.approx(np.ones(6), abs=1e-5)
+    with torch.no_grad():
+        outputs = network(pictures.images[:, 0])
+    assert result.probabilities == pytest.approx(predict_task(outputs, "main").numpy(), abs=1e-5)
+    heads = [nn.functional.cross_entropy(o, pictures.targets[head]).item() for head, o in outputs.items()]
+    assert result.loss == pytest.approx(sum(heads), rel=1e-5)
+
+
+def test_ages_are_answered_in_years():
+    network, pictures = Linear("age"), Pictures(5, views=1)
+    nn.init.constant_(network.linear.bias, 40)
+    result = evaluate(network, loader_of(pictures, 2), create_criterion("mseloss"), "age", CPU)
+    with torch.no_grad():
+        years = network(pictures.images[:, 0])["age"]
+    assert result.probabilities.shape == (5, 1)
+    assert result.probabilities == pytest.approx(years.numpy(), rel=1e-5)
+    assert result.loss == pytest.approx(((years[:, 0] - pictures.targets["age"]) ** 2).mean().item(), rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ prediction
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+@pytest.mark.parametrize("views", [1, 2, 5])
+def test_prediction_is_the_mean_of_the_views_probabilities_for_each_network(batch_size, views):
+    networks = [Toy("main").eval(), Toy("main", "mask").eval(), Toy("mask", "gender", "ageg").eval()]
+    pictures = Pictures(7, views=views)
+    pictures.images *= 3
+    got = predict(networks, loader_of(pictures, batch_size), "main", CPU)
+    assert got.shape == (3, 7, 18)
+    assert got.dtype == np.float32
+    for m, network in enumerate(networks):
+        for n in range(7):
+            answers = []
+            for v in range(views):
+                with torch.no_grad():
+                    outputs = network(pictures.images[n, v][None])
+                answers.append(predict_task(outputs, "main")[0].numpy())
+            assert got[m, n] == pytest.approx(np.mean(answers, axis=0), abs=1e-5)
+
+
+def test_prediction_averages_probabilities_not_logits():
+    """A sure view and an unsure one: 0.99.. and 0.5 make 0.75, logits 10 and 0 would make 0.99."""
+    network = Linear("gender")
+    with torch.no_grad():
+        network.linear.weight.zero_()
+        network.linear.bias.zero_()
+        network.linear.weight[1, 0] = 1.0
+    pictures = Pictures(1, views=2)
+    pictures.images.zero_()
+    pictures.images[0, 0, 0, 0, 0] = 10.0
+    sure = 1 / (1 + math.exp(-10))
+    got = predict([network], loader_of(pictures, 1), "gender", CPU)
+    assert got[0, 0, 1] == pytest.approx((sure + 0.5) / 2, abs=1e-6)
+
+
+def test_prediction_of_ages_is_the_mean_of_years():
+    network, pictures = Linear("age").eval(), Pictures(4, views=3)
+    got = predict([network, network], loader_of(pictures, 3), "age", CPU)
+    with torch.no_grad():
+        years = network(pictures.images.flatten(0, 1))["age"].view(4, 3).mean(dim=1)
+    assert got.shape == (2, 4, 1)
+    assert got[0, :, 0] == pytest.approx(years.numpy(), abs=1e-5)
+    assert (got[0] == got[1]).all()
+
+
+@pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
+def test_a_many_headed_network_predicts_its_attributes(task):
+    network, pictures = Toy("mask", "gender", "ageg", "main").eval(), Pictures(4, views=1)
+    with torch.no_grad():
+        expected = network(pictures.images[:, 0])[task].softmax(dim=1).numpy()
+    assert predict([network], loader_of(pictures, 3), task, CPU)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_prediction_changes_nothing():
+    network = Toy("mask", dropout=0.5)
+    before = copy.deepcopy(network.state_dict())
+    loader = loader_of(Pictures(6, views=2), 4, generator=torch.Generator())
+    state = torch.get_rng_state()
+    first, again = predict([network], loader, "mask", CPU), predict([network], loader, "mask", CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (first == again).all()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_preparing_a_network_does_not_change_what_it_answers():
+    network = create_model("VanillaResNet", task="mask", backbone="resnet18", image_size=32, pretrained=False).eval()
+    batch = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(batch)["mask"]
+        prepared = prepare(network, CPU)
+        got = prepared(batch)["mask"]
+    assert torch.allclose(got, expected, atol=1e-4)
