@@ -413,8 +413,8 @@ def test_a_fold_without_a_score_is_never_taken_for_finished(run, small_data, tin
 def test_a_checkpoint_in_the_folder_of_another_fold_is_refused(train, run, small_data, tmp_path):
     train("--cv", 2)
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
-    file = next((folder / "fold01").glob("*.pt"))
-    file.rename(folder / "fold00" / "copy.pt")
+    next((folder / "fold00").glob("*.pt")).unlink()
+    shutil.copy(next((folder / "fold01").glob("*.pt")), folder / "fold00" / "copy.pt")
     outcome = run("submit_ensemble", "--root", folder, "--top-k", 1, "--data-root", small_data.data_root)
     assert outcome.code == 2
     assert "copy.pt is a checkpoint of fold 1, not of fold 0" in outcome.err
