@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -97,6 +98,8 @@ def read_file(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
             return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} cannot be read as a checkpoint (it holds something other than weights).") from None
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as a checkpoint ({first_line(error)}).") from None
 

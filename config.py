@@ -138,6 +138,8 @@ class Config:
             value = getattr(self, f.name)
             if value is None:
                 continue
+            if f.metadata["path"] and not value:
+                raise UserError(f"{flag(f.name)} must not be empty.")
             if f.metadata["choices"]:
                 setattr(self, f.name, resolve_name(flag(f.name), value, f.metadata["choices"]))
             low = f.metadata["low"]
@@ -207,6 +209,8 @@ class TrainConfig(Config):
             raise UserError(
                 f"--loss-type {self.loss_type} does not fit task {self.task}; those that do: {', '.join(task.losses)}."
             )
+        if self.seed >= 2**32:
+            raise UserError(f"--seed must be below {2**32}. Got {self.seed}.")
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
         self._check_people()

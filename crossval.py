@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -25,7 +24,16 @@ from runfolder import RunFolder, oof_columns
 from split import Fold, Split, split_people
 from table import read_training_tables, unreadable_images
 from tasks import SCORE_TITLES, TASKS
-from utils import atomic_write, choose_device, count_workers, library_versions, seed_everything, some, write_json
+from utils import (
+    atomic_write,
+    choose_device,
+    count_workers,
+    library_versions,
+    read_json,
+    seed_everything,
+    some,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def load_data(config: TrainConfig) -> Data:
 
 def check_same_people(run: RunFolder, split: Split) -> None:
     """Refuse to continue a run with people in other places than it was begun with."""
-    earlier = json.loads(run.split.read_text())["fingerprint"]
+    earlier = read_json(run.split)["fingerprint"]
     if earlier != split.fingerprint:
         raise UserError(
             f"{run.path} was begun with other people or another split (fingerprint {earlier}, now "
@@ -205,6 +213,7 @@ class FoldTrainer:
             UserError: the loss is no longer a number.
         """
         if self.epoch == self.config.epochs:
+            self._check_whole()
             print(f"fold {self.number}: finished earlier")
         else:
             self._build()
@@ -212,6 +221,17 @@ class FoldTrainer:
             self._train_epoch()
         if not self.keeper.kept:
             raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
+
+    def _check_whole(self) -> None:
+        """Refuse a finished fold of which files are gone: its scores would be missing from the run's."""
+        run, number = self.run, self.number
+        kept = [run.fold(number) / name for *_, name in self.keeper.kept]
+        gone = [path.name for path in (run.fold_log(number), run.fold_oof(number), *kept) if not path.is_file()]
+        if kept and gone:
+            raise UserError(
+                f"{run.fold(number)} is a finished fold without {some(gone)}; put it back, or delete the folder to "
+                "train the fold again."
+            )
 
     def _build(self) -> None:
         config, seed = self.config, (self.config.seed, self.number)
@@ -265,7 +285,10 @@ class FoldTrainer:
             self.network, self.train_loader, self.criterion, self.optimizer, self.scheduler, self.device, title=title
         )
         if not math.isfinite(trained.loss):
-            raise UserError(f"The loss of fold {self.number} in epoch {self.epoch + 1} is {trained.loss}; lower --lr.")
+            raise UserError(
+                f"The loss of fold {self.number} in epoch {self.epoch + 1} is {trained.loss}; lower --lr and pass "
+                "--overwrite."
+            )
         result = evaluate(
             self.network, self.valid_loader, self.criterion, self.config.task, self.device, title=f"{title} valid"
         )

@@ -124,4 +124,5 @@ def _narrow(values: Tensor) -> Tensor:
 
 
 def _bar(loader: DataLoader, title: str) -> tqdm:
-    return tqdm(loader, desc=title, leave=False, disable=None, unit="batch")  # None: no bar without a terminal
+    # disable=None: no bar where the output is no terminal
+    return tqdm(loader, desc=title, leave=False, disable=None, dynamic_ncols=True, unit="batch")

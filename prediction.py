@@ -65,6 +65,11 @@ def find_run(config: EnsembleConfig) -> RunFolder:
     chosen = [path for path in runs if path.name == f"{KFOLD}{config.model_type}"]
     if "model_type" in config.given or (len(runs) > 1 and not config.root and len(chosen) == 1):
         runs = chosen
+    if found and not runs:
+        names = some(sorted(path.name for path in found))
+        raise UserError(
+            f"{root} holds {names}, but no run of {config.model_type}; pass --root or another --model-type."
+        )
     if not runs:
         raise UserError(
             f"{root} holds no {KFOLD}<network> folder. Train with: python train.py --task {config.task} --cv 5, "
@@ -72,7 +77,8 @@ def find_run(config: EnsembleConfig) -> RunFolder:
         )
     if len(runs) > 1:
         raise UserError(
-            f"{root} holds {len(runs)} runs ({some(path.name for path in runs)}); pass --root with one of them."
+            f"{root} holds {len(runs)} runs ({some(path.name for path in runs)}); pass --model-type, or --root with "
+            "one of them."
         )
     return RunFolder(runs[0])
 

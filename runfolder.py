@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from config import Config, TrainConfig, UserError, flag, options
 from metrics import score
 from tasks import TASKS
-from utils import library_versions, some, write_json, write_text
+from utils import library_versions, read_json, some, write_json, write_text
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 # Options that may change between the parts of one run: they do not change its result.
@@ -81,7 +80,7 @@ class RunFolder:
                     "train all anew, or pass another --save-path."
                 )
             return False
-        earlier = json.loads(self.config.read_text())
+        earlier = read_json(self.config)
         if not config.resume:
             raise UserError(
                 f"{self.path} already holds a run ({self.describe(earlier)}). Pass --resume to continue it, "
@@ -127,7 +126,7 @@ class RunFolder:
         """Write oof.csv and summary.json from the folds that are there so far, and return the summary."""
         log, oof = self._join(self.fold_log, self.log), self._join(self.fold_oof, self.oof)
         summary = summarise(config.as_dict(), log, oof)
-        summary["split_fingerprint"] = json.loads(self.split.read_text())["fingerprint"]
+        summary["split_fingerprint"] = read_json(self.split)["fingerprint"]
         summary["versions"] = library_versions()
         write_json(self.summary, summary)
         return summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from config import ScoreConfig, UserError, parse_config
 from tasks import SCORE_TITLES, TASKS, decode_class
@@ -27,9 +28,12 @@ def score_submission(config: ScoreConfig) -> None:
 
     from metrics import score
     from table import read_answers
-    from utils import some
+    from utils import read_json, some
 
     answers, submission = read_answers(config.answers), read_answers(config.submission)
+    made = Path(config.submission).with_name("prediction.json")
+    if made.is_file() and read_json(made).get("task") != config.task:
+        raise UserError(f"{config.submission} is a prediction of task {read_json(made).get('task')}; pass --task.")
     different = sorted(set(answers) ^ set(submission))
     if different:
         raise UserError(f"{config.submission} and {config.answers} do not list the same images: {some(different)}.")
@@ -38,6 +42,8 @@ def score_submission(config: ScoreConfig) -> None:
     if task.regression:
         if not np.isfinite([true, told]).all():
             raise UserError(f"{config.submission} or {config.answers} holds an answer that is not a number.")
+        if max(true) < len(TASKS["main"].classes):
+            raise UserError(f"{config.answers} holds class numbers; task {task.name} is scored against ages in years.")
         scores = score(task.name, told[:, None], true)
     else:
         for path, values in ((config.answers, true), (config.submission, told)):

@@ -32,11 +32,16 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
         command(config)
     except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
         message = str(error)
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}."
         if message.startswith("Caught "):  # in a loader process: torch puts that process's traceback before it
             message = message.rstrip().splitlines()[-1].split(": ", 1)[-1]
         print(f"{config.command}: {message}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Torch's file writer turns a Ctrl-C that falls into it into an error of its own.
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         hint = "; pass --resume to continue after the last finished epoch" if hasattr(config, "resume") else ""
         print(f"\n{config.command}: interrupted{hint}", file=sys.stderr)
         return 130
@@ -155,6 +160,18 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent."""
     atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UserError: it is not there or is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({first_line(error)}).") from None
 
 
 def write_json(path: Path, value: Any) -> None:

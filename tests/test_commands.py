@@ -425,3 +425,55 @@ def test_age_filter_is_refused_where_no_age_group_is_learnt(task, run):
     outcome = run("train", "--task", task, "--age-filter", 58)
     assert outcome.code == 2
     assert f"task {task} has not" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["oof.csv", "log.csv", "*.pt"])
+def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, run, small_data, tiny_training, tmp_path):
+    train("--cv", 2)
+    gone = next((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "fold00").glob(name))
+    gone.unlink()
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *words, "--resume")
+    assert outcome.code == 2
+    assert f"fold00 is a finished fold without {gone.name}" in outcome.err
+
+
+def test_ctrl_c_inside_a_save_is_an_interruption_too(run, small_data, tiny_training, tmp_path, monkeypatch):
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("unexpected pos")  # noqa: B904 - as torch's writer does
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    assert outcome.code == 130
+    assert "pass --resume to continue" in outcome.err
+
+
+def test_a_damaged_config_of_a_run_is_named(train, run, small_data, tiny_training, tmp_path):
+    train()
+    config = tmp_path / "models" / "main" / "single-VanillaResNet" / "config.json"
+    config.write_text("{")
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    outcome = run("train", *words, "--resume")
+    assert outcome.code == 2
+    assert "config.json is missing or damaged" in outcome.err
+
+
+def test_a_prediction_of_another_task_is_not_scored(train, predict, run, write_csv, small_data, tmp_path):
+    train("--cv", 2, "--task", "gender")
+    predict("submit_ensemble", "--root", tmp_path / "models" / "gender", "--top-k", 1)
+    answers = write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [[name, 0] for name in small_data.eval_ids])
+    submission = next((tmp_path / "prediction").rglob("submission_arithmetic.csv"))
+    outcome = run("score_submission", "--submission", submission, "--answers", answers)
+    assert outcome.code == 2
+    assert "is a prediction of task gender" in outcome.err
+    assert run("score_submission", "--submission", submission, "--answers", answers, "--task", "gender").code == 0
+
+
+@pytest.mark.parametrize("option", ["--save-path=", "--train-root=", "--load-state-dict="])
+def test_an_empty_path_is_not_the_working_directory(option, run):
+    outcome = run("train", option)
+    assert outcome.code == 2
+    assert "must not be empty" in outcome.err
