@@ -365,7 +365,7 @@ def flag(name: str) -> str:
 
 def default_text(f: dataclasses.Field) -> str:
     """The default of an option as people read it."""
-    if f.metadata["default_text"]:
+    if f.default is None and f.metadata["default_text"]:
         return f.metadata["default_text"]
     return str(f.default).lower() if isinstance(f.default, bool) else str(f.default)
 

@@ -512,3 +512,13 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(script, words, 
     )
     assert child.stdout.splitlines()[-1] == f"code {code} torch False numpy False", child.stderr
     assert child.stderr.count("\n") == (1 if code else 0)
+
+
+def test_a_default_edited_in_place_of_an_empty_one_is_shown():
+    fields = {f.name: f for f in config.options(TrainConfig)}
+    assert config.default_text(fields["backbone"]) == "the network's own"
+    fields["backbone"].default = "resnet18"
+    try:
+        assert config.default_text(fields["backbone"]) == "resnet18"
+    finally:
+        fields["backbone"].default = None
