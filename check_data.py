@@ -23,8 +23,9 @@ def check(config: CheckConfig) -> None:
     Raises:
         UserError: all that keeps training from starting, one line each.
     """
+    from picture import identical_files, unreadable_images
     from split import split_people, strata
-    from table import describe_problems, identical_files, read_training_table, unreadable_images
+    from table import describe_problems, read_training_table
     from utils import some
 
     table, report = read_training_table(config.train_root, config.corrections)
@@ -40,7 +41,7 @@ def check(config: CheckConfig) -> None:
             print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
         print()
         describe_problems(table, report)
-        report.errors += unreadable_images(table["path"].tolist())
+        report.errors += unreadable_images(table["path"].tolist(), config.max_megapixels).values()
         for group in identical_files(table["path"].tolist()):
             report.notes.append(f"{len(group)} files are identical: {some(group)}.")
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from augmentation import MEAN, STD
 from config import (
     EFFICIENTNETS,
+    MIN_IMAGE_SIZE,
     MODELS,
     RESNETS,
     TRANSFORMS,
@@ -29,7 +33,7 @@ from config import (
 from model import Network, create_model
 from runfolder import RunFolder
 from tasks import TASKS
-from utils import UNREADABLE, atomic_write, first_line, some
+from utils import UNREADABLE, first_line, some, write_tensors
 
 FORMAT_VERSION = 1
 SUFFIXES = (".pt", ".pth")
@@ -40,7 +44,9 @@ CHOICES = {"task": TASKS, "model_type": MODELS, "backbone": EFFICIENTNETS + RESN
 class ModelInfo:
     """What a checkpoint says of its weights: enough to rebuild the network, feed it and rank it.
 
-    `fold`, `epoch` and `scores` are None for a bare state dict, of which nothing is known.
+    `fold`, `epoch` and `scores` are None for a bare state dict, of which nothing is known. `training_counts` holds for
+    each task of classes how many training photographs each class had, `training_age` their median age in years, and
+    `config` the options that the weights depend on.
     """
 
     task: str
@@ -57,6 +63,8 @@ class ModelInfo:
     monitor: str | None = None
     higher_is_better: bool | None = None
     split_fingerprint: str | None = None
+    training_counts: dict[str, list[int]] | None = None
+    training_age: float | None = None
     config: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
 
@@ -83,7 +91,7 @@ def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write weights and their description, whole or absent; both load with `weights_only=True`."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
     content = {"format_version": FORMAT_VERSION, "info": plain, "state_dict": network.state_dict()}
-    atomic_write(path, lambda file: torch.save(content, file))
+    write_tensors(path, content)
 
 
 def read_file(path: Path) -> Any:
@@ -94,14 +102,47 @@ def read_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint file {path}.")
+    head = b"?"
     try:
+        with path.open("rb") as file:
+            head = file.read(2)
+        if head == b"PK":
+            # Torch reads a flipped bit as a weight; the check sums of the zip file that it writes tell.
+            with zipfile.ZipFile(path) as archive:
+                # Torch packs no weights: a small file that unpacks to a huge one is not its.
+                if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size + 1_000_000:
+                    raise ValueError("packed")
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
+            warnings.filterwarnings("ignore", message=".*TorchScript")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} cannot be read as a checkpoint (it holds something other than weights).") from None
-    except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({first_line(error)}).") from None
+    except (zipfile.BadZipFile, zlib.error):
+        why = "it is cut short or damaged; copy or download it again"
+    except (*UNREADABLE, MemoryError) as error:
+        why = _why_unreadable(error, head)
+    raise UserError(f"{path} cannot be read as a checkpoint ({why}).")
+
+
+def _why_unreadable(error: Exception, head: bytes) -> str:
+    """Why torch could not read a file that begins with `head` as plain weights, in words."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text:
+        return "it wants more memory than there is"
+    if isinstance(error, OSError) and head != b"PK":
+        return error.strerror or text
+    code = re.search(r"(?i:global) ([\w.]+)", text) if isinstance(error, pickle.UnpicklingError) else None
+    if code or "TorchScript" in text:
+        named = code[1] if code else "TorchScript"
+        return f"it carries code, {named}, which was not run; ask for a file of its state_dict alone"
+    if head[:1] == b"\x80":
+        if "EOF" in text or "truncated" in text or isinstance(error, EOFError):
+            return "it is cut short or damaged; copy or download it again"
+        return "it is a pickle of something other than weights and may carry code, of which nothing was run"
+    if head == b"PK":
+        return "it is a zip file, but not of torch"
+    return "it is no file of torch" if head else "it is empty"
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
@@ -112,22 +153,32 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
     """
     content = read_file(Path(path))
     if isinstance(content, dict) and "format_version" in content:
-        if content["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} is of checkpoint format {content['format_version']}; this toolkit reads {FORMAT_VERSION}."
-            )
+        version = content["format_version"]
+        if not isinstance(version, int) or version != FORMAT_VERSION:
+            raise UserError(f"{path} is of checkpoint format {version}; this toolkit reads {FORMAT_VERSION}.")
         try:
             known = {f.name for f in fields(ModelInfo)}
             info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
+            if not _is_state_dict(content["state_dict"]):
+                raise TypeError("its weights are no state dict")
             return content["state_dict"], _checked(ModelInfo(**info), path)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is a checkpoint with parts missing ({first_line(error)}).") from None
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
-    named = isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
-    if not weights or not named:
+    if not _is_state_dict(weights):
         raise UserError(f"{path} is no checkpoint and no state dict.")
     # Networks wrapped for several GPUs save their weights with this prefix.
     return {name.removeprefix("module."): value for name, value in weights.items()}, None
+
+
+def _is_state_dict(value: Any) -> bool:
+    named = isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    return named and bool(value) and not any(tensor.is_meta for tensor in value.values())
+
+
+def _are_numbers(values: Any, count: int | None = None) -> bool:
+    numbers = isinstance(values, (list, tuple)) and all(isinstance(value, (int, float)) for value in values)
+    return numbers and count in (None, len(values))
 
 
 def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
@@ -136,18 +187,44 @@ def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
         for name, allowed in CHOICES.items()
     }
     info = replace(info, **names)
+    numbers = {
+        "image_size": isinstance(info.image_size, int) and info.image_size >= MIN_IMAGE_SIZE,
+        "mean": _are_numbers(info.mean, 3),
+        "std": _are_numbers(info.std, 3),
+        "scores": info.scores is None or _are_numbers([info.scores[info.monitor], *info.scores.values()]),
+        "config": info.config is None or isinstance(info.config["cv"], int),
+        "fold": info.fold is None or isinstance(info.fold, int),
+    }
+    for name, sound in numbers.items():
+        if not sound:
+            raise TypeError(f"its {name.replace('_', ' ')} is {getattr(info, name)}")
     if info.classes != TASKS[info.task].classes:
         raise UserError(f"{path} was trained on other classes than task {info.task} has: {some(info.classes, 18)}.")
     return info
 
 
-def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | Path, kind: str) -> None:
+def load_weights(
+    network: Network, weights: dict[str, Tensor], source: str | Path, kind: str, *, new_head: bool = False
+) -> list[str]:
     """Copy weights into a network, all of them.
 
+    Args:
+        source, kind: the file and the network, for messages.
+        new_head: take the backbone alone; the head stays as it is in the network.
+
+    Returns:
+        The weights that were left out, each with its shape; empty without `new_head`.
+
     Raises:
-        UserError: names or shapes differ; the message names the first ones.
+        UserError: names or shapes differ, or weights are not finite; the message names the first ones.
     """
     own = network.state_dict()
+    left_out = []
+    if new_head:
+        backbone = f"{network.backbone_name}."
+        left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if not name.startswith(backbone)]
+        weights = {name: value for name, value in weights.items() if name.startswith(backbone)}
+        own = {name: value for name, value in own.items() if name.startswith(backbone)}
     different = [f"{name} is missing" for name in own if name not in weights]
     different += [f"{name} is not part of it" for name in weights if name not in own]
     different += [
@@ -157,7 +234,11 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], source: str | P
     ]
     if different:
         raise UserError(f"The weights in {source} do not fit {kind}: {some(different, 3)}.")
-    network.load_state_dict(weights)
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{source} holds weights that are not numbers: {some(broken, 3)}. Take an earlier checkpoint.")
+    network.load_state_dict({**network.state_dict(), **weights})
+    return left_out
 
 
 # ------------------------------------------------------------------------------------------------ the best N of a fold

@@ -59,7 +59,11 @@ TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source
 LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
 OPTIMIZERS = ("adam", "adamp", "sgd", "momentum")
 SCHEDULES = ("cosine", "cosine_restarts", "none")
+MIN_IMAGE_SIZE = 32  # below, the last feature maps of the backbones vanish
 METHODS = ("softvoting", "hardvoting")
+BAD_IMAGE = ("stop", "skip")
+BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
+MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
 ALIASES = {
     "MultiClassTHANet": "MultiClassTHANet_MK1",
@@ -132,6 +136,8 @@ class Config:
 
     command: ClassVar[str] = ""  # the script that these options belong to
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
+    begun: bool = field(default=False, init=False, repr=False, compare=False)  # something was written
+    words: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)  # the command line as typed
 
     def __post_init__(self) -> None:
         for f in options(type(self)):
@@ -163,6 +169,7 @@ class TrainConfig(Config):
     load_state_dict: str | None = option(
         None, "start from the weights in this file, a checkpoint or a bare state dict", path=True, default_text="none"
     )
+    new_head: bool = option(False, "take the backbone alone from --load-state-dict: its head is left out and listed")
     train_root: str = option("./input/data/train/images", "folder with one folder of photographs a person", path=True)
     valid_root: str | None = option(
         None, "validate every fold on this folder instead of on its held-out people", path=True, default_text="none"
@@ -191,12 +198,18 @@ class TrainConfig(Config):
     backbone: str | None = option(
         None, "backbone of the network", choices=EFFICIENTNETS + RESNETS, default_text="the network's own"
     )
-    image_size: int = option(224, "side in pixels of what the network sees", low=32)
+    image_size: int = option(224, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
     pretrained: bool = option(True, "start the backbone from ImageNet weights")
     freeze: bool = option(False, "train the head only, the backbone stays as it is")
     oversample: bool = option(False, "add images of scarce classes, each mixed of two people of the class (MixUp)")
+    on_bad_image: str = option("stop", BAD_IMAGE_HELP, choices=BAD_IMAGE)
+    max_megapixels: float = option(100.0, MEGAPIXELS_HELP, low=0.001)
     num_workers: int = option(-1, WORKERS_HELP, low=-1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    deterministic: bool = option(False, "let torch use only operations that give the same bits each time; slower")
+    save_every_steps: int = option(
+        0, "save the state to resume from every so many steps too; 0 at the end of each epoch only", low=0
+    )
     resume: bool = option(False, "continue the run in the save path; with none there, start it")
     overwrite: bool = option(False, "delete the run in the save path and train anew")
 
@@ -219,6 +232,8 @@ class TrainConfig(Config):
                 "--freeze with --no-pretrained would keep random features for ever; drop one of the two, "
                 "or pass --load-state-dict."
             )
+        if self.new_head and not self.load_state_dict:
+            raise UserError("--new-head is about the weights of --load-state-dict; pass both or none.")
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite deletes it; pass one of the two.")
 
@@ -254,7 +269,7 @@ class PredictConfig(Config):
     image_size: int | None = option(
         None,
         "image size for a bare state dict; a checkpoint knows its own",
-        low=32,
+        low=MIN_IMAGE_SIZE,
         default_text=str(TrainConfig.image_size),
     )
     data_root: str = option(
@@ -262,6 +277,8 @@ class PredictConfig(Config):
     )
     tta: int = option(1, "test-time views of each photograph, averaged", low=1)
     batch_size: int = option(64, "photographs a step", low=1)
+    on_bad_image: str = option(TrainConfig.on_bad_image, BAD_IMAGE_HELP, choices=BAD_IMAGE)
+    max_megapixels: float = option(TrainConfig.max_megapixels, MEGAPIXELS_HELP, low=0.001)
     num_workers: int = option(TrainConfig.num_workers, WORKERS_HELP, low=-1)
     device: str = option(TrainConfig.device, "auto, cpu, cuda, cuda:1, mps")
     save_path: str = option("./prediction", "folder that holds the predictions", path=True)
@@ -314,6 +331,7 @@ class CheckConfig(Config):
         TrainConfig.corrections, "CSV of label corrections", path=True, default_text="none"
     )
     cv: int = option(5, "number of folds that training will use", low=1)
+    max_megapixels: float = option(TrainConfig.max_megapixels, MEGAPIXELS_HELP, low=0.001)
 
 
 @dataclass
@@ -426,7 +444,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
         if f.metadata["path"] and f.default is not None and f.name not in typed
     }
     try:
-        return cls(**anchored, **typed, given=frozenset(typed))
+        return cls(**anchored, **typed, given=frozenset(typed), words=tuple(words))
     except UserError as error:
         parser.error(str(error))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -15,37 +17,67 @@ from augmentation import build_transform
 from checkpoint import BestKeeper, ModelInfo, load_checkpoint, load_weights, read_file, save_checkpoint
 from config import MODELS, TrainConfig, UserError
 from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
-from engine import EvalResult, TrainResult, evaluate, prepare, train_one_epoch
+from engine import EpochProgress, EvalResult, evaluate, prepare, train_one_epoch
+from lock import FoldLocks
 from loss import create_criterion
 from metrics import score
 from model import Network, create_model
-from optim import create_optimizer, create_scheduler, learning_rate
-from runfolder import RunFolder, oof_columns
-from split import Fold, Split, split_people
-from table import read_training_tables, unreadable_images
+from optim import create_optimizer, create_scheduler
+from picture import unreadable_images
+from runfolder import RunFolder, lasting_options, oof_columns
+from split import Fold, Split, label_fingerprint, split_people
+from stop import Interrupted, StopRequest
+from table import read_training_tables
 from tasks import SCORE_TITLES, TASKS
 from utils import (
-    atomic_write,
     choose_device,
     count_workers,
+    file_digest,
     library_versions,
+    make_folder,
+    random_state,
     read_json,
     seed_everything,
+    set_deterministic,
+    set_random_state,
     some,
     write_json,
+    write_tensors,
+    write_text,
 )
+
+STATE_FORMAT = 1  # of the file that a fold is resumed from
+STATE_KEYS = {
+    "format",
+    "split",
+    "epoch",
+    "rows",
+    "kept",
+    "best",
+}  # what it holds, and what more while the fold is trained
+STATE_KEYS_WITHIN = STATE_KEYS | {
+    *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine")
+}
+CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
 
 
 @dataclass(frozen=True)
 class Data:
     """Everything a run trains and validates on: tables with one row an image, and the split of the people.
 
-    `valid` is None when every fold validates on its own held-out people.
+    `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
+    left out, with a sentence each.
     """
 
     table: pd.DataFrame
     valid: pd.DataFrame | None
     split: Split
+    unreadable: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """What two runs share only when they have the same photographs with the same labels."""
+        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
 
     def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The training and the validation rows of a fold."""
@@ -58,29 +90,31 @@ def train_run(config: TrainConfig) -> None:
     """Train what the options ask for and leave the run's files; the command of train.py.
 
     Raises:
-        UserError: something the user can put right; nothing has been trained then.
+        UserError: something the user can put right; nothing has been trained then, or what has been is saved.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+        DiskError: a file could not be written.
     """
     device = choose_device(config.device)
+    set_deterministic(config.deterministic)
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
-    continued = run.holds(config)
+    numbers = config.folds if config.folds is not None else tuple(range(config.cv))
+    run.locks(config, numbers).check()
+    run.holds(config)  # a run that is in the way is found out before the photographs are read
     data = load_data(config)
     initial = initial_weights(config)
-    build_network(config, initial)  # weights that are missing or do not fit are found out before anything is written
-    if continued:
-        check_same_people(run, data.split)
-    else:
-        if config.resume:
-            print(f"There is nothing to resume in {run.path} yet: starting.")
-        run.clear()
-        write_json(run.split, data.split.as_dict())
-        write_json(run.config, config.as_dict())
-    print(
-        f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
-        f"{data.table['person'].nunique()} people, {len(data.table)} images, device {device}.\nSaving to {run.path}"
-    )
-    for number in config.folds if config.folds is not None else range(config.cv):
-        FoldTrainer(config, run, data, number, device, initial).train()
-        summary = run.finish(config)
+    build_network(config, initial, say=True)  # weights that do not fit are found out before anything is written
+    with ExitStack() as held:
+        make_folder(run.path.parent)
+        locks = held.enter_context(run.locks(config, numbers))
+        begin(config, run, data, numbers)
+        print(
+            f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
+            f"{data.table['person'].nunique()} people, {len(data.table)} images, device {device}.\nSaving to {run.path}"
+        )
+        stop = held.enter_context(StopRequest())
+        for number in numbers:
+            FoldTrainer(config, run, data, number, device, initial, stop, locks).train()
+            summary = run.finish(config)
     held_out = config.cv > 1 and not config.valid_root
     print_summary(config.task, summary, overall="out-of-fold" if held_out else "validation")
     print(f"Saved in {run.path}")
@@ -107,29 +141,77 @@ def load_data(config: TrainConfig) -> Data:
             raise UserError(
                 f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
             )
-    elsewhere = None if valid is None else sorted(set(valid["person"]))
-    split = split_people(table, cv=config.cv, seed=config.seed, valid_people=elsewhere)
+    split = _split(config, table, valid)
     paths = [*table["path"], *(valid["path"] if valid is not None else ())]
-    unreadable = unreadable_images(paths)
+    unreadable = unreadable_images(paths, config.max_megapixels)
     if unreadable:
-        raise UserError("\n".join(unreadable))
+        if config.on_bad_image == "stop":
+            raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
+        for option, part in (("--train-root", table), ("--valid-root", valid)):
+            if part is not None and part["path"].isin(list(unreadable)).all():
+                raise UserError(f"None of the {len(part)} photographs of {option} can be read: {min(unreadable)}.")
+        table, valid = (_without(part, unreadable) for part in (table, valid))
+        split = _split(config, table, valid)
+        print(f"{len(unreadable)} of {len(paths)} photographs cannot be read and are left out: {some(unreadable)}.")
     for note in [*report.notes, *split.notes]:
         print(note)
-    data = Data(table, valid, split)
+    data = Data(table, valid, split, unreadable)
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
             raise UserError(f"Fold {number} would be trained on a single photograph; there must be two for a batch.")
     return data
 
 
-def check_same_people(run: RunFolder, split: Split) -> None:
-    """Refuse to continue a run with people in other places than it was begun with."""
-    earlier = read_json(run.split)["fingerprint"]
-    if earlier != split.fingerprint:
-        raise UserError(
-            f"{run.path} was begun with other people or another split (fingerprint {earlier}, now "
-            f"{split.fingerprint}). Use the same photographs, pass --overwrite to train anew, or another --save-path."
-        )
+def _split(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None) -> Split:
+    elsewhere = None if valid is None else sorted(set(valid["person"]))
+    return split_people(table, cv=config.cv, seed=config.seed, valid_people=elsewhere)
+
+
+def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:
+    return None if table is None else table[~table["path"].isin(list(unreadable))].reset_index(drop=True)
+
+
+def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int]) -> None:
+    """Start a run in its folder, or make sure that the one that is there is this one.
+
+    Raises:
+        UserError: it is another one.
+    """
+    fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
+    if config.load_state_dict:
+        fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
+    if run.holds(config):
+        check_same_data(run, fingerprints)
+        run.check(config)  # what the summary is made of: better now than after hours of training
+    else:
+        if config.resume:
+            print(f"There is nothing to resume in {run.path} yet: starting.")
+        if config.overwrite:
+            run.clear()
+        make_folder(run.path)
+        write_json(run.split, data.split.as_dict())
+        write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})
+    config.begun = True
+    run.prepare(numbers)
+    if data.unreadable:
+        rows = pd.DataFrame({"file": list(data.unreadable), "why": list(data.unreadable.values())})
+        write_text(run.unreadable, rows.to_csv(index=False))
+
+
+def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
+    """Refuse to continue a run with other people, photographs, labels or initial weights than it was begun with."""
+    earlier = read_json(run.config).get("fingerprints", {})
+    what = {
+        "split": "people or another split",
+        "labels": "photographs or labels (files added, lost or unreadable, train.csv, --corrections)",
+        "load_state_dict": "weights in --load-state-dict",
+    }
+    for name, now in fingerprints.items():
+        if earlier.get(name) != now:
+            raise UserError(
+                f"{run.path} was begun with other {what[name]} (fingerprint {earlier.get(name)}, now {now}). Use the "
+                "same to continue it, pass --overwrite to train anew, or another --save-path."
+            )
 
 
 def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
@@ -142,10 +224,10 @@ def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
             f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
             f"{config.backbone}; pass --model-type {info.model_type} --backbone {info.backbone} or other weights."
         )
-    if info is not None and not MODELS[info.model_type].answers(config.task, info.task):
+    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
         raise UserError(
-            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}; pass other weights, or "
-            f"--task {info.task}."
+            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}; pass other weights, "
+            f"--task {info.task}, or --new-head to take the backbone alone."
         )
     if not config.valid_root:
         print(
@@ -155,8 +237,8 @@ def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
     return weights
 
 
-def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None) -> Network:
-    """A network of the run, with random, ImageNet or the given initial weights.
+def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, *, say: bool = False) -> Network:
+    """A network of the run, with random, ImageNet or the given initial weights; `say` lists what was left out of those.
 
     Raises:
         UserError: the ImageNet weights cannot be had, or the initial ones do not fit.
@@ -171,11 +253,18 @@ def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None) 
     )
     if initial is not None:
         kind = f"{config.model_type} ({config.backbone}, task {config.task})"
-        load_weights(network, initial, config.load_state_dict, kind)
+        left_out = load_weights(network, initial, config.load_state_dict, kind, new_head=config.new_head)
+        if say and left_out:
+            print(f"The head starts anew; of {config.load_state_dict} was left out: {some(left_out, len(left_out))}.")
     return network
 
 
 # ------------------------------------------------------------------------------------------------ one fold
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What decides the last digits of a result, beside what the options say."""
+    return {"device": device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 class FoldTrainer:
@@ -189,31 +278,42 @@ class FoldTrainer:
         number: int,
         device: torch.device,
         initial: dict[str, torch.Tensor] | None,
+        stop: StopRequest,
+        locks: FoldLocks,
     ) -> None:
         self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
+        self.stop, self.locks = stop, locks
         self.task = TASKS[config.task]
         self.fingerprint = data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        state = read_file(run.state(number)) if run.state(number).is_file() else {}
-        self.state: dict[str, Any] = state
-        self.epoch = state.get("epoch", 0)  # epochs done
-        self.rows: list[dict[str, Any]] = state.get("rows", [])
+        self.state = self._read_state()
+        self.epoch: int = self.state.get("epoch", 0)  # epochs done
+        self.progress = EpochProgress()  # of the epoch that is trained
+        self.machine = machine_of(device)  # that the fold was begun on
+        self.rows: list[dict[str, Any]] = self.state.get("rows", [])
+        self.best: torch.Tensor | None = self.state.get("best")  # (N, C), what the best epoch answers out of fold
         self.keeper = BestKeeper(
             run.fold(number),
             config.top_n,
             monitor=self.task.monitor,
             higher_is_better=self.task.higher_is_better,
-            kept=state.get("kept", ()),
+            kept=self.state.get("kept", ()),
         )
 
     def train(self) -> None:
         """Train the epochs that are left, leaving the fold's checkpoints, log and out-of-fold rows.
 
         Raises:
-            UserError: the loss is no longer a number.
+            UserError: the loss is no longer a number, or files of the fold are gone or of another run.
+            Interrupted: a signal asked to stop; the state is saved.
         """
+        self._heed_signals()
+        self._check_whole()
+        self.keeper.remove_others()
+        if self.best is not None:
+            # An epoch that was cut may have written other ones, of weights that another machine need not find again.
+            self._write_oof()
         if self.epoch == self.config.epochs:
-            self._check_whole()
             print(f"fold {self.number}: finished earlier")
         else:
             self._build()
@@ -222,22 +322,48 @@ class FoldTrainer:
         if not self.keeper.kept:
             raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
 
-    def _check_whole(self) -> None:
-        """Refuse a finished fold of which files are gone: its scores would be missing from the run's."""
-        run, number = self.run, self.number
-        kept = [run.fold(number) / name for *_, name in self.keeper.kept]
-        gone = [path.name for path in (run.fold_log(number), run.fold_oof(number), *kept) if not path.is_file()]
-        if kept and gone:
+    def _read_state(self) -> dict[str, Any]:
+        path = self.run.state(self.number)
+        if not path.exists():
+            return {}
+        try:
+            state = read_file(path)
+        except UserError as error:
+            raise UserError(f"{error} Delete it to train the fold anew.") from None
+        state = state if isinstance(state, dict) else {}
+        finished = state.get("epoch") == self.config.epochs
+        if (
+            not (STATE_KEYS if finished else STATE_KEYS_WITHIN) <= state.keys()
+            or state["format"] != STATE_FORMAT
+            or state["epoch"] not in range(self.config.epochs + 1)
+        ):
+            raise UserError(f"{path} is no state of this run and toolkit; delete it to train the fold anew.")
+        if state["split"] != self.fingerprint:
             raise UserError(
-                f"{run.fold(number)} is a finished fold without {some(gone)}; put it back, or delete the folder to "
-                "train the fold again."
+                f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}); put the right "
+                "one back, or delete it to train the fold anew."
+            )
+        return state
+
+    def _check_whole(self) -> None:
+        """Refuse a fold of which files are gone: the scores of a run would quietly miss them."""
+        run, number = self.run, self.number
+        needed = [run.fold(number) / name for *_, name in self.keeper.kept]
+        if needed:
+            needed = [run.fold_log(number), run.fold_oof(number), *needed]
+        gone = [path.name for path in needed if not path.is_file()]
+        if gone:
+            what = "a finished fold" if self.epoch == self.config.epochs else f"a fold of {self.epoch} epochs"
+            raise UserError(
+                f"{run.fold(number)} is {what} without {some(gone)}; put it back, or delete the folder to train the "
+                "fold again."
             )
 
     def _build(self) -> None:
         config, seed = self.config, (self.config.seed, self.number)
         seed_everything("weights", *seed)
         self.network = prepare(build_network(config, self.initial), self.device)
-        train_set = TrainDataset(
+        self.train_set = train_set = TrainDataset(
             self.train_table,
             build_transform(config.transform_type, "train", config.image_size),
             seed=seed,
@@ -267,42 +393,107 @@ class FoldTrainer:
             steps_per_epoch=len(self.sampler),
             restart_epochs=config.restart_epochs,
         )
-        self.keeper.remove_others()
-        if self.epoch:
-            print(f"fold {self.number}: continuing after epoch {self.epoch}")
-            self.network.load_state_dict(self.state["network"])
-            self.optimizer.load_state_dict(self.state["optimizer"])
-            self.scheduler.load_state_dict(self.state["scheduler"])
-            self.state = {}
+        if "network" in self.state:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Put everything back to where the state was saved."""
+        state, self.state = self.state, {}
+        step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
+        print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
+        begun, self.machine = state["machine"], state["machine"]
+        now = machine_of(self.device)
+        differ = [f"{name} {begun.get(name)}, now {now[name]}" for name in now if begun.get(name) != now[name]]
+        if differ:
+            print(f"fold {self.number}: begun with {'; '.join(differ)}: the last digits may come out otherwise")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        losses = list(state["losses"].to(self.device).unbind())
+        self.progress = EpochProgress(state["images"], state["seconds"], losses, state["rates"])
+        if losses:
+            set_random_state(state["random"], self.device)
 
     def _train_epoch(self) -> None:
-        start = time.perf_counter()
-        seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
-        self.sampler.set_epoch(self.epoch)
-        rate = learning_rate(self.optimizer)
+        start = time.perf_counter() - self.progress.seconds
+        if not self.progress.step:
+            seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
+        self.sampler.set_epoch(self.epoch, self.progress.step)
         title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
         trained = train_one_epoch(
-            self.network, self.train_loader, self.criterion, self.optimizer, self.scheduler, self.device, title=title
+            self.network,
+            self.train_loader,
+            self.criterion,
+            self.optimizer,
+            self.scheduler,
+            self.device,
+            title=title,
+            progress=self.progress,
+            after_step=self._after_step,
         )
-        if not math.isfinite(trained.loss):
-            raise UserError(
-                f"The loss of fold {self.number} in epoch {self.epoch + 1} is {trained.loss}; lower --lr and pass "
-                "--overwrite."
-            )
+        self._check_losses()
         result = evaluate(
-            self.network, self.valid_loader, self.criterion, self.config.task, self.device, title=f"{title} valid"
+            self.network,
+            self.valid_loader,
+            self.criterion,
+            self.config.task,
+            self.device,
+            title=f"{title} valid",
+            after_batch=self._heed_signals,
         )
         scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
         self.epoch += 1
         saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
         if saved is not None and saved.name == self.keeper.kept[0][2]:
-            self._write_oof(result)
-        self._log(rate, trained, result, scores, saved, seconds=time.perf_counter() - start)
+            self.best = torch.from_numpy(result.probabilities)
+            self._write_oof()
+        self._log(trained, result, scores, saved, seconds=time.perf_counter() - start)
+        self.progress = EpochProgress()
         self._save_state()
         self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
 
+    def _after_step(self, progress: EpochProgress) -> None:
+        every, step = self.config.save_every_steps, progress.step
+        wrong_now = self.device.type == "cpu" and not progress.losses[-1].isfinite()
+        if wrong_now or step % CHECK_EVERY == 0:
+            self._check_losses()
+        if every and step % every == 0 and step < len(self.sampler):
+            self._save_state()
+        self._heed_signals()
+
+    def _heed_signals(self) -> None:
+        """Save and stop if a signal asked for it, or another run took the fold."""
+        self.locks.raise_if_lost()
+        if self.stop.signum is None:
+            return
+        where = f"before fold {self.number}"
+        if self.progress.step:
+            self._save_state()
+            where = (
+                f"after fold {self.number}, epoch {self.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
+            )
+        raise Interrupted(self.stop.signum, f"saved {where}")
+
+    def _check_losses(self) -> None:
+        """Stop the fold if the loss of a step was no number, which no later step mends."""
+        step = self.progress.first_bad_step()
+        if step is None:
+            return
+        images = [self.train_set.name(index) for index in self.sampler.batches()[step]]
+        raise UserError(
+            f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.epoch + 1}, step "
+            f"{step + 1}, at learning rate {self.progress.rates[step]:.3g}, on {some(images, len(images))}. The best "
+            f"checkpoints before it stay in {self.run.fold(self.number)}. Look at these images, lower --lr, and pass "
+            "--overwrite or another --save-path."
+        )
+
     def _save(self, path: Path, scores: dict[str, float]) -> None:
-        config = self.config
+        config, targets = self.config, targets_of(self.train_table, age_filter=self.config.age_filter)
+        counts = {
+            name: np.bincount(targets[name], minlength=task.outputs).tolist()
+            for name, task in TASKS.items()
+            if not task.regression
+        }
         info = ModelInfo(
             task=config.task,
             model_type=config.model_type,
@@ -316,12 +507,14 @@ class FoldTrainer:
             monitor=self.task.monitor,
             higher_is_better=self.task.higher_is_better,
             split_fingerprint=self.fingerprint,
-            config=config.as_dict(),
+            training_counts=counts,
+            training_age=float(np.median(targets["age"])),
+            config=lasting_options(config),
             versions=library_versions(),
         )
         save_checkpoint(path, self.network, info)
 
-    def _write_oof(self, result: EvalResult) -> None:
+    def _write_oof(self) -> None:
         about = pd.DataFrame(
             {
                 "ImageID": self.valid_table["image"],
@@ -330,20 +523,19 @@ class FoldTrainer:
                 "label": targets_of(self.valid_table)[self.config.task],
             }
         )
-        answers = oof_columns(self.config.task, result.probabilities)
+        answers = oof_columns(self.config.task, self.best.numpy())
         self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
 
     def _log(
         self,
-        rate: float,
-        trained: TrainResult,
+        trained: EpochProgress,
         result: EvalResult,
         scores: dict[str, float],
         saved: Path | None,
         *,
         seconds: float,
     ) -> None:
-        speed = trained.images / trained.seconds
+        speed, rate = trained.images / trained.seconds, trained.rates[0]
         row = {
             "fold": self.number,
             "epoch": self.epoch,
@@ -362,12 +554,24 @@ class FoldTrainer:
         )
 
     def _save_state(self) -> None:
-        state: dict[str, Any] = {"epoch": self.epoch, "rows": self.rows, "kept": self.keeper.kept}
+        """Write what the fold is resumed from: after an epoch, or within one."""
+        progress = self.progress
+        self._check_losses()  # weights after a loss that is no number are not worth keeping
+        state: dict[str, Any] = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch}
+        state |= {"rows": self.rows, "kept": self.keeper.kept, "best": self.best}
         if self.epoch < self.config.epochs:
-            state["network"] = self.network.state_dict()
-            state["optimizer"] = self.optimizer.state_dict()
-            state["scheduler"] = self.scheduler.state_dict()
-        atomic_write(self.run.state(self.number), lambda file: torch.save(state, file))
+            state |= {
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "random": random_state(self.device),
+                "images": progress.images,
+                "seconds": progress.seconds,
+                "losses": torch.stack(progress.losses).cpu() if progress.losses else torch.empty(0),
+                "rates": progress.rates,
+                "machine": self.machine,
+            }
+        write_tensors(self.run.state(self.number), state)
 
 
 # ------------------------------------------------------------------------------------------------ after training

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from table import read_image
+from picture import read_image
+from stop import ignore_signals
 from tasks import AGE_GROUPS, TASKS, encode_class
 from utils import derive_seed, seeded
 
@@ -68,6 +68,12 @@ class TrainDataset(Dataset):
             if index < len(self.paths):
                 return self._image(index), self._target(index)
             return self._mixed(int(self.extra[index - len(self.paths)]))
+
+    def name(self, index: int) -> str:
+        """What an item is, for messages: its file, or the class that it is mixed within."""
+        if index < len(self.paths):
+            return self.paths[index]
+        return f"a mixed image of class {self.extra[index - len(self.paths)]}"
 
     def _image(self, index: int) -> Tensor:
         return self.transform(read_image(self.paths[index]))
@@ -140,22 +146,26 @@ class ViewDataset(Dataset):
 class EpochSampler(Sampler):
     """Batches of (epoch, index) keys in an order that depends on seed and epoch alone.
 
-    Call `set_epoch` before each pass. A last batch of one image is left out, since BatchNorm cannot train on it; the
+    Call `set_epoch` before each pass, with the number of batches to leave out when one is taken up in the middle; the
+    length is that of a whole pass. A last batch of one image is left out, since BatchNorm cannot train on it; the
     image left out is another one in every epoch.
     """
 
     def __init__(self, size: int, batch_size: int, *, seed: Sequence[int]) -> None:
-        self.size, self.batch_size, self.seed, self.epoch = size, batch_size, tuple(seed), 0
+        self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, tuple(seed), 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the order of the next pass, and the batch it begins with."""
+        self.epoch, self.start = epoch, start
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def batches(self) -> list[list[int]]:
+        """The indices of every batch of this epoch."""
         generator = torch.Generator().manual_seed(derive_seed("order", *self.seed, self.epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
-        for batch in range(len(self)):
-            chunk = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return [order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size)][: len(self)]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for chunk in self.batches()[self.start :]:
             yield [(self.epoch, index) for index in chunk]
 
     def __len__(self) -> int:
@@ -173,16 +183,12 @@ def view_loader(dataset: ViewDataset, *, batch_size: int, workers: int, device: 
     return DataLoader(dataset, batch_size=batch_size, **_loading(workers, device))
 
 
-def _ignore_interrupt(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
-
-
 def _loading(workers: int, device: torch.device) -> dict:
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
         "pin_memory": device.type == "cuda",
-        "worker_init_fn": _ignore_interrupt,
+        "worker_init_fn": ignore_signals,
         # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
         "generator": torch.Generator(),
     }

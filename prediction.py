@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,20 @@ from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainCon
 from dataset import ViewDataset, view_loader
 from engine import predict, prepare
 from metrics import predicted_class
-from runfolder import KFOLD, RunFolder
-from table import PredictionList, read_prediction_list, unreadable_images
+from picture import unreadable_images
+from runfolder import KFOLD, UNREADABLE_LIST, RunFolder
+from table import PredictionList, read_prediction_list
 from tasks import TASKS
-from utils import choose_device, count_workers, some, write_json, write_text
+from utils import (
+    choose_device,
+    count_workers,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    some,
+    write_json,
+    write_text,
+)
 
 
 def predict_singular(config: SingularConfig) -> None:
@@ -44,6 +52,9 @@ def predict_ensemble(config: EnsembleConfig) -> None:
     """Predict with the best checkpoints of every fold and write the submission files; that of submit_ensemble.py."""
     run = find_run(config)
     members = find_members(run, config, top_k=config.top_k, folds=config.folds)
+    unfinished = run.unfinished()
+    if unfinished:
+        print(f"Not all of {run.path} is trained: fold {some(unfinished)}.")
     write_prediction(config, members, run.name, method=config.method)
 
 
@@ -110,38 +121,85 @@ def write_prediction(config: PredictConfig, members: Sequence[Member], run_name:
     photographs = read_prediction_list(config.data_root)
     for note in photographs.notes:
         print(note)
-    unreadable = unreadable_images(photographs.paths)
-    if unreadable:
-        raise UserError("\n".join(unreadable))
+    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
+    if unreadable and config.on_bad_image == "stop":
+        raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
+    readable = np.array([str(path) not in unreadable for path in photographs.paths])
+    if not readable.any():
+        raise UserError(f"None of the {len(readable)} photographs in {config.data_root} can be read.")
     device = choose_device(config.device)
-    dataset = ViewDataset(photographs.paths, photographs.ids, transform, views=config.tta)
+    paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
+    dataset = ViewDataset(paths, ids, transform, views=config.tta)
     workers = count_workers(config.num_workers, device)
     loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
     networks = [prepare(member.load(), device) for member in members]
-    folder = Path(config.save_path) / task / run_name
-    folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written to is found out before the work
+    folder = make_folder(Path(config.save_path) / task / run_name)  # a place that cannot be written to is found out now
+    make_folder(folder / "members")
     answers = predict(networks, loader, task, device)
+    if unreadable:
+        filled = np.empty((len(members), len(readable), answers.shape[2]), answers.dtype)
+        filled[:, readable], filled[:, ~readable] = answers, usual_answer(members, task, answers)
+        answers = filled
     settings = {
         "task": task,
         "transform_type": transform_type,
         "tta": config.tta,
         "data_root": str(Path(config.data_root).resolve()),
         "members": [_describe(member) for member in members],
+        "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
     }
     _clear_earlier(folder, settings)
     _write_members(folder, photographs, members, answers)
     files = {}
     for name, combined in combine(answers, members, task, method).items():
         files[name] = write_submission(folder / f"{name}.csv", photographs.ids, task, combined)
+    if unreadable:
+        why = [unreadable.get(str(path)) for path in photographs.paths]
+        rows = pd.DataFrame({"ImageID": photographs.ids, "why": why}).dropna()
+        write_text(folder / UNREADABLE_LIST, rows.to_csv(index=False))
+        usual = "training" if _training_known(members, task) else "the others, since the weights know of no training"
+        print(
+            f"{len(rows)} of {len(readable)} photographs cannot be read and got the most usual answer of {usual}: "
+            f"{some(rows['ImageID'])}. They stand in {folder / UNREADABLE_LIST}."
+        )
     write_json(folder / "prediction.json", settings)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
-        f"Averaged {count} = {len(members) * config.tta} predictions of {len(photographs.ids)} images "
+        f"Averaged {count} = {len(members) * config.tta} predictions of {len(paths)} images "
         f"(task {task}, transform {transform_type}, device {device})."
     )
     for path in files.values():
         print(f"  {path}")
     print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def usual_answer(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:
+    """What to answer of a photograph that cannot be read: the most frequent class of training, or the median age.
+
+    Members that do not know what they were trained on leave it to what all of them answer of the other photographs.
+
+    Args:
+        answers: `(M, N, C)`, what each member answers of those.
+
+    Returns:
+        `(C,)`: 1 for that class and 0 for others, or for age the years.
+    """
+    infos, known = [member.info for member in members], _training_known(members, task)
+    if TASKS[task].regression:
+        return np.array([np.mean([info.training_age for info in infos]) if known else np.median(answers)])
+    if known:
+        counts = np.sum([info.training_counts[task] for info in infos], axis=0)
+    else:
+        counts = np.bincount(answers.mean(axis=0).argmax(axis=1), minlength=answers.shape[2])
+    return np.eye(answers.shape[2])[counts.argmax()]
+
+
+def _training_known(members: Sequence[Member], task: str) -> bool:
+    """Whether all members know what they were trained on."""
+    infos = [member.info for member in members]
+    if TASKS[task].regression:
+        return all(info.training_age is not None for info in infos)
+    return all(info.training_counts is not None for info in infos)
 
 
 def combine(answers: np.ndarray, members: Sequence[Member], task: str, method: str) -> dict[str, np.ndarray]:
@@ -210,12 +268,21 @@ def _describe(member: Member) -> dict[str, Any]:
 
 def _clear_earlier(folder: Path, settings: dict[str, Any]) -> None:
     """Remove an earlier prediction of other members, views or photographs, so that none of it is taken for this one."""
-    earlier = folder / "prediction.json"
-    if earlier.is_file() and json.loads(earlier.read_text()) == settings:
+    remove_leftovers(folder)
+    remove_leftovers(folder / "members")
+    about = folder / "prediction.json"
+    if about.is_file() and _is_said_in(about, settings):
         return
-    old = list(folder.glob("submission*.csv")) if folder.is_dir() else []
+    about.unlink(missing_ok=True)  # first, so that a deletion that is cut is not taken for a prediction
+    old = list(folder.glob("submission*.csv"))
     if old:
         print(f"Replacing the earlier prediction in {folder}, which was made with other members, views or photographs.")
-    for path in old:
-        path.unlink()
-    shutil.rmtree(folder / "members", ignore_errors=True)
+    for path in [*old, *(folder / "members").glob("*.csv"), folder / UNREADABLE_LIST]:
+        path.unlink(missing_ok=True)
+
+
+def _is_said_in(path: Path, settings: dict[str, Any]) -> bool:
+    try:
+        return read_json(path) == settings
+    except UserError:  # damaged: not of this prediction
+        return False

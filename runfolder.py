@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,30 @@ import numpy as np
 import pandas as pd
 
 from config import Config, TrainConfig, UserError, flag, options
+from lock import FoldLocks
 from metrics import score
 from tasks import TASKS
-from utils import library_versions, read_json, some, write_json, write_text
+from utils import (
+    first_line,
+    library_versions,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    remove_tree,
+    some,
+    write_json,
+    write_text,
+)
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
-# Options that may change between the parts of one run: they do not change its result.
-FREE_OPTIONS = ("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root")
+# Options that may change between the parts of one run: they do not change its result. What lies in the training folder
+# and which photographs can be read is compared by what was found, see `check_same_data`.
+FREE_OPTIONS = (
+    *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
+    *("on_bad_image", "max_megapixels"),
+)
+SPLIT_KEYS = ("fingerprint", "folds")
+UNREADABLE_LIST = "unreadable.csv"  # the photographs that were skipped
 
 
 class RunFolder:
@@ -27,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.split = self.path / "config.json", self.path / "split.json"
         self.log, self.oof, self.summary = self.path / "log.csv", self.path / "oof.csv", self.path / "summary.json"
+        self.unreadable = self.path / UNREADABLE_LIST
 
     @classmethod
     def of(cls, save_path: str | Path, task: str, model_type: str, *, cv: int) -> RunFolder:
@@ -54,6 +72,15 @@ class RunFolder:
         """The resume state of one fold; not a .pt file, so that it is never taken for a checkpoint."""
         return self.fold(number) / "resume.state"
 
+    def lock(self, number: int) -> Path:
+        """The lock of one fold; outside the folder, which a run may replace."""
+        return self.path.with_name(f".{self.name}.fold{number:02d}.lock")
+
+    def locks(self, config: TrainConfig, numbers: Iterable[int]) -> FoldLocks:
+        """The locks of the folds to train, and of those that --overwrite would delete."""
+        folds = {*numbers, *(self.folds() if config.overwrite else ())}
+        return FoldLocks({self.lock(k): f"Fold {k} of {self.path}" for k in sorted(folds)})
+
     def folds(self) -> dict[int, Path]:
         """The folders fold00 ... that are there, by number."""
         found = {path.name.removeprefix("fold"): path for path in self.path.glob("fold*") if path.is_dir()}
@@ -80,7 +107,7 @@ class RunFolder:
                     "train all anew, or pass another --save-path."
                 )
             return False
-        earlier = read_json(self.config)
+        earlier = read_json(self.config, ("task", "cv", "epochs"))
         if not config.resume:
             raise UserError(
                 f"{self.path} already holds a run ({self.describe(earlier)}). Pass --resume to continue it, "
@@ -96,12 +123,40 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the run in this folder, if there is one."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        remove_tree(self.path)
+
+    def prepare(self, folds: Iterable[int]) -> None:
+        """Make the folders of some folds, which are locked, and delete what a write that was cut left in the run's."""
+        for number in folds:
+            remove_leftovers(make_folder(self.fold(number)))
+        locks = set(self.path.parent.glob(f".{self.name}.fold*.lock"))
+        if locks <= {self.lock(number) for number in folds}:  # else somebody who trains other folds may be writing
+            remove_leftovers(self.path)
+            remove_leftovers(self.path.parent, self.name)
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse a run whose files cannot be joined to a summary; nothing is changed.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
+        read_json(self.split, SPLIT_KEYS)
+        for number in self.folds():
+            for part, columns in ((self.fold_log, log_columns(config)), (self.fold_oof, needed_oof_columns(config))):
+                if part(number).is_file():
+                    _read_rows(part(number), columns)
+
+    def unfinished(self) -> list[str]:
+        """The folds of which not all epochs are trained, and how many are; none where the run does not tell."""
+        if not self.config.is_file():
+            return []
+        epochs = read_json(self.config, ("epochs",))["epochs"]
+        done = {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
+        return [f"{k} ({count} of {epochs} epochs)" for k, count in done.items() if count < epochs]
 
     def describe(self, earlier: dict[str, Any]) -> str:
         """How far the run in this folder is, in a few words."""
-        rows = [len(pd.read_csv(self.fold_log(k))) for k in self.folds() if self.fold_log(k).is_file()]
+        rows = [len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()]
         done = sum(count == earlier["epochs"] for count in rows)
         return f"{done} of {earlier['cv']} folds finished, {sum(rows)} of {earlier['cv'] * earlier['epochs']} epochs"
 
@@ -110,26 +165,69 @@ class RunFolder:
     def write_fold_log(self, number: int, rows: list[dict[str, Any]]) -> None:
         """Write the log rows of one fold, and log.csv of all folds that are there."""
         write_text(self.fold_log(number), pd.DataFrame(rows).to_csv(index=False, float_format="%.8g"))
-        self._join(self.fold_log, self.log)
+        self._join(self.fold_log, self.log, ())
 
     def write_fold_oof(self, number: int, rows: pd.DataFrame) -> None:
         """Write the out-of-fold rows of one fold."""
         write_text(self.fold_oof(number), rows.to_csv(index=False, float_format="%.8g"))
 
-    def _join(self, part: Any, whole: Path) -> pd.DataFrame:
-        parts = [pd.read_csv(part(k), converters={"person": str}) for k in self.folds() if part(k).is_file()]
+    def _join(
+        self, part: Callable[[int], Path], whole: Path, columns: Sequence[str], folds: Iterable[int] | None = None
+    ) -> pd.DataFrame:
+        numbers = self.folds() if folds is None else folds
+        parts = [_read_rows(part(k), columns) for k in numbers if part(k).is_file()]
         table = pd.concat(parts, ignore_index=True)
         write_text(whole, table.to_csv(index=False, float_format="%.8g"))
         return table
 
-    def finish(self, config: Config) -> dict[str, Any]:
-        """Write oof.csv and summary.json from the folds that are there so far, and return the summary."""
-        log, oof = self._join(self.fold_log, self.log), self._join(self.fold_oof, self.oof)
+    def finish(self, config: TrainConfig) -> dict[str, Any]:
+        """Write oof.csv and summary.json from the folds that are finished so far, and return the summary.
+
+        Raises:
+            UserError: the out-of-fold rows of a fold are of people that it was trained on.
+        """
+        split = read_json(self.split, SPLIT_KEYS)
+        log = self._join(self.fold_log, self.log, log_columns(config))
+        epochs = log.groupby("fold").size()
+        finished = epochs.index[epochs == config.epochs]  # one that another command is still training is left out
+        log = log[log["fold"].isin(finished)]
+        oof = self._join(self.fold_oof, self.oof, needed_oof_columns(config), finished)
+        for fold in split["folds"]:
+            foreign = set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"])
+            if foreign:
+                raise UserError(
+                    f"{self.fold_oof(fold['fold'])} scores people that fold {fold['fold']} does not validate on: "
+                    f"{some(sorted(foreign))}. It is of another split; delete {self.fold(fold['fold'])} to train it "
+                    "anew with --resume."
+                )
         summary = summarise(config.as_dict(), log, oof)
-        summary["split_fingerprint"] = read_json(self.split)["fingerprint"]
+        summary["split_fingerprint"] = split["fingerprint"]
         summary["versions"] = library_versions()
         write_json(self.summary, summary)
         return summary
+
+
+def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, converters={"person": str}, encoding_errors="surrogateescape")
+        missing = [name for name in columns if name not in rows]
+        if missing:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        return rows
+    except ValueError as error:  # all that pandas makes of a damaged file
+        raise UserError(
+            f"{path} is damaged ({first_line(error)}); delete {path.parent} to train the fold anew with --resume."
+        ) from None
+
+
+def log_columns(config: TrainConfig) -> tuple[str, ...]:
+    """The columns of log.csv that a summary is made of."""
+    return ("fold", "epoch", "seconds", *TASKS[config.task].scores)
+
+
+def needed_oof_columns(config: TrainConfig) -> tuple[str, ...]:
+    """The columns of oof.csv that a summary is made of."""
+    return ("fold", "person", "label", *(f"p{i}" for i in range(TASKS[config.task].outputs)))
 
 
 def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
@@ -138,14 +236,19 @@ def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
 
     def same(name: str, before: Any, now: Any) -> bool:
         if name in paths and before and now:
-            return Path(before).resolve() == Path(now).resolve()
+            return True  # files may be moved: what they hold is compared by its fingerprint
         return before == now
 
     return [
         f"{flag(name)} was {earlier.get(name)} and is {value}"
-        for name, value in config.as_dict().items()
-        if name not in FREE_OPTIONS and not same(name, earlier.get(name), value)
+        for name, value in lasting_options(config).items()
+        if not same(name, earlier.get(name), value)
     ]
+
+
+def lasting_options(config: Config) -> dict[str, Any]:
+    """The options that the weights depend on, which may not change between the parts of a run."""
+    return {name: value for name, value in config.as_dict().items() if name not in FREE_OPTIONS}
 
 
 def best_epochs(task: str, log: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -43,6 +44,21 @@ class Split:
         """16 hexadecimal digits that two splits share only when every person is in the same place in both."""
         people = json.dumps([[fold.train, fold.valid] for fold in self.folds])
         return hashlib.sha256(people.encode()).hexdigest()[:16]
+
+
+def label_fingerprint(*tables: pd.DataFrame) -> str:
+    """16 hexadecimal digits that two runs share only when they have the same photographs with the same labels.
+
+    Photographs are told apart by their names below the root and by their sizes in bytes.
+
+    Args:
+        tables: one row an image each, with image, path, mask, gender and age.
+    """
+    rows = [
+        table[["image", "mask", "gender", "age"]].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv()
+        for table in tables
+    ]
+    return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def strata(table: pd.DataFrame) -> pd.Series:

@@ -1,29 +1,28 @@
 """Reading folders and tables: training photographs with their labels, and the photographs to predict.
 
-Nothing here opens a picture, except `unreadable_images`, which tells which of them cannot be opened.
+Nothing here opens a picture.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
+import io
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image, ImageOps
 
 from config import UserError
 from tasks import GENDERS, MASKS, MAX_AGE, SHOTS, age_group, encode_class
 from utils import some
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FOLDER_NAME = re.compile(r"([^_]+)_([A-Za-z]+)_.+_(\d+)")  # <id>_<gender>_<race>_<age>
 CORRECTION_COLUMNS = ("id", "gender", "age", "file", "mask")
 
 
@@ -103,16 +102,19 @@ def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
         )
     listed = _read_train_csv(root.absolute().parent / "train.csv", report)
     rows: list[dict] = []
-    unnamed, unknown, surplus, disagree, empty = [], [], [], [], []
+    unnamed, unaged, unknown, surplus, disagree, empty, newborn = [], [], [], [], [], [], []
     for folder in sorted(_visible(root), key=lambda entry: entry.name):
         if not folder.is_dir():
             surplus.append(folder.name)
             continue
-        named, told = parse_person(folder.name), listed.pop(folder.name, None)
+        named, told = parse_person(folder.name), listed.pop(same_name(folder.name), None)
         person = told or named
         if person is None:
-            unnamed.append(folder.name)
+            match = FOLDER_NAME.fullmatch(folder.name)
+            (unaged if match and match[2].lower() in GENDERS else unnamed).append(folder.name)
             continue
+        if person["age"] == 0:
+            newborn.append(folder.name)
         if told and named and (told["gender"], told["age"]) != (named["gender"], named["age"]):
             disagree.append(folder.name)
         files = sorted(_visible(folder.path), key=lambda entry: entry.name)
@@ -129,10 +131,12 @@ def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
                 image = f"{folder.name}/{file.name}"
                 rows.append({"root": option, **person, "image": image, "path": file.path, "mask": mask})
     report.error(unnamed, "folder", "whose name is not <id>_<gender>_<race>_<age> with gender male or female")
+    report.error(unaged, "folder", f"whose age is not 0 to {MAX_AGE}")
     report.error(unknown, "image", "whose name is none of the shots mask1..mask5, incorrect_mask, normal")
     report.note(surplus, "file", "that this toolkit does not read")
     report.note(empty, "folder", "without a photograph")
     report.note(disagree, "folder", "whose name and train.csv disagree, train.csv is used")
+    report.note(newborn, "folder", "of people aged 0, which may stand for an age that is not known")
     report.note(listed, "row", "in train.csv without a folder")
     if not rows and not report.errors:
         report.errors.append(
@@ -143,7 +147,7 @@ def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
 
 def parse_person(folder: str) -> dict | None:
     """id, person, gender (number) and age (years) of a folder name `<id>_<gender>_<race>_<age>`, or None."""
-    match = re.fullmatch(r"([^_]+)_([A-Za-z]+)_.+_(\d+)", folder)
+    match = FOLDER_NAME.fullmatch(folder)
     if match is None:
         return None
     identity, gender, age = match.groups()
@@ -151,15 +155,26 @@ def parse_person(folder: str) -> dict | None:
 
 
 def _person(identity: str, gender: str, age: str) -> dict | None:
-    gender, age = gender.strip().lower(), age.strip().removesuffix(".0")
-    if not identity or gender not in GENDERS or not age.isdecimal() or int(age) > MAX_AGE:
+    identity, gender, years = same_name(identity), gender.strip().lower(), _age(age)
+    if not identity or gender not in GENDERS or years is None:
         return None
     return {
         "id": identity,
-        "person": identity.split("-")[0],
+        "person": identity.split("-")[0] or identity,
         "gender": GENDERS.index(gender),
-        "age": int(age),
+        "age": years,
     }
+
+
+def _age(text: str) -> int | None:
+    """An age in years of 0 to MAX_AGE, also where a spreadsheet wrote 25 as 25.0; None for anything else."""
+    digits = text.strip().removesuffix(".0")
+    return int(digits) if digits.isdecimal() and len(digits) <= 3 and int(digits) <= MAX_AGE else None
+
+
+def same_name(name: str) -> str:
+    """A name as it is compared: without spaces around it, and composed, since macOS takes letters like é apart."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry]:
@@ -167,37 +182,52 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
         return [entry for entry in entries if not entry.name.startswith(".")]
 
 
-def _read_rows(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV as dicts of strings (missing cells are empty).
+def _read_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV, each with the line it ends on, as dicts of strings.
+
+    Missing cells are empty, those beyond the last column are dropped. `needed` columns must be there, `also` ones may.
 
     Raises:
-        UserError: no such file, or a needed column is not there.
+        UserError: no such file, it is no CSV in UTF-8, or a needed column is not there or there twice.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            rows = [{key: value or "" for key, value in row.items() if key} for row in reader]
+            text = file.read()
+        if "\0" in text:
+            raise UserError(f"{path} holds NUL characters, as UTF-16 does; save it as CSV in UTF-8.")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = [(name or "").strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it as CSV in UTF-8.") from None
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as CSV ({error}).") from None
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}; it needs {','.join(needed)} in its first line.")
+    twice = [name for name in (*needed, *also) if columns.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has the column {', '.join(twice)} more than once; keep the right one.")
     return rows
 
 
 def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
-    if not path.is_file():
+    """The people of train.csv by the name of their folder; {} where there is no such file."""
+    if not os.path.lexists(path):
         return {}
-    people, wrong = {}, []
-    for row in _read_rows(path, ("id", "gender", "age", "path")):
-        person = _person(row["id"], row["gender"], row["age"])
-        if person is None:
-            wrong.append(row["path"] or row["id"])
-        else:
-            people[row["path"]] = person
-    report.error(wrong, "row", "of train.csv whose id, gender or age cannot be read")
+    people: dict[str, dict] = {}
+    wrong, twice = [], []
+    for number, row in _read_rows(path, ("id", "gender", "age", "path")):
+        person, folder = _person(row["id"], row["gender"], row["age"]), same_name(row["path"])
+        if person is None or not folder:
+            wrong.append(row["path"] or row["id"] or f"line {number}")
+        elif people.setdefault(folder, person) != person:
+            twice.append(row["path"])
+    report.error(wrong, "row", f"of train.csv whose id, gender, age (0 to {MAX_AGE}) or path cannot be read")
+    report.error(twice, "row", "of train.csv that say of a folder what an earlier row does not")
     return people
 
 
@@ -205,17 +235,24 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
     """The table with the corrections applied; what was changed is noted, what cannot be applied is an error."""
     table = table.copy()
     folders = table.groupby("id").groups
-    changed, unknown, wrong = 0, [], []
-    for number, row in enumerate(_read_rows(path, ("id",)), start=2):
-        gender, age, file, mask = (row.get(name, "").strip().lower() for name in CORRECTION_COLUMNS[1:])
-        images = folders.get(row["id"].strip())
+    changed, unknown, wrong, twice = 0, [], [], []
+    told: dict[tuple[str, ...], str] = {}
+    for number, row in _read_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
+        gender, age, file, mask = (same_name(row.get(name, "")).lower() for name in CORRECTION_COLUMNS[1:])
+        shot = file.rsplit(".", 1)[0]
+        identity = same_name(row["id"])
+        images = folders.get(identity)
         if images is None:
-            unknown.append(row["id"])
+            unknown.append(row["id"] or f"line {number}")
             continue
-        named = [i for i in images if Path(table.at[i, "image"]).stem.lower() == file.rsplit(".", 1)[0]] if file else []
+        said = {(identity, "gender"): gender, (identity, "age"): age, (identity, "mask", shot): mask}
+        if any(value and told.setdefault(what, value) != value for what, value in said.items()):
+            twice.append(f"line {number} ({row['id']})")
+            continue
+        named = [i for i in images if Path(table.at[i, "image"]).stem.lower() == shot] if file else []
         fits = (
             gender in ("", *GENDERS)
-            and (not age or (age.isdecimal() and int(age) <= MAX_AGE))
+            and (not age or _age(age) is not None)
             and mask in ("", *MASKS)
             and bool(file) == bool(mask)
             and bool(file) == bool(named)
@@ -227,11 +264,12 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
         if gender:
             table.loc[images, "gender"] = GENDERS.index(gender)
         if age:
-            table.loc[images, "age"] = int(age)
+            table.loc[images, "age"] = _age(age)
         if mask:
             table.loc[named, "mask"] = MASKS.index(mask)
         changed += int((before != table.loc[images, ["gender", "age", "mask"]]).any(axis=1).sum())
     report.error(unknown, "row", f"of {path} about people who are not there")
+    report.error(twice, "row", f"of {path} that say the opposite of an earlier row")
     what = f"gender male or female, age in years, file with mask {', '.join(MASKS)}"
     report.error(wrong, "row", f"of {path} that cannot be applied ({what})")
     report.notes.append(f"Corrections of {path} changed the labels of {changed} image{'s' if changed != 1 else ''}.")
@@ -274,77 +312,57 @@ def read_prediction_list(root: str | Path) -> PredictionList:
     if not files:
         raise UserError(f"{root} holds no photographs ({', '.join(EXTENSIONS)}).")
     info = root.absolute().parent / "info.csv"
-    if not info.is_file():
+    if not os.path.lexists(info):
         ids = sorted(files)
+        broken = [name for name in ids if name.encode(errors="replace").decode() != name]
+        if broken:
+            raise UserError(f"{len(broken)} images in {root} have a name that is not Unicode; rename {some(broken)}.")
         return PredictionList(
             ids, [files[name] for name in ids], [f"There is no {info}: rows are ordered by file name."]
         )
-    ids = [row["ImageID"] for row in _read_rows(info, ("ImageID",))]
+    rows = _read_rows(info, ("ImageID",))
+    ids = [row["ImageID"] for _, row in rows]
     if not ids:
         raise UserError(f"{info} lists no images; delete it to predict all of {root} in the order of their names.")
     report = Report()
-    report.error([name for name, count in Counter(ids).items() if count > 1], "id", f"listed twice in {info}")
-    report.error([name for name in ids if name not in files], "id", f"of {info} without an image in {root}")
+    found = _find_files(ids, files)
+    blank = [f"line {number}" for number, row in rows if not row["ImageID"].strip()]
+    outside = [name for name in ids if Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts]
+    missing = [name for name in ids if name.strip() and name not in found and name not in outside]
+    named = Counter(found[name] for name in set(ids) if name in found)
+    report.error(blank, "row", f"of {info} without an ImageID")
+    report.error(outside, "id", f"of {info} that leave {root}")
+    counts = Counter(name for name in ids if name.strip())
+    report.error([name for name, count in counts.items() if count > 1], "id", f"listed twice in {info}")
+    report.error([path.name for path, count in named.items() if count > 1], "image", f"that two ids of {info} mean")
+    report.error(missing, "id", f"of {info} without an image in {root}")
     report.raise_errors()
-    report.note(sorted(set(files) - set(ids)), "image", f"in {root} that {info} does not list, left out")
-    return PredictionList(ids, [files[name] for name in ids], report.notes)
+    differ = [name for name in ids if found[name].name != name]
+    report.note(differ, "id", "that the file spells otherwise (case of the extension, spaces, composed letters)")
+    used = {path.name for path in found.values()}
+    report.note(sorted(set(files) - used), "image", f"in {root} that {info} does not list, left out")
+    return PredictionList(ids, [found[name] for name in ids], report.notes)
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+def _find_files(ids: Iterable[str], files: Mapping[str, Path]) -> dict[str, Path]:
+    """The file of each id that has one: that of its name, or the only one whose name differs in spelling alone."""
+
+    def spelled(name: str) -> str:
+        stem, extension = os.path.splitext(same_name(name))
+        return stem + extension.lower()
+
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in files:
+        alike[spelled(name)].append(name)
+    found = {}
+    for name in ids:
+        names = [name] if name in files else alike.get(spelled(name), [])
+        if len(names) == 1:
+            found[name] = files[names[0]]
+    return found
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """A photograph as PIL RGB, turned the way its EXIF tag says.
-
-    Raises:
-        UserError: it is not there or cannot be decoded to the end.
-    """
-    with _opened(path) as image:
-        turned = ImageOps.exif_transpose(image)
-        # A palette may hold transparency that only RGBA can express.
-        return (turned.convert("RGBA") if turned.mode == "P" else turned).convert("RGB")
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}).") from None
-
-
-def unreadable_images(paths: Sequence[str | Path]) -> list[str]:
-    """One sentence for each picture that cannot be decoded to the end.
-
-    JPEGs are decoded at an eighth of their size, which reads every byte and is quicker.
-    """
-
-    def check(path: str | Path) -> str | None:
-        try:
-            with _opened(path) as image:
-                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-                image.load()
-        except UserError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return [sentence for sentence in pool.map(check, paths, chunksize=16) if sentence]
-
-
-def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
-    """Groups of files with the same bytes, each of two or more; what is no file is left out."""
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for path in paths:
-        if Path(path).is_file():
-            by_size[Path(path).stat().st_size].append(str(path))
-    by_digest: dict[bytes, list[str]] = defaultdict(list)
-    for group in by_size.values():
-        for path in group if len(group) > 1 else ():
-            with Path(path).open("rb") as file:
-                by_digest[hashlib.file_digest(file, "sha256").digest()].append(path)
-    return [group for group in by_digest.values() if len(group) > 1]
+# ------------------------------------------------------------------------------------------------ answers
 
 
 def read_answers(path: str | Path) -> dict[str, float]:
@@ -356,10 +374,10 @@ def read_answers(path: str | Path) -> dict[str, float]:
     rows = _read_rows(Path(path), ("ImageID", "ans"))
     if not rows:
         raise UserError(f"{path} holds no rows.")
-    twice = [name for name, count in Counter(row["ImageID"] for row in rows).items() if count > 1]
+    twice = [name for name, count in Counter(row["ImageID"] for _, row in rows).items() if count > 1]
     if twice:
         raise UserError(f"{path} lists images twice: {some(twice)}.")
     try:
-        return {row["ImageID"]: float(row["ans"]) for row in rows}
+        return {row["ImageID"]: float(row["ans"]) for _, row in rows}
     except ValueError as error:
         raise UserError(f"{path} holds an answer that is not a number ({error}).") from None

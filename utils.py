@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import multiprocessing
 import os
 import pickle
 import platform
+import shlex
+import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,16 +25,28 @@ import numpy as np
 import torch
 
 from config import Config, UserError
+from stop import Interrupted, end_workers, terminable
+
+
+class DiskError(Exception):
+    """A file could not be written: not the command's fault nor the code's, but the disk's. Exit code 1."""
 
 
 def run_command(command: Callable[[Any], None], config: Config) -> int:
     """Run a command and return its exit code.
 
     What the user can put right (`UserError`, a path that is missing, of the wrong kind or not permitted) is one line on
-    stderr and code 2; Ctrl-C is code 130; anything else is a bug and keeps its traceback.
+    stderr and code 2; a disk that cannot be written to and memory that is short are one line and code 1; Ctrl-C is code
+    130 and SIGTERM 143; anything else is a bug and keeps its traceback. Loader processes have ended when it returns.
     """
+    resumed = hasattr(config, "resume")
+    for stream in (sys.stdout, sys.stderr):  # a file name that is not Unicode is no reason to end
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+    before = multiprocessing.active_children()
     try:
-        command(config)
+        with terminable():
+            command(config)
     except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -38,21 +55,58 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
             message = message.rstrip().splitlines()[-1].split(": ", 1)[-1]
         print(f"{config.command}: {message}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Torch's file writer turns a Ctrl-C that falls into it into an error of its own.
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+    except OSError as error:
+        if error.errno not in FULL + READ_ONLY:
             raise
-        hint = "; pass --resume to continue after the last finished epoch" if hasattr(config, "resume") else ""
-        print(f"\n{config.command}: interrupted{hint}", file=sys.stderr)
-        return 130
+        print(f"{config.command}: {cannot_write(Path(error.filename or '.'), error)}", file=sys.stderr)
+        return 1
+    except DiskError as error:
+        print(f"{config.command}: {error}{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        what = error.what if isinstance(error, Interrupted) else "interrupted"
+        print(f"\n{config.command}: {what}{'.' + _how_to_go_on(config) if resumed else ''}", file=sys.stderr)
+        return error.code if isinstance(error, Interrupted) else 130
+    except (RuntimeError, MemoryError) as error:
+        advice = short_of_memory(error)
+        if advice is None:
+            raise
+        print(f"{config.command}: {advice}", file=sys.stderr)
+        return 1
+    finally:
+        end_workers(keep=before)
     return 0
 
 
+def _how_to_go_on(config: Config) -> str:
+    if "overwrite" in config.given and not config.begun:  # the run that is to be deleted is still there
+        return f" To try again: {shlex.join(['python', config.command, *config.words])}"
+    words = [word for word in config.words if word not in ("--overwrite", "--resume", "--no-resume")]
+    return f" To continue: {shlex.join(['python', config.command, *words, '--resume'])}"
+
+
+def short_of_memory(error: BaseException) -> str | None:
+    """What to change when an error says that memory ran out, or None when it says something else."""
+    text = str(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return (
+            f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, a smaller --image-size or a smaller "
+            "--backbone."
+        )
+    if "DataLoader worker (pid" in text:
+        return (
+            f"A process that loads photographs was ended from outside ({first_line(error)}), mostly because memory or "
+            "shared memory (/dev/shm) is short. Pass fewer --num-workers, 0 for none."
+        )
+    return None
+
+
 def some(names: Iterable[object], limit: int = 5) -> str:
-    """The first few names, and how many more there are, for a message."""
+    """The first few names, each on one line and cut where it is very long, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(str(name) for name in names[:limit]) + more
+    lines = (str(name).replace("\n", " ").replace("\r", " ") for name in names[:limit])
+    return ", ".join(line if len(line) <= 300 else f"{line[:300]}..." for line in lines) + more
 
 
 # ------------------------------------------------------------------------------------------------ seeding
@@ -76,7 +130,37 @@ def seeded(*parts: Any) -> Iterator[None]:
         yield
 
 
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the generators that training draws from: that of the CPU and that of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put the generators back into a state; that of another kind of device is of no use and left alone."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
 # ------------------------------------------------------------------------------------------------ machine
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let torch use only operations that give the same bits each time, or any.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False
 
 
 def choose_device(name: str) -> torch.device:
@@ -135,20 +219,89 @@ def first_line(error: BaseException, limit: int = 120) -> str:
     return lines[0][:limit].rstrip(".") if lines else type(error).__name__
 
 
+FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS,)
+TEMPORARY = ".tmp-"  # what unfinished files are called; short, so that any name that is allowed can be written
+
+
 def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that it is whole or absent: `write` gets a binary file in the same folder, renamed at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    """Write a file so that it is whole or absent, after a power cut too: `write` gets a binary file in the same folder.
+
+    Its folder must be there: a run whose folder was removed under it should end, not begin a second one in its place.
+
+    Raises:
+        DiskError: it cannot be written; what stood there before still does.
+    """
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from None
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder outlast a power cut, where the system can."""
+    with suppress(OSError):  # Windows opens no folders, and some network file systems sync none
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def cannot_write(path: Path, error: OSError) -> DiskError:
+    """What to raise when a file or folder cannot be written: one sentence with its name and the room there is."""
+    text = f"{path} could not be written ({error.strerror or error})"
+    folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    if error.errno == errno.ENOENT and folder != path.absolute().parent:
+        return DiskError(f"{text}: the folder {path.parent} is gone.")
+    if error.errno in FULL:
+        text += f", {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there; make room"
+    elif error.errno in (*READ_ONLY, errno.EACCES, errno.EPERM):
+        text += "; make the folder writable"
+    return DiskError(f"{text}. The files that were there are whole.")
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it, if they are not there, and return its path.
+
+    Raises:
+        DiskError: the disk is full or not writable.
+        FileExistsError, NotADirectoryError: a file is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return path
+
+
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Delete what a write or a deletion that was cut left in a folder, not in those below it; `of` one name or all."""
+    for path in folder.glob(f"{TEMPORARY}{of}*"):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and all in it, at once as others see it: half of it is never taken for the whole."""
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-"))
+        os.replace(path, aside / path.name)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:
@@ -158,19 +311,38 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or absent."""
-    atomic_write(path, lambda file: file.write(text.encode()))
+    """Write a UTF-8 text file, whole or absent; file names that are no Unicode come out as the bytes they are."""
+    atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def write_tensors(path: Path, value: Any) -> None:
+    """Write tensors and plain values by `torch.save`, whole or absent.
+
+    Torch's own file writer hides a full disk behind an error of its own, so it writes to memory first.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def file_digest(path: str | Path) -> str:
+    """16 hexadecimal digits that two files share only when they hold the same bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """The object in a JSON file.
 
     Raises:
-        UserError: it is not there or is damaged.
+        UserError: it is not there, is damaged, or lacks something that is needed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+        value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        if not isinstance(value, dict) or any(name not in value for name in needed):
+            raise ValueError(f"it holds no {' and '.join(needed) or 'object'}")
+        return value
+    except (FileNotFoundError, IsADirectoryError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({first_line(error)}).") from None
 
 

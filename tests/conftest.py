@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
 import random
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,15 @@ TINY_TRAINING = (
 def _one_thread() -> None:
     """Networks and pictures are tiny: threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_power_cuts() -> Iterator[None]:
+    """Nothing has to outlast one here, and waiting for the disk is half of the time."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(os, "fsync", lambda handle: None)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(autouse=True)

@@ -220,7 +220,7 @@ def test_the_score_in_the_name_is_that_of_the_weights_in_the_file(tmp_path):
 
 
 def test_a_checkpoint_comes_back_as_it_was_and_rebuilds_its_network(tmp_path, resnet):
-    path, about = tmp_path / "a" / "any name.pt", info(12, 0.7706, 3)
+    path, about = tmp_path / "any name.pt", info(12, 0.7706, 3)
     save_checkpoint(path, resnet, about)
     weights, got = load_checkpoint(path)
     assert got == about

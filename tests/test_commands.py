@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -249,7 +251,9 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
 
     monkeypatch.setattr(crossval, "evaluate", interrupted)
     words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
-    assert run("train", *words).code == 130
+    told = run("train", *words)
+    assert told.code == 130
+    assert f"To continue: python train.py {shlex.join(map(str, words))} --resume\n" in told.err
     assert run("train", *words).code == 2  # neither continued nor overwritten without being told to
     outcome = run("train", *words, "--resume", "--num-workers", 2)
     assert outcome.code == 0
@@ -438,19 +442,6 @@ def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, run, s
     assert f"fold00 is a finished fold without {gone.name}" in outcome.err
 
 
-def test_ctrl_c_inside_a_save_is_an_interruption_too(run, small_data, tiny_training, tmp_path, monkeypatch):
-    def interrupted(*_):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise RuntimeError("unexpected pos")  # noqa: B904 - as torch's writer does
-
-    monkeypatch.setattr(torch, "save", interrupted)
-    outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
-    assert outcome.code == 130
-    assert "pass --resume to continue" in outcome.err
-
-
 def test_a_damaged_config_of_a_run_is_named(train, run, small_data, tiny_training, tmp_path):
     train()
     config = tmp_path / "models" / "main" / "single-VanillaResNet" / "config.json"
@@ -477,3 +468,184 @@ def test_an_empty_path_is_not_the_working_directory(option, run):
     outcome = run("train", option)
     assert outcome.code == 2
     assert "must not be empty" in outcome.err
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
+    run, small_data, tiny_training, tmp_path, monkeypatch
+):
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
+    create, calls = crossval.create_criterion, []
+
+    def breaking(name):
+        criterion = create(name)
+
+        def loss(outputs, targets):
+            calls.append(len(targets["main"]))
+            bad = torch.is_grad_enabled() and sum(calls) > 100  # in the second epoch
+            return criterion(outputs, targets) * (float("nan") if bad else 1.0)
+
+        return loss
+
+    monkeypatch.setattr(crossval, "create_criterion", breaking)
+    outcome = run("train", *words)
+    assert outcome.code == 2
+    told = re.search(
+        r"loss of fold 0 is nan in epoch 2, step (\d+), at learning rate [\d.e-]+, on (.*?)\. ", outcome.err
+    )
+    assert len(told[2].split(", ")) == 8  # the batch
+    assert all((Path(name)).is_file() for name in told[2].split(", "))
+    assert "lower --lr" in outcome.err
+    fold = tmp_path / "models" / "main" / "single-VanillaResNet" / "fold00"
+    assert [path.name[:8] for path in fold.glob("*.pt")] == ["epoch001"]
+    for weights in weights_of(fold).values():
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_new_head_takes_the_backbone_and_lists_what_was_left_out(train, run, small_data, tiny_training, tmp_path):
+    train("--task", "mask")
+    start = next((tmp_path / "models").rglob("*.pt"))
+    words = (*tiny_training, "--task", "gender", "--train-root", small_data.train_root, "--load-state-dict", start)
+    refused = run("train", *words, "--save-path", tmp_path / "second")
+    assert refused.code == 2
+    assert "--new-head" in refused.err
+    outcome = train("--task", "gender", "--load-state-dict", start, "--new-head", "--freeze", "--lr", 1e-9)
+    assert outcome.out.count("The head starts anew") == 1
+    assert "was left out: batchnorm.weight (1000,), " in outcome.out
+    assert "linear.weight (3, 1000), linear.bias (3,)" in outcome.out
+    before = torch.load(start, weights_only=True)["state_dict"]
+    after = torch.load(next((tmp_path / "models" / "gender").rglob("*.pt")), weights_only=True)["state_dict"]
+    assert torch.equal(before["resnet.conv1.weight"], after["resnet.conv1.weight"])
+    assert run("train", *tiny_training, "--new-head").code == 2
+
+
+def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tiny_training, tmp_path):
+    train()
+    content = torch.load(next((tmp_path / "models").rglob("*.pt")), weights_only=True)["state_dict"]
+    del content["resnet.conv1.weight"]
+    torch.save(content, tmp_path / "bare.pth")
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "second")
+    outcome = run("train", *words, "--load-state-dict", tmp_path / "bare.pth", "--new-head")
+    assert outcome.code == 2
+    assert "do not fit VanillaResNet (resnet18, task main): resnet.conv1.weight is missing" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("a file less", "other photographs or labels"),
+        ("a correction more", "other photographs or labels"),
+        ("other weights to start from", "other weights in --load-state-dict"),
+    ],
+)
+def test_resume_refuses_what_changed_behind_the_options(
+    change, told, train, run, make_data, write_csv, tiny_training, tmp_path
+):
+    data = make_data(people=6)
+    fix = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["000001", "female"]])
+    train("--save-path", tmp_path / "first", data=data)
+    start = next((tmp_path / "first").rglob("*.pt")).rename(tmp_path / "start.pt")
+    options = ("--cv", 2, "--corrections", fix, "--load-state-dict", start)
+    train(*options, data=data)
+    if change == "a file less":
+        data.photo(0, "mask2").unlink()
+    elif change == "a correction more":
+        write_csv(fix, ["id", "gender", "age"], [["000001", "female", ""], ["000002", "", "44"]])
+    else:
+        weights = torch.load(start, weights_only=True)
+        weights["state_dict"]["linear.bias"] += 1
+        torch.save(weights, start)
+    words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", *options)
+    outcome = run("train", *words, "--resume")
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, run, small_data, tiny_training, tmp_path):
+    train("--cv", 2)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    rows = pd.read_csv(folder / "fold00" / "oof.csv", dtype={"person": str})
+    rows.assign(fold=1).to_csv(folder / "fold01" / "oof.csv", index=False)
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *words, "--resume")
+    assert outcome.code == 2
+    assert "scores people that fold 1 does not validate on" in outcome.err
+
+
+def test_a_state_of_another_split_is_refused(train, run, small_data, tiny_training, tmp_path):
+    train("--cv", 2)
+    train("--cv", 2, "--seed", 7, "--save-path", tmp_path / "other")
+    place = Path("main", "kfold-ensemble-VanillaResNet", "fold00", "resume.state")
+    shutil.copy(tmp_path / "other" / place, tmp_path / "models" / place)
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *words, "--resume")
+    assert outcome.code == 2
+    assert "belongs to another split" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "alloc", "worker"],
+    ids=["python", "gpu", "cpu", "worker"],
+)
+def test_memory_that_is_short_is_one_sentence_and_1(error, run, small_data, tiny_training, tmp_path, monkeypatch):
+    texts = {
+        "alloc": "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried",
+        "worker": "DataLoader worker (pid 7) is killed by signal: Killed. ",
+    }
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(texts[error]) if isinstance(error, str) else error
+
+    monkeypatch.setattr(crossval, "train_one_epoch", fail)
+    outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    assert outcome.code == 1
+    assert re.search("fewer --num-workers" if error == "worker" else "smaller --batch-size", outcome.err)
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_run_leaves_no_lock_and_a_killed_save_leaves_nothing_after_the_next_start(train, tmp_path):
+    folder = tmp_path / "models" / "main" / "single-VanillaResNet"
+    train()
+    for left in (folder / ".tmp-a", folder / "fold00" / ".tmp-b", folder.parent / f".tmp-{folder.name}-c"):
+        left.write_text("half")
+    kept = sorted(folder.rglob("*.pt"))
+    shutil.copy(kept[0], folder / "fold00" / "epoch000_f1-0.0000.pt")  # replaced, and killed before it was deleted
+    train("--resume")
+    assert sorted(folder.rglob("*.pt")) == kept
+    assert not list((tmp_path / "models").rglob(".*"))
+
+
+def test_out_of_fold_rows_are_those_of_the_checkpoint_that_is_kept(train, tmp_path):
+    """An epoch that was cut may have written others, and on another machine need not come out as good again."""
+    train("--cv", 2)
+    place = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    before = [(place / name).read_bytes() for name in ("oof.csv", "fold01/oof.csv")]
+    rows = pd.read_csv(place / "fold01" / "oof.csv", dtype={"person": str})
+    rows.assign(p0=0.5).to_csv(place / "fold01" / "oof.csv", index=False)
+    train("--cv", 2, "--resume")
+    assert [(place / name).read_bytes() for name in ("oof.csv", "fold01/oof.csv")] == before
+
+
+def test_a_fold_that_is_still_trained_is_not_in_the_summary(
+    run, small_data, tiny_training, train, tmp_path, monkeypatch
+):
+    evaluate, calls = crossval.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
+    monkeypatch.setattr(crossval, "evaluate", interrupted)
+    assert run("train", *words, "--cv", 2, "--folds", 0).code == 130  # one of two epochs
+    outcome = train("--epochs", 2, "--cv", 2, "--folds", 1, "--resume")
+    assert "1 of 2 folds are still to be trained" in outcome.out
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [fold["fold"] for fold in summary["folds"]] == [1]
+    assert set(pd.read_csv(folder / "oof.csv")["fold"]) == {1}
+    assert set(pd.read_csv(folder / "log.csv")["fold"]) == {0, 1}
+    loading = ("--root", folder, "--top-k", 1, "--data-root", small_data.data_root, "--save-path", tmp_path / "p")
+    assert "Not all of" in run("submit_ensemble", *loading, "--num-workers", 0).out

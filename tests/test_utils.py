@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -12,6 +13,7 @@ import torch
 
 from config import ScoreConfig, TrainConfig, UserError
 from utils import (
+    DiskError,
     atomic_write,
     choose_device,
     count_cores,
@@ -192,11 +194,39 @@ def test_versions_name_what_a_result_depends_on():
 # ------------------------------------------------------------------------------------------------ files
 
 
-def test_a_file_is_written_with_its_folders(tmp_path):
-    path = tmp_path / "a" / "b" / "file.bin"
+def test_a_file_is_written_whole_and_alone(tmp_path):
+    path = tmp_path / "file.bin"
     atomic_write(path, lambda file: file.write(b"whole"))
     assert path.read_bytes() == b"whole"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_folder_that_is_gone_is_told_and_not_made_anew(tmp_path):
+    with pytest.raises(DiskError, match=r"file\.bin could not be written .*: the folder .*b is gone"):
+        atomic_write(tmp_path / "a" / "b" / "file.bin", lambda file: file.write(b"whole"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_with_the_room_there_is(tmp_path, number):
+    path = tmp_path / "file.bin"
+    path.write_bytes(b"old")
+
+    def write(file):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(
+        DiskError, match=rf"file\.bin could not be written \({os.strerror(number)}\), [\d.]+ MB are free"
+    ):
+        atomic_write(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path):
+    path = tmp_path / ("n" * 255)
+    atomic_write(path, lambda file: file.write(b"whole"))
+    assert path.read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("error", [ValueError("full"), KeyboardInterrupt()], ids=repr)

@@ -1,0 +1,74 @@
+"""Run a script of the toolkit and cut it at a file operation: python cut.py OPTIONS -- train.py ...
+
+    --under FOLDER    the operations that count are those on this folder and what is in it
+    --at N            die by SIGKILL before operation number N (from 1)
+    --list FILE       write down every operation, a line each, and do not die
+    --back SECONDS    set the clock back by so much, once the first file has been renamed
+
+Operations are opening for writing, fsync, chmod, rename, unlink, mkdir and rmdir: all that a save consists of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+EVENTS = {"os.rename": "rename", "os.remove": "unlink", "os.mkdir": "mkdir", "os.rmdir": "rmdir", "os.chmod": "chmod"}
+
+
+def main() -> None:
+    """Set the trap and run the script as if it had been called itself."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--under", required=True)
+    parser.add_argument("--at", type=int, default=0)
+    parser.add_argument("--list")
+    parser.add_argument("--back", type=float, default=0.0)
+    here = sys.argv.index("--")
+    options, command = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
+    folder, owner, count = os.path.abspath(options.under), os.getpid(), 0
+
+    def counted(operation: str, path: str) -> None:
+        nonlocal count
+        if os.getpid() != owner or not os.path.abspath(path).startswith(folder):
+            return
+        count += 1
+        if options.list:
+            with Path(options.list).open("a", encoding="utf-8") as file:
+                file.write(f"{operation} {os.path.relpath(path, folder)}\n")
+        if count == options.at:
+            os.kill(owner, signal.SIGKILL)
+
+    def hook(event: str, values: tuple) -> None:
+        if event in EVENTS:
+            if event == "os.rename" and options.back:
+                set_clock_back(options.back)
+            counted(EVENTS[event], os.fsdecode(values[0]))
+        elif event == "open" and isinstance(values[0], str) and values[2] & (os.O_WRONLY | os.O_RDWR):
+            counted("open", values[0])
+
+    real_fsync = os.fsync
+
+    def fsync(handle: int) -> None:
+        counted("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+        real_fsync(handle)
+
+    os.fsync = fsync
+    sys.addaudithook(hook)
+    sys.argv = command
+    sys.path.insert(0, str(ROOT))
+    runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+
+
+def set_clock_back(seconds: float, real_time=time.time) -> None:
+    """Let time.time tell what it told so many seconds ago."""
+    time.time = lambda: real_time() - seconds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The short part of faults.py: runs that are killed, stopped or starved of disk, and resumed to the same end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from faults import CUT, KINDS, assert_same, fingerprint, finish, limit_file_size, operations, start, stopped, training
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+KIND = KINDS["main, ResNet, 0 workers, oversampling"]
+SHORT = ("--epochs", "2")
+
+
+@pytest.fixture(scope="module")
+def data(small_data, tmp_path_factory):
+    """Six people of the small set with two photographs each."""
+    place = tmp_path_factory.mktemp("faults") / "images"
+    for person in small_data.people[:6]:
+        (place / person.folder).mkdir(parents=True)
+        for shot in ("mask1", "mask2", "normal"):
+            shutil.copy(small_data.train_root / person.folder / f"{shot}.jpg", place / person.folder)
+    return place
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """What the run leaves when nothing happens to it, and the file operations that it consists of."""
+    place = tmp_path_factory.mktemp("whole")
+    listed = operations(data, place / "models", (*KIND, *SHORT), place / "listing.txt")
+    return fingerprint(place / "models"), listed
+
+
+@pytest.fixture
+def words(data, tmp_path):
+    return training(data, tmp_path / "models", (*KIND, *SHORT))
+
+
+@pytest.mark.parametrize("operation", ["rename fold00/.tmp", "fsync fold01"])
+def test_a_run_that_is_killed_within_a_save_resumes_to_the_same_end(operation, words, whole, tmp_path):
+    what, where = operation.split()
+    points = [k for k, line in enumerate(whole[1], start=1) if line.startswith(f"{what} ") and where in line]
+    point = points[len(points) // 2]
+    child = start(words, [*CUT, "--under", str(tmp_path / "models"), "--at", str(point), "--back", "86400", "--"])
+    assert child.end() == -signal.SIGKILL, child.text
+    told = finish(words)
+    assert "is dead: going on" in told.text  # the lock that it left
+    assert_same(whole[0], fingerprint(tmp_path / "models"), operation)
+
+
+def test_sigterm_to_all_processes_saves_and_resumes_within_an_epoch(words, whole, tmp_path):
+    stopped([*words, "--num-workers", 2], signal.SIGTERM, group=True)
+    told = finish(words)
+    assert "continuing after epoch 1 and step 1 of the next" in told.text
+    assert_same(whole[0], fingerprint(tmp_path / "models"), "after SIGTERM")
+
+
+def test_a_run_cannot_enter_a_fold_of_another_and_leaves_at_once_at_the_second_ctrl_c(words, whole, tmp_path, run):
+    child = start([*words, "--num-workers", 1], start_new_session=True)
+    child.wait_for("epoch   1/")
+    os.kill(child.process.pid, signal.SIGSTOP)  # so that it is still there, and both signals are before a step is done
+    workers = child.workers()
+    told = run("train", *words[1:], "--resume")
+    assert told.code == 2, told
+    assert f"is being trained by {child_owner()} (process {child.process.pid})" in told.err
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        os.kill(child.process.pid, number)
+    assert child.end(20) in (130, 143)
+    assert "once more to leave at once" in child.text
+    assert "Traceback" not in child.text
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    finish(words)
+    assert_same(whole[0], fingerprint(tmp_path / "models"), "after leaving at once")
+
+
+def child_owner() -> str:
+    import getpass
+    import socket
+
+    return f"{getpass.getuser()} on {socket.gethostname()}"
+
+
+def test_loader_processes_do_not_outlive_a_run_that_is_killed(words):
+    child = start([*words, "--num-workers", 2])
+    child.wait_for("epoch   1/")
+    workers = child.workers()
+    assert len(workers) == 4  # two to train and two to validate
+    child.process.kill()
+    end = time.monotonic() + 30  # they look for their parent every few seconds
+    while time.monotonic() < end and any(alive(pid) for pid in workers):
+        time.sleep(0.2)
+    assert not [pid for pid in workers if alive(pid)]
+    child.end()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_disk_that_is_full_within_a_save_is_told_and_costs_nothing(words, whole, tmp_path):
+    child = start(words, preexec_fn=limit_file_size(60_000_000))  # a checkpoint fits, the state to resume from does not
+    assert child.end() == 1, child.text
+    last = child.lines[-1][1]
+    assert "resume.state could not be written (File too large)" in last
+    assert "MB are free there" in last
+    assert last.endswith(" --resume")
+    assert "Traceback" not in child.text
+    assert not list((tmp_path / "models").rglob(".tmp-*"))
+    finish(words)
+    assert_same(whole[0], fingerprint(tmp_path / "models"), "after a full disk")
+
+
+def test_a_run_whose_folder_is_removed_ends_and_begins_no_other(words, tmp_path):
+    child = start(words)
+    child.wait_for("epoch   1/")
+    os.replace(tmp_path / "models", tmp_path / "elsewhere")
+    assert child.end() == 1, child.text
+    assert "is gone" in child.lines[-1][1]
+    assert not (tmp_path / "models").exists()
