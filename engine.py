@@ -188,5 +188,5 @@ def _find_libc() -> ctypes.CDLL | None:
         return None
 
 
-TRIM_EVERY = 50  # batches
+TRIM_EVERY = 10  # batches
 _LIBC = _find_libc()
