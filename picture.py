@@ -135,6 +135,21 @@ def unreadable_images(paths: Sequence[str | Path], max_megapixels: float | None 
     return bad
 
 
+def images_to_skip(paths: Sequence[str | Path], max_megapixels: float, on_bad_image: str) -> dict[str, str]:
+    """The pictures that `unreadable_images` finds, which a command is to go on without.
+
+    Args:
+        on_bad_image: "skip", or "stop" to refuse them.
+
+    Raises:
+        UserError: there are some and they are not to be skipped; a sentence for each.
+    """
+    unreadable = unreadable_images(paths, max_megapixels)
+    if unreadable and on_bad_image == "stop":
+        raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
+    return unreadable
+
+
 def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
     """Groups of files with the same bytes, each of two or more; what is no file or may not be read is left out."""
     by_size: dict[int, list[str]] = defaultdict(list)

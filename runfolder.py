@@ -151,14 +151,16 @@ class RunFolder:
         if not self.config.is_file():
             return []
         epochs = read_json(self.config, ("epochs",))["epochs"]
-        done = {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
-        return [f"{k} ({count} of {epochs} epochs)" for k, count in done.items() if count < epochs]
+        return [f"{k} ({count} of {epochs} epochs)" for k, count in self._epochs_done().items() if count < epochs]
 
     def describe(self, earlier: dict[str, Any]) -> str:
         """How far the run in this folder is, in a few words."""
-        rows = [len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()]
-        done = sum(count == earlier["epochs"] for count in rows)
-        return f"{done} of {earlier['cv']} folds finished, {sum(rows)} of {earlier['cv'] * earlier['epochs']} epochs"
+        counts = self._epochs_done().values()
+        done = sum(count == earlier["epochs"] for count in counts)
+        return f"{done} of {earlier['cv']} folds finished, {sum(counts)} of {earlier['cv'] * earlier['epochs']} epochs"
+
+    def _epochs_done(self) -> dict[int, int]:
+        return {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
 
     # -------------------------------------------------------------------------------------------- tables and summary
 

@@ -61,6 +61,31 @@ def label_fingerprint(*tables: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Data:
+    """Everything a run trains and validates on: tables with one row an image, and the split of the people.
+
+    `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
+    left out, with a sentence each.
+    """
+
+    table: pd.DataFrame
+    valid: pd.DataFrame | None
+    split: Split
+    unreadable: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """What two runs share only when they have the same photographs with the same labels."""
+        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
+
+    def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The training and the validation rows of a fold."""
+        train = self.table[self.table["person"].isin(fold.train)]
+        valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
+        return train.reset_index(drop=True), valid.reset_index(drop=True)
+
+
 def strata(table: pd.DataFrame) -> pd.Series:
     """The stratum of each person, as in `female >=60`, indexed by person and sorted.
 

@@ -242,11 +242,12 @@ def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
+        told = cannot_write(path, error) if isinstance(error, OSError) else None  # while the half file takes its room
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
+        if told is not None:
+            raise told from None
         raise
 
 

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import statistics
 import subprocess
@@ -375,14 +376,15 @@ class Report:
     def __init__(self) -> None:
         self.failures: list[str] = []
 
-    def attempt(self, what: str, fault: Callable[..., object], *arguments: object) -> object:
-        """What a fault came to, or None when it ended badly."""
+    def attempt(self, what: str, fault: Callable[..., object], data: Path, save: Path, *more: object) -> object:
+        """What a fault came to, or None when it ended badly; then the run is left to be looked at."""
         try:
-            told = fault(*arguments)
+            told = fault(data, save, *more)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             self.failures.append(what)
             print(f"FAIL  {what}: {error}", flush=True)
             return None
+        shutil.rmtree(save, ignore_errors=True)
         print(f"ok    {what}" + (f": {told}" if isinstance(told, str) else ""), flush=True)
         return told
 

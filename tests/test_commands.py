@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-import crossval
+import foldtrainer
 from config import MODELS
 from metrics import score
 from tasks import TASKS
@@ -241,7 +241,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train, tmp
 def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, monkeypatch, small_data, tiny_training):
     options = ("--cv", 2, "--epochs", 3, "--top-n", 2, "--oversample", "--lr-scheduler", "cosine_restarts")
     train(*options, "--save-path", tmp_path / "whole")
-    evaluate, calls = crossval.evaluate, []
+    evaluate, calls = foldtrainer.evaluate, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -249,7 +249,7 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
             raise KeyboardInterrupt
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(crossval, "evaluate", interrupted)
+    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
     words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
     told = run("train", *words)
     assert told.code == 130
@@ -406,7 +406,7 @@ def test_every_optimizer_trains(optimizer, train):
 
 
 def test_a_fold_without_a_score_is_never_taken_for_finished(run, small_data, tiny_training, tmp_path, monkeypatch):
-    monkeypatch.setattr(crossval, "score", lambda *_: dict.fromkeys(("macro_f1", "accuracy"), float("nan")))
+    monkeypatch.setattr(foldtrainer, "score", lambda *_: dict.fromkeys(("macro_f1", "accuracy"), float("nan")))
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     for more in ((), ("--resume",)):
         outcome = run("train", *words, *more)
@@ -474,7 +474,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
     run, small_data, tiny_training, tmp_path, monkeypatch
 ):
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
-    create, calls = crossval.create_criterion, []
+    create, calls = foldtrainer.create_criterion, []
 
     def breaking(name):
         criterion = create(name)
@@ -486,7 +486,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
 
         return loss
 
-    monkeypatch.setattr(crossval, "create_criterion", breaking)
+    monkeypatch.setattr(foldtrainer, "create_criterion", breaking)
     outcome = run("train", *words)
     assert outcome.code == 2
     told = re.search(
@@ -596,7 +596,7 @@ def test_memory_that_is_short_is_one_sentence_and_1(error, run, small_data, tiny
     def fail(*args, **kwargs):
         raise RuntimeError(texts[error]) if isinstance(error, str) else error
 
-    monkeypatch.setattr(crossval, "train_one_epoch", fail)
+    monkeypatch.setattr(foldtrainer, "train_one_epoch", fail)
     outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     assert outcome.code == 1
     assert re.search("fewer --num-workers" if error == "worker" else "smaller --batch-size", outcome.err)
@@ -629,7 +629,7 @@ def test_out_of_fold_rows_are_those_of_the_checkpoint_that_is_kept(train, tmp_pa
 def test_a_fold_that_is_still_trained_is_not_in_the_summary(
     run, small_data, tiny_training, train, tmp_path, monkeypatch
 ):
-    evaluate, calls = crossval.evaluate, []
+    evaluate, calls = foldtrainer.evaluate, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -638,7 +638,7 @@ def test_a_fold_that_is_still_trained_is_not_in_the_summary(
         return evaluate(*args, **kwargs)
 
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
-    monkeypatch.setattr(crossval, "evaluate", interrupted)
+    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
     assert run("train", *words, "--cv", 2, "--folds", 0).code == 130  # one of two epochs
     outcome = train("--epochs", 2, "--cv", 2, "--folds", 1, "--resume")
     assert "1 of 2 folds are still to be trained" in outcome.out

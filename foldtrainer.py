@@ -1,0 +1,376 @@
+"""Training one fold of a run, from its start or from where it was cut: its checkpoints, log and resume state."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from augmentation import build_transform
+from checkpoint import BestKeeper, ModelInfo, load_weights, read_file, save_checkpoint
+from config import TrainConfig, UserError
+from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
+from engine import EpochProgress, EvalResult, evaluate, prepare, train_one_epoch
+from lock import FoldLocks
+from loss import create_criterion
+from metrics import score
+from model import Network, create_model
+from optim import create_optimizer, create_scheduler
+from runfolder import RunFolder, lasting_options, oof_columns
+from split import Data
+from stop import Interrupted, StopRequest
+from tasks import SCORE_TITLES, TASKS
+from utils import (
+    count_workers,
+    library_versions,
+    random_state,
+    seed_everything,
+    set_random_state,
+    some,
+    write_tensors,
+)
+
+STATE_FORMAT = 1  # of the file that a fold is resumed from
+STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # what the file holds
+STATE_KEYS_WITHIN = STATE_KEYS | {  # and what more until the fold is finished
+    *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine")
+}
+CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
+
+
+def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, *, say: bool = False) -> Network:
+    """A network of the run, with random, ImageNet or the given initial weights; `say` lists what was left out of those.
+
+    Raises:
+        UserError: the ImageNet weights cannot be had, or the initial ones do not fit.
+    """
+    network = create_model(
+        config.model_type,
+        task=config.task,
+        backbone=config.backbone,
+        image_size=config.image_size,
+        pretrained=config.pretrained and initial is None,
+        freeze=config.freeze,
+    )
+    if initial is not None:
+        kind = f"{config.model_type} ({config.backbone}, task {config.task})"
+        left_out = load_weights(network, initial, config.load_state_dict, kind, new_head=config.new_head)
+        if say and left_out:
+            print(f"The head starts anew; of {config.load_state_dict} was left out: {some(left_out, len(left_out))}.")
+    return network
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What decides the last digits of a result, beside what the options say."""
+    return {"device": device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+
+class FoldTrainer:
+    """Trains one fold of a run, from its start or from where its resume state stands."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        data: Data,
+        number: int,
+        device: torch.device,
+        initial: dict[str, torch.Tensor] | None,
+        stop: StopRequest,
+        locks: FoldLocks,
+    ) -> None:
+        self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
+        self.stop, self.locks = stop, locks
+        self.task = TASKS[config.task]
+        self.fingerprint = data.split.fingerprint
+        self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
+        self.state = self._read_state()
+        self.epoch: int = self.state.get("epoch", 0)  # epochs done
+        self.progress = EpochProgress()  # of the epoch that is trained
+        self.machine = machine_of(device)  # that the fold was begun on
+        self.rows: list[dict[str, Any]] = self.state.get("rows", [])
+        self.best: torch.Tensor | None = self.state.get("best")  # (N, C), what the best epoch answers out of fold
+        self.keeper = BestKeeper(
+            run.fold(number),
+            config.top_n,
+            monitor=self.task.monitor,
+            higher_is_better=self.task.higher_is_better,
+            kept=self.state.get("kept", ()),
+        )
+
+    def train(self) -> None:
+        """Train the epochs that are left, leaving the fold's checkpoints, log and out-of-fold rows.
+
+        Raises:
+            UserError: the loss is no longer a number, or files of the fold are gone or of another run.
+            Interrupted: a signal asked to stop; the state is saved.
+        """
+        self._heed_signals()
+        self._check_whole()
+        self.keeper.remove_others()
+        if self.best is not None:
+            # An epoch that was cut may have written other ones, of weights that another machine need not find again.
+            self._write_oof()
+        if self.epoch == self.config.epochs:
+            print(f"fold {self.number}: finished earlier")
+        else:
+            self._build()
+        while self.epoch < self.config.epochs:
+            self._train_epoch()
+        if not self.keeper.kept:
+            raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
+
+    def _read_state(self) -> dict[str, Any]:
+        path = self.run.state(self.number)
+        if not path.exists():
+            return {}
+        try:
+            state = read_file(path)
+        except UserError as error:
+            raise UserError(f"{error} Delete it to train the fold anew.") from None
+        state = state if isinstance(state, dict) else {}
+        finished = state.get("epoch") == self.config.epochs
+        if (
+            not (STATE_KEYS if finished else STATE_KEYS_WITHIN) <= state.keys()
+            or state["format"] != STATE_FORMAT
+            or state["epoch"] not in range(self.config.epochs + 1)
+        ):
+            raise UserError(f"{path} is no state of this run and toolkit; delete it to train the fold anew.")
+        if state["split"] != self.fingerprint:
+            raise UserError(
+                f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}); put the right "
+                "one back, or delete it to train the fold anew."
+            )
+        return state
+
+    def _check_whole(self) -> None:
+        """Refuse a fold of which files are gone: the scores of a run would quietly miss them."""
+        run, number = self.run, self.number
+        needed = [run.fold(number) / name for *_, name in self.keeper.kept]
+        if needed:
+            needed = [run.fold_log(number), run.fold_oof(number), *needed]
+        gone = [path.name for path in needed if not path.is_file()]
+        if gone:
+            what = "a finished fold" if self.epoch == self.config.epochs else f"a fold of {self.epoch} epochs"
+            raise UserError(
+                f"{run.fold(number)} is {what} without {some(gone)}; put it back, or delete the folder to train the "
+                "fold again."
+            )
+
+    def _build(self) -> None:
+        config, seed = self.config, (self.config.seed, self.number)
+        seed_everything("weights", *seed)
+        self.network = prepare(build_network(config, self.initial), self.device)
+        self.train_set = train_set = TrainDataset(
+            self.train_table,
+            build_transform(config.transform_type, "train", config.image_size),
+            seed=seed,
+            age_filter=config.age_filter,
+            oversample=config.oversample,
+        )
+        if len(train_set.extra):
+            print(f"fold {self.number}: {len(train_set.extra)} images mixed within scarce classes are added")
+        self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed)
+        workers = count_workers(config.num_workers, self.device)
+        self.train_loader = train_loader(train_set, self.sampler, workers=workers, device=self.device)
+        valid_set = ViewDataset(
+            self.valid_table["path"].tolist(),
+            self.valid_table["image"].tolist(),
+            build_transform(config.transform_type, "valid", config.image_size),
+            targets=targets_of(self.valid_table),
+        )
+        self.valid_loader = view_loader(
+            valid_set, batch_size=2 * config.batch_size, workers=workers, device=self.device
+        )
+        self.criterion = create_criterion(config.loss_type)
+        self.optimizer = create_optimizer(config.optim_type, self.network.parameters(), lr=config.lr)
+        self.scheduler = create_scheduler(
+            config.lr_scheduler,
+            self.optimizer,
+            epochs=config.epochs,
+            steps_per_epoch=len(self.sampler),
+            restart_epochs=config.restart_epochs,
+        )
+        if "network" in self.state:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Put everything back to where the state was saved."""
+        state, self.state = self.state, {}
+        step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
+        print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
+        begun, self.machine = state["machine"], state["machine"]
+        now = machine_of(self.device)
+        differ = [f"{name} {begun.get(name)}, now {now[name]}" for name in now if begun.get(name) != now[name]]
+        if differ:
+            print(f"fold {self.number}: begun with {'; '.join(differ)}: the last digits may come out otherwise")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        losses = list(state["losses"].to(self.device).unbind())
+        self.progress = EpochProgress(state["images"], state["seconds"], losses, state["rates"])
+        if losses:
+            set_random_state(state["random"], self.device)
+
+    def _train_epoch(self) -> None:
+        start = time.perf_counter() - self.progress.seconds
+        if not self.progress.step:
+            seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
+        self.sampler.set_epoch(self.epoch, self.progress.step)
+        title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
+        trained = train_one_epoch(
+            self.network,
+            self.train_loader,
+            self.criterion,
+            self.optimizer,
+            self.scheduler,
+            self.device,
+            title=title,
+            progress=self.progress,
+            after_step=self._after_step,
+        )
+        self._check_losses()
+        result = evaluate(
+            self.network,
+            self.valid_loader,
+            self.criterion,
+            self.config.task,
+            self.device,
+            title=f"{title} valid",
+            after_batch=self._heed_signals,
+        )
+        scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
+        self.epoch += 1
+        saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
+        if saved is not None and saved.name == self.keeper.kept[0][2]:
+            self.best = torch.from_numpy(result.probabilities)
+            self._write_oof()
+        self._log(trained, result, scores, saved, seconds=time.perf_counter() - start)
+        self.progress = EpochProgress()
+        self._save_state()
+        self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
+
+    def _after_step(self, progress: EpochProgress) -> None:
+        every, step = self.config.save_every_steps, progress.step
+        wrong_now = self.device.type == "cpu" and not progress.losses[-1].isfinite()
+        if wrong_now or step % CHECK_EVERY == 0:
+            self._check_losses()
+        if every and step % every == 0 and step < len(self.sampler):
+            self._save_state()
+        self._heed_signals()
+
+    def _heed_signals(self) -> None:
+        """Save and stop if a signal asked for it, or another run took the fold."""
+        self.locks.raise_if_lost()
+        if self.stop.signum is None:
+            return
+        where = f"before fold {self.number}"
+        if self.progress.step:
+            self._save_state()
+            where = (
+                f"after fold {self.number}, epoch {self.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
+            )
+        raise Interrupted(self.stop.signum, f"saved {where}")
+
+    def _check_losses(self) -> None:
+        """Stop the fold if the loss of a step was no number, which no later step mends."""
+        step = self.progress.first_bad_step()
+        if step is None:
+            return
+        images = [self.train_set.name(index) for index in self.sampler.batches()[step]]
+        raise UserError(
+            f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.epoch + 1}, step "
+            f"{step + 1}, at learning rate {self.progress.rates[step]:.3g}, on {some(images, len(images))}. The best "
+            f"checkpoints before it stay in {self.run.fold(self.number)}. Look at these images, lower --lr, and pass "
+            "--overwrite or another --save-path."
+        )
+
+    def _save(self, path: Path, scores: dict[str, float]) -> None:
+        config, targets = self.config, targets_of(self.train_table, age_filter=self.config.age_filter)
+        counts = {
+            name: np.bincount(targets[name], minlength=task.outputs).tolist()
+            for name, task in TASKS.items()
+            if not task.regression
+        }
+        info = ModelInfo(
+            task=config.task,
+            model_type=config.model_type,
+            backbone=config.backbone,
+            image_size=config.image_size,
+            transform_type=config.transform_type,
+            classes=self.task.classes,
+            fold=self.number,
+            epoch=self.epoch,
+            scores=scores,
+            monitor=self.task.monitor,
+            higher_is_better=self.task.higher_is_better,
+            split_fingerprint=self.fingerprint,
+            training_counts=counts,
+            training_age=float(np.median(targets["age"])),
+            config=lasting_options(config),
+            versions=library_versions(),
+        )
+        save_checkpoint(path, self.network, info)
+
+    def _write_oof(self) -> None:
+        about = pd.DataFrame(
+            {
+                "ImageID": self.valid_table["image"],
+                "person": self.valid_table["person"],
+                "fold": self.number,
+                "label": targets_of(self.valid_table)[self.config.task],
+            }
+        )
+        answers = oof_columns(self.config.task, self.best.numpy())
+        self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
+
+    def _log(
+        self,
+        trained: EpochProgress,
+        result: EvalResult,
+        scores: dict[str, float],
+        saved: Path | None,
+        *,
+        seconds: float,
+    ) -> None:
+        speed, rate = trained.images / trained.seconds, trained.rates[0]
+        row = {
+            "fold": self.number,
+            "epoch": self.epoch,
+            "lr": rate,
+            "train_loss": trained.loss,
+            "valid_loss": result.loss,
+        }
+        self.rows.append({**row, **scores, "images_per_s": speed, "seconds": seconds})
+        self.run.write_fold_log(self.number, self.rows)
+        told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
+        print(
+            f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "
+            f"train loss {trained.loss:.4f}  valid loss {result.loss:.4f}  {told}  {speed:.0f} images/s"
+            + (f"  saved {saved.name}" if saved else ""),
+            flush=True,
+        )
+
+    def _save_state(self) -> None:
+        """Write what the fold is resumed from: after an epoch, or within one."""
+        progress = self.progress
+        self._check_losses()  # weights after a loss that is no number are not worth keeping
+        state: dict[str, Any] = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch}
+        state |= {"rows": self.rows, "kept": self.keeper.kept, "best": self.best}
+        if self.epoch < self.config.epochs:
+            state |= {
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "random": random_state(self.device),
+                "images": progress.images,
+                "seconds": progress.seconds,
+                "losses": torch.stack(progress.losses).cpu() if progress.losses else torch.empty(0),
+                "rates": progress.rates,
+                "machine": self.machine,
+            }
+        write_tensors(self.run.state(self.number), state)
