@@ -312,6 +312,7 @@ class EnsembleConfig(PredictConfig):
     )
     top_k: int = option(3, "checkpoints of each fold that take part, the best first", low=1)
     folds: tuple[int, ...] | None = option(None, "folds that take part, as in 0,2", default_text="all")
+    members_at_once: int = option(0, "members held in memory at a time, the others take turns; 0 as many as fit", low=0)
     method: str = option("softvoting", "average the probabilities, or count votes", choices=METHODS)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,18 +134,49 @@ def evaluate(
 
 @torch.inference_mode()
 def predict(
-    networks: Sequence[nn.Module], loader: DataLoader, task: str, device: torch.device, *, title: str = "predict"
+    networks: Sequence[nn.Module],
+    loader: DataLoader,
+    task: str,
+    device: torch.device,
+    *,
+    at_once: int | None = None,
+    title: str = "predict",
 ) -> np.ndarray:
-    """What each network answers, its mean over the views of an image: `(networks, N, C) float32`."""
-    for network in networks:
-        network.eval()
-    answers: list[list[Tensor]] = [[] for _ in networks]
-    for views, _ in _bar(loader, title):
-        count, per_image = views.shape[:2]
-        batch, _ = _move(views.flatten(0, 1), {}, device)  # (B * V, 3, S, S)
-        for network, rows in zip(networks, answers, strict=True):
-            rows.append(predict_task(network(batch), task).view(count, per_image, -1).mean(dim=1).cpu())
-    return torch.stack([torch.cat(rows) for rows in answers]).numpy()
+    """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
+
+    Every network sees a batch before the next one is loaded, so that each image is decoded once.
+
+    Args:
+        networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
+        at_once: hold so many of them at a time, in turns, and keep about HELD_BYTES of images for them; None holds all.
+    """
+    at_once = at_once or len(networks)
+    groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
+    answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
+    held: list[nn.Module] = []
+    for part in _parts(_bar(loader, title), HELD_BYTES if len(groups) > 1 else 0):
+        for group in groups:
+            if not held or len(groups) > 1:
+                held.clear()  # before the next ones are made
+                held = [networks[k].eval() for k in group]
+            for views in part:
+                count, per_image = views.shape[:2]
+                batch, _ = _move(views.flatten(0, 1), {}, device)  # (B * V, 3, S, S)
+                for k, outputs in zip(group, (network(batch) for network in held), strict=True):
+                    answers[k].append(predict_task(outputs, task).view(count, per_image, -1).mean(dim=1))
+    return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
+
+
+def _parts(batches: Iterable[tuple[Tensor, dict]], size: int) -> Iterator[list[Tensor]]:
+    """The batches' views in lists of at least `size` bytes, or of one batch."""
+    part: list[Tensor] = []
+    for views, _ in batches:
+        part.append(views)
+        if sum(views.nbytes for views in part) >= size:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def _sum(losses: list[Tensor]) -> float:
@@ -189,4 +220,5 @@ def _find_libc() -> ctypes.CDLL | None:
 
 
 TRIM_EVERY = 10  # batches
+HELD_BYTES = 2**30  # of images, while networks take turns
 _LIBC = _find_libc()

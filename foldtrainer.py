@@ -18,7 +18,7 @@ from engine import EpochProgress, EvalResult, evaluate, prepare, train_one_epoch
 from lock import FoldLocks
 from loss import create_criterion
 from metrics import score
-from model import Network, create_model
+from model import Network, create_model, inference_network
 from optim import create_optimizer, create_scheduler
 from runfolder import RunFolder, lasting_options, oof_columns
 from split import Data
@@ -235,7 +235,7 @@ class FoldTrainer:
         )
         self._check_losses()
         result = evaluate(
-            self.network,
+            inference_network(self.network, self.config.image_size),
             self.valid_loader,
             self.criterion,
             self.config.task,

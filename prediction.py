@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 import voting
 from augmentation import build_transform
-from checkpoint import Member, answered_task, find_best, find_members, open_member
+from checkpoint import Member, ModelInfo, answered_task, find_best, find_members, open_member
 from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import predict, prepare
 from metrics import predicted_class
-from picture import unreadable_images
+from model import inference_network
+from picture import images_to_skip
 from runfolder import KFOLD, UNREADABLE_LIST, RunFolder
 from table import PredictionList, read_prediction_list
 from tasks import TASKS
 from utils import (
     choose_device,
     count_workers,
+    free_memory,
     make_folder,
     read_json,
     remove_leftovers,
@@ -45,7 +49,7 @@ def predict_singular(config: SingularConfig) -> None:
     else:
         run = RunFolder.of(_training_folder(), config.task, config.model_type, cv=1)
         member, run_name = find_best(run.path, config), run.name
-    write_prediction(config, [member], run_name, method="singular")
+    write_prediction(config, [member], run_name, method="singular", at_once=1)
 
 
 def predict_ensemble(config: EnsembleConfig) -> None:
@@ -55,7 +59,8 @@ def predict_ensemble(config: EnsembleConfig) -> None:
     unfinished = run.unfinished()
     if unfinished:
         print(f"Not all of {run.path} is trained: fold {some(unfinished)}.")
-    write_prediction(config, members, run.name, method=config.method)
+    at_once = config.members_at_once or _members_that_fit(members, choose_device(config.device))
+    write_prediction(config, members, run.name, method=config.method, at_once=at_once)
 
 
 def find_run(config: EnsembleConfig) -> RunFolder:
@@ -101,76 +106,99 @@ def _training_folder() -> Path:
 # ------------------------------------------------------------------------------------------------ prediction
 
 
-def write_prediction(config: PredictConfig, members: Sequence[Member], run_name: str, *, method: str) -> None:
+def write_prediction(
+    config: PredictConfig, members: Sequence[Member], run_name: str, *, method: str, at_once: int
+) -> None:
     """Predict every photograph with every member and write the members' probabilities and the submissions.
+
+    Args:
+        run_name: the name of the folder to write in.
+        method: singular, softvoting or hardvoting.
+        at_once: how many members to hold in memory at a time.
 
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
     """
-    info = members[0].info
     task = answered_task(members, config)
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
-    transform_type = config.transform_type or info.transform_type
-    transform = build_transform(transform_type, "inference", info.image_size, mean=info.mean, std=info.std)
-    if transform.max_views is not None and config.tta > transform.max_views:
-        raise UserError(
-            f"--tta {config.tta} is more than the {transform.max_views} fixed views of transform {transform_type}; "
-            f"pass {transform.max_views} or fewer, or --transform-type tta, which has any number."
-        )
+    transform = _transform(config, members[0].info)
     photographs = read_prediction_list(config.data_root)
     for note in photographs.notes:
         print(note)
-    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
-    if unreadable and config.on_bad_image == "stop":
-        raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
-    readable = np.array([str(path) not in unreadable for path in photographs.paths])
-    if not readable.any():
-        raise UserError(f"None of the {len(readable)} photographs in {config.data_root} can be read.")
+    unreadable = images_to_skip(photographs.paths, config.max_megapixels, config.on_bad_image)
+    if len(unreadable) == len(photographs.paths):
+        raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
     device = choose_device(config.device)
+    networks = _networks(members, device, at_once)
+    folder = make_folder(Path(config.save_path) / task / run_name)  # a place that cannot be written to is found out now
+    make_folder(folder / "members")
+    readable = np.array([str(path) not in unreadable for path in photographs.paths])
     paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
     dataset = ViewDataset(paths, ids, transform, views=config.tta)
     workers = count_workers(config.num_workers, device)
     loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
-    networks = [prepare(member.load(), device) for member in members]
-    folder = make_folder(Path(config.save_path) / task / run_name)  # a place that cannot be written to is found out now
-    make_folder(folder / "members")
-    answers = predict(networks, loader, task, device)
+    answers = predict(networks, loader, task, device, at_once=at_once)
     if unreadable:
-        filled = np.empty((len(members), len(readable), answers.shape[2]), answers.dtype)
-        filled[:, readable], filled[:, ~readable] = answers, usual_answer(members, task, answers)
-        answers = filled
-    settings = {
-        "task": task,
-        "transform_type": transform_type,
-        "tta": config.tta,
-        "data_root": str(Path(config.data_root).resolve()),
-        "members": [_describe(member) for member in members],
-        "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
-    }
-    _clear_earlier(folder, settings)
-    _write_members(folder, photographs, members, answers)
-    files = {}
-    for name, combined in combine(answers, members, task, method).items():
-        files[name] = write_submission(folder / f"{name}.csv", photographs.ids, task, combined)
-    if unreadable:
-        why = [unreadable.get(str(path)) for path in photographs.paths]
-        rows = pd.DataFrame({"ImageID": photographs.ids, "why": why}).dropna()
-        write_text(folder / UNREADABLE_LIST, rows.to_csv(index=False))
-        usual = "training" if _training_known(members, task) else "the others, since the weights know of no training"
-        print(
-            f"{len(rows)} of {len(readable)} photographs cannot be read and got the most usual answer of {usual}: "
-            f"{some(rows['ImageID'])}. They stand in {folder / UNREADABLE_LIST}."
-        )
-    write_json(folder / "prediction.json", settings)
+        answers = _with_usual(answers, readable, usual_answer(members, task, answers))
+    files = _write_files(folder, config, members, task, method, photographs, unreadable, answers)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
         f"Averaged {count} = {len(members) * config.tta} predictions of {len(paths)} images "
-        f"(task {task}, transform {transform_type}, device {device})."
+        f"(task {task}, transform {config.transform_type or members[0].info.transform_type}, device {device})."
     )
-    for path in files.values():
+    for path in files:
         print(f"  {path}")
     print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def _transform(config: PredictConfig, info: ModelInfo) -> Callable:
+    """How photographs are cut for these members, with as many views as are wanted."""
+    name = config.transform_type or info.transform_type
+    transform = build_transform(name, "inference", info.image_size, mean=info.mean, std=info.std)
+    if transform.max_views is not None and config.tta > transform.max_views:
+        raise UserError(
+            f"--tta {config.tta} is more than the {transform.max_views} fixed views of transform {name}; "
+            f"pass {transform.max_views} or fewer, or --transform-type tta, which has any number."
+        )
+    return transform
+
+
+def _with_usual(answers: np.ndarray, readable: np.ndarray, usual: np.ndarray) -> np.ndarray:
+    """`(M, N, C)` answers of all photographs from those of the readable ones; the others get the usual one."""
+    filled = np.empty((len(answers), len(readable), answers.shape[2]), answers.dtype)
+    filled[:, readable], filled[:, ~readable] = answers, usual
+    return filled
+
+
+def _networks(members: Sequence[Member], device: torch.device, at_once: int) -> Sequence[nn.Module]:
+    """The members' networks, or where they take turns what makes them; weights that do not fit are found out here."""
+    if at_once >= len(members):
+        return [*_Networks(members, device)]
+    print(f"The {len(members)} members take turns, {at_once} at a time.")
+    for member in members:
+        member.load()
+    return _Networks(members, device)
+
+
+class _Networks(Sequence):
+    """The members' networks, each loaded when it is asked for."""
+
+    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
+        self.members, self.device = members, device
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        member = self.members[index]
+        return prepare(inference_network(member.load(), member.info.image_size), self.device)
+
+
+def _members_that_fit(members: Sequence[Member], device: torch.device) -> int:
+    """How many members half of the memory holds that is free; the other half is for what they compute."""
+    free, largest = free_memory(device), max(member.path.stat().st_size for member in members)
+    return len(members) if free is None else max(1, min(len(members), free // 2 // largest))
 
 
 def usual_answer(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:
@@ -229,6 +257,43 @@ def combine(answers: np.ndarray, members: Sequence[Member], task: str, method: s
 
 
 # ------------------------------------------------------------------------------------------------ files
+
+
+def _write_files(
+    folder: Path,
+    config: PredictConfig,
+    members: Sequence[Member],
+    task: str,
+    method: str,
+    photographs: PredictionList,
+    unreadable: dict[str, str],
+    answers: np.ndarray,
+) -> list[Path]:
+    """Write all that a prediction leaves, and return the submission files."""
+    left_out = [name for name, path in zip(photographs.ids, photographs.paths, strict=True) if str(path) in unreadable]
+    settings = {
+        "task": task,
+        "transform_type": config.transform_type or members[0].info.transform_type,
+        "tta": config.tta,
+        "data_root": str(Path(config.data_root).resolve()),
+        "members": [_describe(member) for member in members],
+        "unreadable": left_out,
+    }
+    _clear_earlier(folder, settings)
+    _write_members(folder, photographs, members, answers)
+    combined = combine(answers, members, task, method)
+    files = [write_submission(folder / f"{name}.csv", photographs.ids, task, rows) for name, rows in combined.items()]
+    if unreadable:
+        why = [unreadable.get(str(path)) for path in photographs.paths]
+        rows = pd.DataFrame({"ImageID": photographs.ids, "why": why}).dropna()
+        write_text(folder / UNREADABLE_LIST, rows.to_csv(index=False))
+        usual = "training" if _training_known(members, task) else "the others, since the weights know of no training"
+        print(
+            f"{len(left_out)} of {len(photographs.ids)} photographs cannot be read and got the most usual answer of "
+            f"{usual}: {some(left_out)}. They stand in {folder / UNREADABLE_LIST}."
+        )
+    write_json(folder / "prediction.json", settings)
+    return files
 
 
 def write_submission(path: Path, ids: Sequence[str], task: str, combined: np.ndarray) -> Path:

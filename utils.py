@@ -198,6 +198,43 @@ def count_workers(requested: int, device: torch.device) -> int:
     return min(8, cores if device.type != "cpu" else cores // 2)
 
 
+def free_memory(device: torch.device, *, system: Path = Path("/")) -> int | None:
+    """The bytes of memory that a device, for the CPU this process, can still have; None where the system tells none.
+
+    In a container or a cluster's job that is what is left of its limit, where memory that only caches files counts as
+    free (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems). The files
+    that tell lie below `system`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo, groups = system / "proc" / "meminfo", system / "proc" / "self" / "cgroup"
+    if device.type != "cpu" or not meminfo.is_file():
+        return None
+    free = [1024 * _numbers(meminfo)["MemAvailable:"]]
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            base, limit, used, cached = system / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, cached = system / "sys/fs/cgroup/memory", "total_inactive_file"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        own = base / name.lstrip("/")
+        for group in (own, *own.parents):  # each has a limit of its own; in a container only `base` may be there
+            if group.is_relative_to(base) and (group / limit).is_file():
+                most = (group / limit).read_text().strip()  # "max" where there is none
+                if most.isdecimal():
+                    taken = int((group / used).read_text()) - _numbers(group / "memory.stat").get(cached, 0)
+                    free.append(max(0, int(most) - taken))
+    return min(free)
+
+
+def _numbers(table: Path) -> dict[str, int]:
+    """The first two words of each line of a file of the kernel, a name and a number."""
+    return {name: int(number) for name, number, *_ in (line.split() for line in table.read_text().splitlines())}
+
+
 def library_versions() -> dict[str, str]:
     """The versions that a result depends on, by package name."""
     packages = ("torch", "torchvision", "efficientnet-pytorch", "numpy", "pillow", "scikit-learn", "adamp")

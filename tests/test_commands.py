@@ -192,6 +192,16 @@ def test_submissions_are_the_means_and_the_vote_of_the_members(train, predict, t
     assert (written / "submission_arithmetic.csv").exists()  # same members and views: the means stay beside the vote
 
 
+def test_members_that_take_turns_write_the_same_files(train, predict, tmp_path):
+    train("--cv", 2, "--epochs", 2)
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    words = ("--root", tmp_path / "models" / "main", "--top-k", 2, "--tta", 2)
+    assert "take turns" not in predict("submit_ensemble", *words).out
+    once = {path: path.read_bytes() for path in written.rglob("*.csv")}
+    assert "The 4 members take turns, 3 at a time." in predict("submit_ensemble", *words, "--members-at-once", 3).out
+    assert {path: path.read_bytes() for path in written.rglob("*.csv")} == once
+
+
 def test_an_earlier_prediction_of_other_members_is_not_mixed_with_the_new_one(train, predict, tmp_path):
     train("--cv", 2, "--epochs", 2)
     predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 2, "--method", "hard")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+import engine
 from config import OPTIMIZERS
 from engine import evaluate, predict, prepare, train_one_epoch
 from loss import create_criterion
@@ -306,6 +308,34 @@ def test_prediction_is_the_mean_of_the_views_probabilities_for_each_network(batc
                     outputs = network(pictures.images[n, v][None])
                 answers.append(predict_task(outputs, "main")[0].numpy())
             assert got[m, n] == pytest.approx(np.mean(answers, axis=0), abs=1e-5)
+
+
+class MadeWhenAsked:
+    """Networks that are made when they are asked for, and how many were held at most at a time."""
+
+    def __init__(self, networks) -> None:
+        self.networks, self.made, self.most = networks, [], 0
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        self.made.append(weakref.ref(network := copy.deepcopy(self.networks[index])))
+        self.most = max(self.most, sum(reference() is not None for reference in self.made))
+        return network
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, None])
+@pytest.mark.parametrize("held", [1, 1100, 2**30])  # a photograph with two views is 384 bytes
+def test_networks_that_take_turns_answer_the_same_and_no_more_are_held(at_once, held, monkeypatch):
+    monkeypatch.setattr(engine, "HELD_BYTES", held)
+    networks, loader = [Toy("main", dropout=0.5) for _ in range(3)], loader_of(Pictures(7, views=2), 2)
+    expected = predict(networks, loader, "main", CPU)
+    turns = MadeWhenAsked(networks)
+    assert (predict(turns, loader, "main", CPU, at_once=at_once) == expected).all()
+    assert turns.most == (at_once or 3)
+    parts = {1: 4, 1100: 2, 2**30: 1}[held]
+    assert len(turns.made) == (3 * parts if at_once in (1, 2) else 3)
 
 
 def test_prediction_averages_probabilities_not_logits():

@@ -18,7 +18,7 @@ from torch import nn
 import config
 from config import EFFICIENTNETS, RESNETS, UserError
 from loss import create_criterion
-from model import MODELS, create_backbone, create_model, predict_task
+from model import MODELS, create_backbone, create_model, inference_network, predict_task
 from tasks import AGE_GROUPS, GENDERS, MASKS, TASKS, encode_class
 
 SMALL = {
@@ -102,6 +102,63 @@ def test_an_answer_does_not_depend_on_the_batch_it_is_in(name, backbone):
         together, alone = network(batch), network(batch[1:2])
     for head, output in together.items():
         assert torch.allclose(output[1:2], alone[head], atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "backbone"), [*NETWORKS, ("VanillaEfficientNet", "efficientnet-b2")])
+@pytest.mark.parametrize("size", [32, 47])
+def test_an_inference_network_answers_the_same_without_any_batchnorm(name, backbone, size):
+    network = make(name, backbone, size=size)
+    scramble_norms(network)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fused = inference_network(network, size)
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in fused.modules())
+    assert not fused.training
+    batch = images(3, size)
+    with torch.no_grad():
+        expected, got = network.eval()(batch), fused(batch)
+    for head, logits in expected.items():
+        assert logits.std() > 1e-3  # of what differs between images, something arrives
+        assert torch.allclose(got[head], logits, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def scramble_norms(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            with torch.no_grad():
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(std=0.1)
+
+
+def test_an_inference_network_is_made_of_one_in_training_which_goes_on():
+    network = make("VanillaResNet")
+    inference_network(network, 32)
+    assert network.training
+    network(images())["main"].sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+class ReadTwice(nn.Module):
+    """What its convolution gives is read by BatchNorm and past it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = self.conv(batch)
+        return {"gender": (self.norm(x) + x).mean(dim=(2, 3))}
+
+
+def test_a_network_that_reads_a_layer_past_its_batchnorm_answers_the_same():
+    network = ReadTwice()
+    scramble_norms(network)
+    batch = images(3)
+    with torch.no_grad():
+        expected = network.eval()(batch)["gender"]
+        assert torch.allclose(inference_network(network, 32)(batch)["gender"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "backbone"), ONE_OF_EACH)

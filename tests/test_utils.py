@@ -19,6 +19,7 @@ from utils import (
     count_cores,
     count_workers,
     derive_seed,
+    free_memory,
     library_versions,
     run_command,
     seed_everything,
@@ -182,6 +183,69 @@ def test_workers():
     assert count_workers(-1, cuda) == min(8, count_cores())
     assert count_workers(-1, cpu) <= count_workers(-1, cuda)
     assert count_workers(-1, cpu) >= 0
+
+
+def write_files(root, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+MEMINFO = {"proc/meminfo": "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total:  0\n"}
+V1 = "sys/fs/cgroup/memory"
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        (MEMINFO, 4_096_000),
+        (
+            {  # a cluster's job whose limit is set on the group above its own
+                **MEMINFO,
+                "proc/self/cgroup": "0::/job/step\n",
+                "sys/fs/cgroup/job/step/memory.max": "max\n",
+                "sys/fs/cgroup/job/memory.max": "3000000\n",
+                "sys/fs/cgroup/job/memory.current": "1000000\n",
+                "sys/fs/cgroup/job/memory.stat": "anon 1\ninactive_file 400000\n",
+            },
+            2_400_000,
+        ),
+        (
+            {  # a container sees its own group in the place of the root
+                **MEMINFO,
+                "proc/self/cgroup": "0::/system/abc\n",
+                "sys/fs/cgroup/memory.max": "1000\n",
+                "sys/fs/cgroup/memory.current": "2000\n",
+                "sys/fs/cgroup/memory.stat": "",
+            },
+            0,
+        ),
+        (
+            {
+                **MEMINFO,
+                "proc/self/cgroup": "9:name=systemd:/\n4:memory:/job\n3:cpuset:/\n",
+                f"{V1}/job/memory.limit_in_bytes": "500000",
+                f"{V1}/job/memory.usage_in_bytes": "100000",
+                f"{V1}/job/memory.stat": "total_inactive_file 0\n",
+                f"{V1}/memory.limit_in_bytes": "9223372036854771712",
+                f"{V1}/memory.usage_in_bytes": "700000",
+                f"{V1}/memory.stat": "total_inactive_file 0\n",
+            },
+            400_000,
+        ),
+    ],
+    ids=["not told", "a machine", "a job", "a container", "an older system"],
+)
+def test_free_memory_is_what_is_left_of_the_lowest_limit(files, free, tmp_path):
+    write_files(tmp_path, files)
+    assert free_memory(torch.device("cpu"), system=tmp_path) == free
+
+
+def test_free_memory_of_this_machine():
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 1e6 < free < 1e14
 
 
 def test_versions_name_what_a_result_depends_on():
