@@ -36,6 +36,7 @@ from tasks import TASKS
 from utils import UNREADABLE, first_line, some, write_tensors
 
 FORMAT_VERSION = 1
+OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what files of torch before 1.6 begin with
 SUFFIXES = (".pt", ".pth")
 CHOICES = {"task": TASKS, "model_type": MODELS, "backbone": EFFICIENTNETS + RESNETS, "transform_type": TRANSFORMS}
 
@@ -105,8 +106,8 @@ def read_file(path: Path) -> Any:
     head = b"?"
     try:
         with path.open("rb") as file:
-            head = file.read(2)
-        if head == b"PK":
+            head = file.read(len(OLD_FORMAT))
+        if head[:2] == b"PK":
             # Torch reads a flipped bit as a weight; the check sums of the zip file that it writes tell.
             with zipfile.ZipFile(path) as archive:
                 # Torch packs no weights: a small file that unpacks to a huge one is not its.
@@ -130,17 +131,17 @@ def _why_unreadable(error: Exception, head: bytes) -> str:
     text = str(error)
     if isinstance(error, MemoryError) or "allocate memory" in text:
         return "it wants more memory than there is"
-    if isinstance(error, OSError) and head != b"PK":
+    if isinstance(error, OSError) and head[:2] != b"PK":
         return error.strerror or text
     code = re.search(r"(?i:global) ([\w.]+)", text) if isinstance(error, pickle.UnpicklingError) else None
     if code or "TorchScript" in text:
         named = code[1] if code else "TorchScript"
         return f"it carries code, {named}, which was not run; ask for a file of its state_dict alone"
     if head[:1] == b"\x80":
-        if "EOF" in text or "truncated" in text or isinstance(error, EOFError):
+        if OLD_FORMAT.startswith(head) or "truncated" in text or isinstance(error, EOFError):
             return "it is cut short or damaged; copy or download it again"
         return "it is a pickle of something other than weights and may carry code, of which nothing was run"
-    if head == b"PK":
+    if head[:2] == b"PK":
         return "it is a zip file, but not of torch"
     return "it is no file of torch" if head else "it is empty"
 

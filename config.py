@@ -62,6 +62,7 @@ SCHEDULES = ("cosine", "cosine_restarts", "none")
 MIN_IMAGE_SIZE = 32  # below, the last feature maps of the backbones vanish
 METHODS = ("softvoting", "hardvoting")
 BAD_IMAGE = ("stop", "skip")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
@@ -206,6 +207,12 @@ class TrainConfig(Config):
     max_megapixels: float = option(100.0, MEGAPIXELS_HELP, low=0.001)
     num_workers: int = option(-1, WORKERS_HELP, low=-1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto",
+        "numbers to compute with; auto is bfloat16 on a GPU (float16 where it has none) and float32 elsewhere",
+        choices=PRECISIONS,
+    )
+    compile: bool = option(False, "compile the network first (torch.compile): a minute or two, then faster steps")
     deterministic: bool = option(False, "let torch use only operations that give the same bits each time; slower")
     save_every_steps: int = option(
         0, "save the state to resume from every so many steps too; 0 at the end of each epoch only", low=0
@@ -281,6 +288,9 @@ class PredictConfig(Config):
     max_megapixels: float = option(TrainConfig.max_megapixels, MEGAPIXELS_HELP, low=0.001)
     num_workers: int = option(TrainConfig.num_workers, WORKERS_HELP, low=-1)
     device: str = option(TrainConfig.device, "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto", "numbers to compute with; auto is float16 on a GPU and float32 elsewhere", choices=PRECISIONS
+    )
     save_path: str = option("./prediction", "folder that holds the predictions", path=True)
 
 

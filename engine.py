@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -58,9 +61,36 @@ class EvalResult:
     probabilities: np.ndarray
 
 
-def prepare(network: nn.Module, device: torch.device) -> nn.Module:
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What networks compute with in training; their weights stay float32.
+
+    Args:
+        precision: float32, bfloat16 or float16; auto takes, on a GPU, the first of bfloat16 and float16 that it
+            computes in hardware, and elsewhere float32.
+    """
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What networks hold and compute with in inference; auto is float16 on a GPU, which tells more digits than bfloat16
+    (11 bits and 8), and elsewhere float32."""
+    if precision != "auto":
+        return getattr(torch, precision)
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def gradient_scaler(dtype: torch.dtype, device: torch.device) -> GradScaler:
+    """What keeps small gradients of float16 from becoming zero; does nothing for other numbers."""
+    return GradScaler(device.type, enabled=dtype == torch.float16)
+
+
+def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Move a network to the device, in the memory layout that convolutions are fastest in."""
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device, dtype, memory_format=torch.channels_last)
 
 
 def train_one_epoch(
@@ -71,6 +101,8 @@ def train_one_epoch(
     scheduler: LRScheduler,
     device: torch.device,
     *,
+    dtype: torch.dtype = torch.float32,
+    scaler: GradScaler | None = None,
     title: str = "train",
     progress: EpochProgress | None = None,
     after_step: Callable[[EpochProgress], None] = lambda progress: None,
@@ -78,10 +110,13 @@ def train_one_epoch(
     """Train on every batch of the loader once, stepping the schedule after each.
 
     Args:
+        dtype: what to compute with where it does no harm (torch.autocast), see `training_dtype`.
+        scaler: of the gradients, see `gradient_scaler`.
         progress: where an epoch that is taken up in the middle stands; the loader gives the batches that are left.
         after_step: called when a step is done and counted.
     """
     network.train()
+    scaler = scaler or gradient_scaler(dtype, device)
     progress = progress or EpochProgress()
     first, told = progress.images, time.perf_counter()
     start = told - progress.seconds
@@ -90,11 +125,14 @@ def train_one_epoch(
         for batch, targets in bar:
             rate = learning_rate(optimizer)
             batch, targets = _move(batch, targets, device)
-            loss = criterion(network(batch), targets)
+            with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+                outputs = network(batch)
+            loss = criterion(_floats(outputs), targets)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            _step(scheduler)
             progress.losses.append(loss.detach() * len(batch))
             progress.rates.append(rate)
             progress.images += len(batch)
@@ -123,8 +161,8 @@ def evaluate(
     network.eval()
     losses, images, answers = [], 0, []
     for views, targets in _bar(loader, title):
-        batch, targets = _move(views[:, 0], targets, device)
-        outputs = network(batch)
+        batch, targets = _move(views[:, 0], targets, device, _dtype(network))
+        outputs = _floats(network(batch))
         losses.append(criterion(outputs, targets) * len(batch))
         images += len(batch)
         answers.append(predict_task(outputs, task).cpu())
@@ -161,7 +199,7 @@ def predict(
                 held = [networks[k].eval() for k in group]
             for views in part:
                 count, per_image = views.shape[:2]
-                batch, _ = _move(views.flatten(0, 1), {}, device)  # (B * V, 3, S, S)
+                batch, _ = _move(views.flatten(0, 1), {}, device, _dtype(held[0]))  # (B * V, 3, S, S)
                 for k, outputs in zip(group, (network(batch) for network in held), strict=True):
                     answers[k].append(predict_task(outputs, task).view(count, per_image, -1).mean(dim=1))
     return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
@@ -183,9 +221,26 @@ def _sum(losses: list[Tensor]) -> float:
     return torch.stack(losses).cpu().double().sum().item()
 
 
-def _move(batch: Tensor, targets: dict[str, Tensor], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    batch = batch.to(device, memory_format=torch.channels_last, non_blocking=True)
+def _move(
+    batch: Tensor, targets: dict[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, dict[str, Tensor]]:
+    batch = batch.to(device, dtype, memory_format=torch.channels_last, non_blocking=True)
     return batch, {task: _narrow(values).to(device, non_blocking=True) for task, values in targets.items()}
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
+def _floats(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {head: logits.float() for head, logits in outputs.items()}
+
+
+def _step(scheduler: LRScheduler) -> None:
+    with warnings.catch_warnings():
+        # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        scheduler.step()
 
 
 def _narrow(values: Tensor) -> Tensor:

@@ -14,7 +14,16 @@ from augmentation import build_transform
 from checkpoint import BestKeeper, ModelInfo, load_weights, read_file, save_checkpoint
 from config import TrainConfig, UserError
 from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
-from engine import EpochProgress, EvalResult, evaluate, prepare, train_one_epoch
+from engine import (
+    EpochProgress,
+    EvalResult,
+    evaluate,
+    gradient_scaler,
+    inference_dtype,
+    prepare,
+    train_one_epoch,
+    training_dtype,
+)
 from lock import FoldLocks
 from loss import create_criterion
 from metrics import score
@@ -37,7 +46,7 @@ from utils import (
 STATE_FORMAT = 1  # of the file that a fold is resumed from
 STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # what the file holds
 STATE_KEYS_WITHIN = STATE_KEYS | {  # and what more until the fold is finished
-    *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine")
+    *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine", "scaler")
 }
 CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
 
@@ -64,9 +73,14 @@ def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, 
     return network
 
 
-def machine_of(device: torch.device) -> dict[str, Any]:
+def machine_of(device: torch.device, precision: str) -> dict[str, Any]:
     """What decides the last digits of a result, beside what the options say."""
-    return {"device": device.type, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+    return {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numbers": str(training_dtype(precision, device)).removeprefix("torch."),
+    }
 
 
 class FoldTrainer:
@@ -91,7 +105,7 @@ class FoldTrainer:
         self.state = self._read_state()
         self.epoch: int = self.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained
-        self.machine = machine_of(device)  # that the fold was begun on
+        self.machine = machine_of(device, config.precision)  # that the fold was begun on
         self.rows: list[dict[str, Any]] = self.state.get("rows", [])
         self.best: torch.Tensor | None = self.state.get("best")  # (N, C), what the best epoch answers out of fold
         self.keeper = BestKeeper(
@@ -165,6 +179,10 @@ class FoldTrainer:
         config, seed = self.config, (self.config.seed, self.number)
         seed_everything("weights", *seed)
         self.network = prepare(build_network(config, self.initial), self.device)
+        if config.compile:
+            self.network.compile()
+        self.dtype = training_dtype(config.precision, self.device)
+        self.scaler = gradient_scaler(self.dtype, self.device)
         self.train_set = train_set = TrainDataset(
             self.train_table,
             build_transform(config.transform_type, "train", config.image_size),
@@ -204,13 +222,15 @@ class FoldTrainer:
         step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
         print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
         begun, self.machine = state["machine"], state["machine"]
-        now = machine_of(self.device)
+        now = machine_of(self.device, self.config.precision)
         differ = [f"{name} {begun.get(name)}, now {now[name]}" for name in now if begun.get(name) != now[name]]
         if differ:
             print(f"fold {self.number}: begun with {'; '.join(differ)}: the last digits may come out otherwise")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"]:  # empty where it was not needed
+            self.scaler.load_state_dict(state["scaler"])
         losses = list(state["losses"].to(self.device).unbind())
         self.progress = EpochProgress(state["images"], state["seconds"], losses, state["rates"])
         if losses:
@@ -222,27 +242,27 @@ class FoldTrainer:
             seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
         self.sampler.set_epoch(self.epoch, self.progress.step)
         title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
-        trained = train_one_epoch(
-            self.network,
-            self.train_loader,
-            self.criterion,
-            self.optimizer,
-            self.scheduler,
-            self.device,
-            title=title,
-            progress=self.progress,
-            after_step=self._after_step,
-        )
+        try:
+            trained = train_one_epoch(
+                self.network,
+                self.train_loader,
+                self.criterion,
+                self.optimizer,
+                self.scheduler,
+                self.device,
+                dtype=self.dtype,
+                scaler=self.scaler,
+                title=title,
+                progress=self.progress,
+                after_step=self._after_step,
+            )
+        except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # its compiler
+                why = " ".join(str(error).split("\n\n")[0].split())  # then come hints on its own tracing
+                raise UserError(f"--compile does not work here ({why.rstrip('.')}); leave it out.") from None
+            raise
         self._check_losses()
-        result = evaluate(
-            inference_network(self.network, self.config.image_size),
-            self.valid_loader,
-            self.criterion,
-            self.config.task,
-            self.device,
-            title=f"{title} valid",
-            after_batch=self._heed_signals,
-        )
+        result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
         self.epoch += 1
         saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
@@ -253,6 +273,22 @@ class FoldTrainer:
         self.progress = EpochProgress()
         self._save_state()
         self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
+
+    def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:
+        network = prepare(inference_network(self.network, self.config.image_size), self.device, dtype)
+        result = evaluate(
+            network,
+            self.valid_loader,
+            self.criterion,
+            self.config.task,
+            self.device,
+            title=f"{title} valid",
+            after_batch=self._heed_signals,
+        )
+        if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
+            print(f"fold {self.number}: its answers do not fit into {dtype}; validating again in float32")
+            return self._evaluate(torch.float32, title)
+        return result
 
     def _after_step(self, progress: EpochProgress) -> None:
         every, step = self.config.save_every_steps, progress.step
@@ -366,6 +402,7 @@ class FoldTrainer:
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
                 "random": random_state(self.device),
                 "images": progress.images,
                 "seconds": progress.seconds,

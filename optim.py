@@ -25,11 +25,11 @@ class AnyLayoutAdamP(AdamP):
         return x.reshape(1, -1)
 
 
-OPTIMIZERS = {
-    "adam": Adam,
+OPTIMIZERS = {  # fused: all weights in one pass, where torch has it
+    "adam": partial(Adam, fused=True),
     "adamp": partial(AnyLayoutAdamP, weight_decay=1e-2),
-    "sgd": SGD,
-    "momentum": partial(SGD, momentum=0.9),
+    "sgd": partial(SGD, fused=True),
+    "momentum": partial(SGD, momentum=0.9, fused=True),
 }
 
 

@@ -16,7 +16,7 @@ from augmentation import build_transform
 from checkpoint import Member, ModelInfo, answered_task, find_best, find_members, open_member
 from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainConfig, UserError
 from dataset import ViewDataset, view_loader
-from engine import predict, prepare
+from engine import inference_dtype, predict, prepare
 from metrics import predicted_class
 from model import inference_network
 from picture import images_to_skip
@@ -130,7 +130,8 @@ def write_prediction(
     if len(unreadable) == len(photographs.paths):
         raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
     device = choose_device(config.device)
-    networks = _networks(members, device, at_once)
+    dtype = inference_dtype(config.precision, device)
+    networks = _networks(members, device, dtype, at_once)
     folder = make_folder(Path(config.save_path) / task / run_name)  # a place that cannot be written to is found out now
     make_folder(folder / "members")
     readable = np.array([str(path) not in unreadable for path in photographs.paths])
@@ -139,6 +140,10 @@ def write_prediction(
     workers = count_workers(config.num_workers, device)
     loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
     answers = predict(networks, loader, task, device, at_once=at_once)
+    wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
+    if wrong:
+        advice = "take other checkpoints" if dtype == torch.float32 else "pass --precision float32"
+        raise UserError(f"Not all answers of {some(wrong)} are numbers when computed in {dtype}; {advice}.")
     if unreadable:
         answers = _with_usual(answers, readable, usual_answer(members, task, answers))
     files = _write_files(folder, config, members, task, method, photographs, unreadable, answers)
@@ -171,28 +176,28 @@ def _with_usual(answers: np.ndarray, readable: np.ndarray, usual: np.ndarray) ->
     return filled
 
 
-def _networks(members: Sequence[Member], device: torch.device, at_once: int) -> Sequence[nn.Module]:
+def _networks(members: Sequence[Member], device: torch.device, dtype: torch.dtype, at_once: int) -> Sequence[nn.Module]:
     """The members' networks, or where they take turns what makes them; weights that do not fit are found out here."""
     if at_once >= len(members):
-        return [*_Networks(members, device)]
+        return [*_Networks(members, device, dtype)]
     print(f"The {len(members)} members take turns, {at_once} at a time.")
     for member in members:
         member.load()
-    return _Networks(members, device)
+    return _Networks(members, device, dtype)
 
 
 class _Networks(Sequence):
     """The members' networks, each loaded when it is asked for."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device) -> None:
-        self.members, self.device = members, device
+    def __init__(self, members: Sequence[Member], device: torch.device, dtype: torch.dtype) -> None:
+        self.members, self.device, self.dtype = members, device, dtype
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, index: int) -> nn.Module:
         member = self.members[index]
-        return prepare(inference_network(member.load(), member.info.image_size), self.device)
+        return prepare(inference_network(member.load(), member.info.image_size), self.device, self.dtype)
 
 
 def _members_that_fit(members: Sequence[Member], device: torch.device) -> int:

@@ -235,16 +235,18 @@ def needed_oof_columns(config: TrainConfig) -> tuple[str, ...]:
 def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
     """The options that differ from an earlier config.json and may not, each with both values."""
     paths = {f.name for f in options(TrainConfig) if f.metadata["path"]}
+    # One that the toolkit did not have yet was as it is by default.
+    before = {f.name: f.default for f in options(TrainConfig)} | earlier
 
-    def same(name: str, before: Any, now: Any) -> bool:
-        if name in paths and before and now:
+    def same(name: str, now: Any) -> bool:
+        if name in paths and before[name] and now:
             return True  # files may be moved: what they hold is compared by its fingerprint
-        return before == now
+        return before[name] == now
 
     return [
-        f"{flag(name)} was {earlier.get(name)} and is {value}"
+        f"{flag(name)} was {before[name]} and is {value}"
         for name, value in lasting_options(config).items()
-        if not same(name, earlier.get(name), value)
+        if not same(name, value)
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,34 @@ def test_members_that_take_turns_write_the_same_files(train, predict, tmp_path):
     assert {path: path.read_bytes() for path in written.rglob("*.csv")} == once
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_through_all_commands(precision, train, predict, tmp_path):
+    train("--cv", 2, "--precision", precision)
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet" / "members"
+    answers = []
+    for numbers in ("float32", "float16"):
+        predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1, "--precision", numbers)
+        answers.append(np.stack([pd.read_csv(p).drop(columns="ImageID") for p in sorted(written.glob("*.csv"))]))
+    assert answers[1] == pytest.approx(answers[0], abs=5e-3)
+    assert (answers[1] != answers[0]).any()
+
+
+def test_answers_that_do_not_fit_into_half_precision_are_refused(train, predict, run, small_data, tmp_path):
+    train()
+    checkpoint = next(tmp_path.rglob("*.pt"))
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["linear.bias"][3] = 1e6  # float16 ends at 65504
+    torch.save(content, checkpoint)
+    words = ("submit_singular", "--load-state-dict", checkpoint, "--data-root", small_data.data_root)
+    words = (*words, "--num-workers", 0, "--save-path", tmp_path / "prediction")
+    told = run(*words, "--precision", "float16")
+    assert told.code == 2
+    assert f"Not all answers of {checkpoint.name} are numbers when computed in torch.float16" in told.err
+    assert "pass --precision float32" in told.err
+    assert not list((tmp_path / "prediction").rglob("*.csv"))
+    assert run(*words, "--precision", "float32").code == 0
+
+
 def test_an_earlier_prediction_of_other_members_is_not_mixed_with_the_new_one(train, predict, tmp_path):
     train("--cv", 2, "--epochs", 2)
     predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 2, "--method", "hard")
@@ -276,6 +305,33 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
     pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
+def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, run, tmp_path, monkeypatch, small_data, tiny_training):
+    scalers = []
+
+    def scaler(dtype, device):  # in float32, which is quicker on a CPU
+        scalers.append(torch.amp.GradScaler("cpu", growth_interval=2))
+        return scalers[-1]
+
+    monkeypatch.setattr(foldtrainer, "gradient_scaler", scaler)
+    words = ("--epochs", 2)
+    train(*words, "--save-path", tmp_path / "whole")
+    evaluate, calls = foldtrainer.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+    cut = (*tiny_training, *words, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
+    assert run("train", *cut).code == 130
+    assert run("train", *cut, "--resume").code == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+    whole, _, resumed = (scaler.get_scale() for scaler in scalers)
+    assert resumed == whole
+
+
 def test_resume_starts_a_run_where_there_is_none_and_says_so(train):
     assert "nothing to resume" in train("--resume").out
 
@@ -295,6 +351,42 @@ def test_resume_refuses_options_that_changed_by_name_with_both_values(train, run
     outcome = run("train", *words, "--lr", 0.1, "--resume")
     assert outcome.code == 2
     assert "--lr was 0.005 and is 0.1" in outcome.err
+
+
+def test_resume_takes_an_option_that_the_run_was_begun_without_for_its_default(train, tmp_path):
+    train("--cv", 2, "--folds", 0)
+    about = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "config.json"
+    options = json.loads(about.read_text())
+    del options["precision"]
+    about.write_text(json.dumps(options))
+    assert "fold 0: finished earlier" in train("--cv", 2, "--resume").out
+
+
+@pytest.mark.parametrize("compiler", ["there", "not there"])
+def test_a_compiled_network_is_trained_or_the_compiler_is_missed_in_a_sentence(
+    compiler, run, small_data, tiny_training, tmp_path, monkeypatch
+):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        if compiler == "not there":
+            raise RuntimeError("no compiler")
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--compile")
+    told = run("train", *words)
+    torch._dynamo.reset()
+    assert compiled
+    if compiler == "there":
+        assert told.code == 0, told.err
+        state = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
+        assert "resnet.conv1.weight" in state
+    else:
+        assert told.code == 2
+        assert "--compile does not work here" in told.err
+        assert "no compiler" in told.err
 
 
 def test_resume_refuses_other_people(train, run, make_data, tiny_training, tmp_path):

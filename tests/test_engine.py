@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
 import engine
 from config import OPTIMIZERS
-from engine import evaluate, predict, prepare, train_one_epoch
+from engine import evaluate, gradient_scaler, inference_dtype, predict, prepare, train_one_epoch, training_dtype
 from loss import create_criterion
-from model import create_model, predict_task
+from model import create_model, inference_network, predict_task
 from optim import create_optimizer, create_scheduler, learning_rate
 from tasks import TASKS
 
@@ -380,6 +381,82 @@ def test_prediction_changes_nothing():
     assert torch.equal(torch.get_rng_state(), state)
     assert (first == again).all()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+@pytest.mark.parametrize("choose", [training_dtype, inference_dtype])
+def test_numbers_on_a_cpu_are_float32_unless_others_are_asked_for(choose):
+    assert choose("auto", CPU) == torch.float32
+    assert [choose(name, CPU) for name in ("float32", "bfloat16", "float16")] == HALVES_AND_FULL
+
+
+HALVES_AND_FULL = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_trains_in_bfloat16_if_it_has_it_and_predicts_in_float16(has_bfloat16, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    gpu = torch.device("cuda")
+    assert training_dtype("auto", gpu) == expected
+    assert inference_dtype("auto", gpu) == torch.float16
+    assert training_dtype("float32", gpu) == inference_dtype("float32", gpu) == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_training_in_half_precision_is_training_to_fewer_digits(dtype):
+    pictures, full = Pictures(16), Toy("mask", "gender")
+    half = copy.deepcopy(full)
+    results = []
+    for network, numbers in ((full, torch.float32), (half, dtype)):
+        optimizer = create_optimizer("sgd", network.parameters(), lr=0.1)
+        options = {"epochs": 1, "steps_per_epoch": 4, "restart_epochs": 1}
+        scheduler = create_scheduler("none", optimizer, **options)
+        criterion, loader = create_criterion("crossentropyloss"), loader_of(pictures, 4)
+        options = {"dtype": numbers, "scaler": GradScaler("cpu", init_scale=8.0, enabled=numbers == torch.float16)}
+        results.append(train_one_epoch(network, loader, criterion, optimizer, scheduler, CPU, **options))
+    assert results[1].loss == pytest.approx(results[0].loss, rel=0.02)
+    assert results[1].loss != results[0].loss
+    for got, expected in zip(half.parameters(), full.parameters(), strict=True):
+        assert got.dtype == torch.float32
+        assert torch.allclose(got, expected, atol=0.02)
+
+
+def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out_and_training_goes_on():
+    pictures, network = Pictures(12), Linear("mask")
+    before = copy.deepcopy(network.state_dict())
+    scaler = gradient_scaler(torch.float16, CPU)
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})
+    optimizer = create_optimizer("sgd", network.parameters(), lr=0.1)
+    scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=3, restart_epochs=1)
+    options = {"dtype": torch.float16, "scaler": scaler}
+    criterion = create_criterion("crossentropyloss")
+    for _ in range(15):  # the scale is halved until the gradients fit
+        train_one_epoch(network, loader_of(pictures, 4), criterion, optimizer, scheduler, CPU, **options)
+        assert all(value.isfinite().all() for value in network.state_dict().values())
+    assert scaler.get_scale() < 2.0**30
+    assert not torch.equal(network.state_dict()["linear.weight"], before["linear.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("VanillaEfficientNet", "efficientnet-b0"), ("MultiLabelTHANet", "resnet18")]
+)
+def test_half_precision_answers_alike(name, backbone):
+    network = create_model(name, task="main", backbone=backbone, image_size=32, pretrained=False)
+    batches = torch.randn(4, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for batch in batches:  # so that BatchNorm has seen what it is to normalise
+        network(batch)
+    answers = {}
+    for dtype in HALVES_AND_FULL:
+        prepared = prepare(inference_network(network, 32), CPU, dtype)
+        assert all(weight.dtype == dtype for weight in prepared.parameters())
+        pictures = Pictures(16, views=2)
+        pictures.images = batches[:, :, None].expand(-1, -1, 2, -1, -1, -1).flatten(0, 1)[:16]
+        answers[dtype] = predict([prepared], loader_of(pictures, 8), "main", CPU)[0]
+    assert answers[torch.float16] == pytest.approx(answers[torch.float32], abs=2e-3)
+    assert answers[torch.bfloat16] == pytest.approx(answers[torch.float32], abs=2e-2)
+    assert (answers[torch.float16].argmax(axis=1) == answers[torch.float32].argmax(axis=1)).all()
 
 
 def test_preparing_a_network_does_not_change_what_it_answers():
