@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -95,3 +96,9 @@ def ignore_signals(worker: int) -> None:
     """What a loader process starts with: signals to all processes of a job are for the main one, which ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers_at_exit() -> None:
+    """Python would ask the loader processes that are left at its end to stop by a signal, and wait for ever."""
+    end_workers(keep=[child for child in multiprocessing.active_children() if not child.daemon])

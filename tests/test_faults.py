@@ -5,11 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from faults import CUT, KINDS, assert_same, fingerprint, finish, limit_file_size, operations, start, stopped, training
+from faults import (
+    CUT,
+    KINDS,
+    ROOT,
+    assert_same,
+    fingerprint,
+    finish,
+    limit_file_size,
+    operations,
+    start,
+    stopped,
+    training,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
 KIND = KINDS["main, ResNet, 0 workers, oversampling"]
@@ -95,6 +109,21 @@ def test_loader_processes_do_not_outlive_a_run_that_is_killed(words):
         time.sleep(0.2)
     assert not [pid for pid in workers if alive(pid)]
     child.end()
+
+
+def test_a_script_of_ones_own_ends_with_a_loader_that_is_still_there(tmp_path, make_photo):
+    photo = make_photo(tmp_path / "a.jpg")
+    lines = (
+        "import torch",
+        "from augmentation import build_transform",
+        "from dataset import ViewDataset, view_loader",
+        f"views = ViewDataset([{str(photo)!r}], ['a'], build_transform('base', 'inference', 32))",
+        "loader = view_loader(views, batch_size=1, workers=1, device=torch.device('cpu'))",
+        "print(len(list(loader)))",
+    )
+    script = [sys.executable, "-c", "\n".join(lines)]
+    told = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (told.returncode, told.stdout) == (0, "1\n"), told.stderr
 
 
 def alive(pid: int) -> bool:

@@ -1,0 +1,75 @@
+"""What the benchmarks share: photographs to work on, timing things in turns, and saying what they ran on."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from make_sample import main as make_sample  # noqa: E402
+from utils import count_cores  # noqa: E402
+
+
+def photographs(folder: Path, people: int) -> Path:
+    """Drawn portraits of 384 x 512 pixels, seven a person, in the layout of training; the folder of people."""
+    code = make_sample(["--root", str(folder / "input"), "--people", str(people), "--eval-people", "1"])
+    assert code == 0
+    return folder / "input" / "data" / "train" / "images"
+
+
+def in_turns(
+    actions: dict[str, Callable[[], object]], repetitions: int, device: torch.device
+) -> dict[str, list[float]]:
+    """The seconds that each action took in each repetition; all are done once before, unmeasured, then in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for repetition in range(repetitions + 1):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if repetition:
+                seconds[name].append(time.perf_counter() - start)
+        print(f"repetition {repetition} of {repetitions}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def table(seconds: dict[str, list[float]], images: int) -> str:
+    """A Markdown table: images a second, median and range."""
+    lines = ["| what | images/s | lowest | highest |", "|---|---|---|---|"]
+    for name, each in seconds.items():
+        speeds = [images / s for s in each]
+        lines.append(f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | {max(speeds):.1f} |")
+    return "\n".join(lines)
+
+
+def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> str:
+    """How many times longer one took than the other, repetition by repetition: the median and the range."""
+    each = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
+    return f"{slow} / {fast}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
+
+
+def machine(device: torch.device, *packages: str) -> str:
+    """What it ran on, when, and with which versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", *packages))
+    threads = f"{count_cores()} cores, {torch.get_num_threads()} threads of torch"
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    return f"{datetime.date.today()}, {name}, {threads}, {system}, {versions}"
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else ()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

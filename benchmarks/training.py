@@ -1,0 +1,196 @@
+"""Training images a second: ours, timm's and torchvision's training loops, and the arithmetic alone.
+
+    pip install timm
+    python benchmarks/training.py                                            efficientnet-b0, 112 px, batches of 32
+    python benchmarks/training.py --backbone efficientnet-b3 --image-size 224 --batch-size 128 --people 600
+
+One epoch each, in turns, over the same drawn portraits of 384 x 512 pixels, with SGD and momentum. The loops of timm's
+train.py and of torchvision's references/classification/train.py are written anew here on their own networks and
+loaders, with the defaults of these scripts; "timm, tuned" has every flag that helps it where it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import timm
+import timm.data
+import timm.loss
+import timm.optim
+import torch
+import torchvision
+from side_by_side import in_turns, machine, photographs, ratio, table
+from torch import nn
+from torchvision.transforms import v2
+
+from augmentation import build_transform
+from dataset import EpochSampler, TrainDataset, train_loader
+from engine import gradient_scaler, prepare, train_one_epoch, training_dtype
+from loss import create_criterion
+from model import create_model
+from optim import create_optimizer, create_scheduler
+from table import read_training_table
+from utils import choose_device, count_workers
+
+RATE = 0.01
+
+
+def main() -> None:
+    """Time all in turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="efficientnet-b0")
+    parser.add_argument("--image-size", type=int, default=112)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--people", type=int, default=64)
+    parser.add_argument("--transform", default="base")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        root = photographs(Path(folder), options.people)
+        actions = {
+            "timm, defaults": _timm(options, root, device, tuned=False),
+            "timm, tuned": _timm(options, root, device, tuned=True),
+            "torchvision": _torchvision(options, root, device),
+            "ours": _ours(options, root, device),
+            "arithmetic alone": _arithmetic(options, device),
+        }
+        seconds = in_turns(actions, options.repetitions, device)
+    images = options.people * 7 // options.batch_size * options.batch_size
+    print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
+    print(
+        f"{options.backbone} at {options.image_size} px, epochs of {images} photographs of 384 x 512, batches of "
+        f"{options.batch_size}, our transform {options.transform}, ours in {training_dtype('auto', device)}\n"
+    )
+    print(table(seconds, images) + "\n")
+    for slow, fast in (
+        ("timm, defaults", "ours"),
+        ("timm, tuned", "ours"),
+        ("torchvision", "ours"),
+        ("ours", "arithmetic alone"),
+    ):
+        print(f"- {ratio(seconds, slow, fast)}")
+
+
+def _steps(
+    batches: Iterable, network: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, autocast, move
+) -> None:
+    """The loop that both references share: one epoch; the loss is read at the end only, which favours them."""
+    network.train()
+    for images, targets in batches:
+        images, targets = move(images), targets.to(images.device if images.is_cuda else "cpu")
+        with autocast():
+            loss = criterion(network(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss.item()
+
+
+def _timm(options: argparse.Namespace, root: Path, device: torch.device, *, tuned: bool) -> Callable[[], None]:
+    network = timm.create_model(options.backbone.replace("-", "_"), num_classes=1000).to(device)
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    network.to(memory_format=layout)
+    loader = timm.data.create_loader(
+        timm.data.create_dataset("", root=str(root)),
+        input_size=(3, options.image_size, options.image_size),
+        batch_size=options.batch_size,
+        is_training=True,
+        interpolation="random",
+        num_workers=count_workers(-1, device) if tuned else 4,
+        device=device,
+        use_prefetcher=True,
+    )
+    settings = {"fused": True} if tuned else {}
+    optimizer = timm.optim.create_optimizer_v2(network, opt="sgd", lr=RATE, momentum=0.9, weight_decay=2e-5, **settings)
+    criterion = timm.loss.LabelSmoothingCrossEntropy(0.1)
+    half = training_dtype("auto", device)
+
+    def autocast():
+        return torch.autocast(device.type, half, enabled=tuned and half != torch.float32)
+
+    def move(images: torch.Tensor) -> torch.Tensor:
+        return images.to(memory_format=layout)
+
+    return lambda: _steps(loader, network, criterion, optimizer, autocast, move)
+
+
+def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) -> Callable[[], None]:
+    network = torchvision.models.get_model(options.backbone.replace("-", "_"), weights=None).to(device)
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(options.image_size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    pictures = torchvision.datasets.ImageFolder(str(root), transform)
+    loading = {"num_workers": 16, "pin_memory": device.type == "cuda", "drop_last": True}
+    loader = torch.utils.data.DataLoader(pictures, batch_size=options.batch_size, shuffle=True, **loading)
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
+    criterion = nn.CrossEntropyLoss()
+
+    def autocast():
+        return torch.autocast(device.type, enabled=False)
+
+    return lambda: _steps(loader, network, criterion, optimizer, autocast, lambda images: images.to(device))
+
+
+def _create(options: argparse.Namespace, device: torch.device) -> nn.Module:
+    size = {"image_size": options.image_size, "pretrained": False}
+    return prepare(create_model("VanillaEfficientNet", task="main", backbone=options.backbone, **size), device)
+
+
+def _ours(options: argparse.Namespace, root: Path, device: torch.device) -> Callable[[], None]:
+    network = _create(options, device)
+    rows, _ = read_training_table(str(root))
+    rows = rows.head(len(rows) // options.batch_size * options.batch_size)
+    pictures = TrainDataset(rows, build_transform(options.transform, "train", options.image_size), seed=(0,))
+    sampler = EpochSampler(len(pictures), options.batch_size, seed=(0,))
+    loader = train_loader(pictures, sampler, workers=count_workers(-1, device), device=device)
+    optimizer = create_optimizer("momentum", network.parameters(), lr=RATE)
+    running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
+    scheduler = create_scheduler("cosine", optimizer, **running)
+    criterion = create_criterion("labelsmoothingloss")
+    dtype = training_dtype("auto", device)
+    scaler = gradient_scaler(dtype, device)
+
+    def epoch() -> None:
+        sampler.set_epoch(sampler.epoch + 1)
+        done = train_one_epoch(network, loader, criterion, optimizer, scheduler, device, dtype=dtype, scaler=scaler)
+        assert done.images == len(rows)
+
+    return epoch
+
+
+def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+    """Forward, backward and step of our network on a batch that is there already."""
+    network = _create(options, device).train()
+    size = options.image_size
+    images = torch.randn(options.batch_size, 3, size, size).to(device, memory_format=torch.channels_last)
+    targets = {"main": torch.arange(options.batch_size, device=device) % 18}
+    optimizer = create_optimizer("momentum", network.parameters(), lr=RATE)
+    criterion = create_criterion("labelsmoothingloss")
+    half = training_dtype("auto", device)
+
+    def epoch() -> None:
+        for _ in range(options.people * 7 // options.batch_size):
+            with torch.autocast(device.type, half, enabled=half != torch.float32):
+                outputs = network(images)
+            loss = criterion({head: logits.float() for head, logits in outputs.items()}, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    return epoch
+
+
+if __name__ == "__main__":
+    main()
