@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from model import predict_task
 from optim import learning_rate
+from utils import free_memory
 
 Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
@@ -186,13 +187,14 @@ def predict(
 
     Args:
         networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
-        at_once: hold so many of them at a time, in turns, and keep about HELD_BYTES of images for them; None holds all.
+        at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
+            memory that is free; None holds all.
     """
     at_once = at_once or len(networks)
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
-    for part in _parts(_bar(loader, title), HELD_BYTES if len(groups) > 1 else 0):
+    for part in _parts(_bar(loader, title), turns=len(groups) > 1):
         for group in groups:
             if not held or len(groups) > 1:
                 held.clear()  # before the next ones are made
@@ -205,11 +207,16 @@ def predict(
     return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
 
 
-def _parts(batches: Iterable[tuple[Tensor, dict]], size: int) -> Iterator[list[Tensor]]:
-    """The batches' views in lists of at least `size` bytes, or of one batch."""
+def _parts(batches: Iterable[tuple[Tensor, dict]], *, turns: bool) -> Iterator[list[Tensor]]:
+    """The batches' views one by one, or as many together as may be kept while networks take turns."""
+    free = free_memory(torch.device("cpu"))
+    size = HELD_BYTES if free is None else min(HELD_BYTES, free // 4)
     part: list[Tensor] = []
     for views, _ in batches:
-        part.append(views)
+        if not turns:
+            yield [views]
+            continue
+        part.append(views.clone())  # loader processes hand over shared memory, of which a container may have little
         if sum(views.nbytes for views in part) >= size:
             yield part
             part = []

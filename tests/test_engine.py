@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -337,6 +338,23 @@ def test_networks_that_take_turns_answer_the_same_and_no_more_are_held(at_once, 
     assert turns.most == (at_once or 3)
     parts = {1: 4, 1100: 2, 2**30: 1}[held]
     assert len(turns.made) == (3 * parts if at_once in (1, 2) else 3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells which memory is shared")
+def test_images_that_are_kept_for_turns_are_not_kept_in_shared_memory():
+    """A container may have 64 MB of it."""
+    shared = []
+
+    class Watching(MadeWhenAsked):
+        def __getitem__(self, index: int) -> nn.Module:
+            maps = Path("/proc/self/maps").read_text()
+            shared.append(maps.count("/dev/shm/torch_") + maps.count("/memfd:"))
+            return super().__getitem__(index)
+
+    networks, loader = Watching([Toy("main"), Toy("main")]), loader_of(Pictures(60, views=1), 1, num_workers=1)
+    predict(networks, loader, "main", CPU, at_once=1)
+    assert len(shared) == 2  # all images were kept for both
+    assert max(shared) < 20
 
 
 def test_prediction_averages_probabilities_not_logits():
