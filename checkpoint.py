@@ -138,7 +138,8 @@ def _why_unreadable(error: Exception, head: bytes) -> str:
         named = code[1] if code else "TorchScript"
         return f"it carries code, {named}, which was not run; ask for a file of its state_dict alone"
     if head[:1] == b"\x80":
-        if OLD_FORMAT.startswith(head) or "truncated" in text or isinstance(error, EOFError):
+        cut = "EOF" in text or "truncated" in text or isinstance(error, EOFError)
+        if cut or OLD_FORMAT.startswith(head):
             return "it is cut short or damaged; copy or download it again"
         return "it is a pickle of something other than weights and may carry code, of which nothing was run"
     if head[:2] == b"PK":

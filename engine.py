@@ -122,7 +122,9 @@ def train_one_epoch(
     first, told = progress.images, time.perf_counter()
     start = told - progress.seconds
     begun = told
-    with _bar(loader, title, initial=progress.step) as bar:
+    with _bar(loader, title, initial=progress.step) as bar, warnings.catch_warnings():
+        # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         for batch, targets in bar:
             rate = learning_rate(optimizer)
             batch, targets = _move(batch, targets, device)
@@ -133,7 +135,7 @@ def train_one_epoch(
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
-            _step(scheduler)
+            scheduler.step()
             progress.losses.append(loss.detach() * len(batch))
             progress.rates.append(rate)
             progress.images += len(batch)
@@ -194,7 +196,8 @@ def predict(
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
-    for part in _parts(_bar(loader, title), turns=len(groups) > 1):
+    batches = (views for views, _ in _bar(loader, title))
+    for part in _parts(batches) if len(groups) > 1 else ([views] for views in batches):
         for group in groups:
             if not held or len(groups) > 1:
                 held.clear()  # before the next ones are made
@@ -207,17 +210,14 @@ def predict(
     return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
 
 
-def _parts(batches: Iterable[tuple[Tensor, dict]], *, turns: bool) -> Iterator[list[Tensor]]:
-    """The batches' views one by one, or as many together as may be kept while networks take turns."""
+def _parts(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """As many batches together as may be kept while networks take turns."""
     free = free_memory(torch.device("cpu"))
     size = HELD_BYTES if free is None else min(HELD_BYTES, free // 4)
     part: list[Tensor] = []
-    for views, _ in batches:
-        if not turns:
-            yield [views]
-            continue
+    for views in batches:
         part.append(views.clone())  # loader processes hand over shared memory, of which a container may have little
-        if sum(views.nbytes for views in part) >= size:
+        if sum(kept.nbytes for kept in part) >= size:
             yield part
             part = []
     if part:
@@ -241,13 +241,6 @@ def _dtype(network: nn.Module) -> torch.dtype:
 
 def _floats(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {head: logits.float() for head, logits in outputs.items()}
-
-
-def _step(scheduler: LRScheduler) -> None:
-    with warnings.catch_warnings():
-        # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
-        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        scheduler.step()
 
 
 def _narrow(values: Tensor) -> Tensor:

@@ -122,7 +122,8 @@ def write_prediction(
     task = answered_task(members, config)
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
-    transform = _transform(config, members[0].info)
+    transform_type = config.transform_type or members[0].info.transform_type
+    transform = _transform(transform_type, members[0].info, config.tta)
     photographs = read_prediction_list(config.data_root)
     for note in photographs.notes:
         print(note)
@@ -146,24 +147,31 @@ def write_prediction(
         raise UserError(f"Not all answers of {some(wrong)} are numbers when computed in {dtype}; {advice}.")
     if unreadable:
         answers = _with_usual(answers, readable, usual_answer(members, task, answers))
-    files = _write_files(folder, config, members, task, method, photographs, unreadable, answers)
+    settings = {
+        "task": task,
+        "transform_type": transform_type,
+        "tta": config.tta,
+        "data_root": str(Path(config.data_root).resolve()),
+        "members": [_describe(member) for member in members],
+        "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
+    }
+    files = _write_files(folder, settings, members, method, photographs, unreadable, answers)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
         f"Averaged {count} = {len(members) * config.tta} predictions of {len(paths)} images "
-        f"(task {task}, transform {config.transform_type or members[0].info.transform_type}, device {device})."
+        f"(task {task}, transform {transform_type}, device {device})."
     )
     for path in files:
         print(f"  {path}")
     print(f"  {folder / 'members'}: the probabilities of each member")
 
 
-def _transform(config: PredictConfig, info: ModelInfo) -> Callable:
+def _transform(name: str, info: ModelInfo, views: int) -> Callable:
     """How photographs are cut for these members, with as many views as are wanted."""
-    name = config.transform_type or info.transform_type
     transform = build_transform(name, "inference", info.image_size, mean=info.mean, std=info.std)
-    if transform.max_views is not None and config.tta > transform.max_views:
+    if transform.max_views is not None and views > transform.max_views:
         raise UserError(
-            f"--tta {config.tta} is more than the {transform.max_views} fixed views of transform {name}; "
+            f"--tta {views} is more than the {transform.max_views} fixed views of transform {name}; "
             f"pass {transform.max_views} or fewer, or --transform-type tta, which has any number."
         )
     return transform
@@ -266,24 +274,15 @@ def combine(answers: np.ndarray, members: Sequence[Member], task: str, method: s
 
 def _write_files(
     folder: Path,
-    config: PredictConfig,
+    settings: dict[str, Any],
     members: Sequence[Member],
-    task: str,
     method: str,
     photographs: PredictionList,
     unreadable: dict[str, str],
     answers: np.ndarray,
 ) -> list[Path]:
-    """Write all that a prediction leaves, and return the submission files."""
-    left_out = [name for name, path in zip(photographs.ids, photographs.paths, strict=True) if str(path) in unreadable]
-    settings = {
-        "task": task,
-        "transform_type": config.transform_type or members[0].info.transform_type,
-        "tta": config.tta,
-        "data_root": str(Path(config.data_root).resolve()),
-        "members": [_describe(member) for member in members],
-        "unreadable": left_out,
-    }
+    """Write all that a prediction leaves, `settings` as prediction.json, and return the submission files."""
+    task, left_out = settings["task"], settings["unreadable"]
     _clear_earlier(folder, settings)
     _write_members(folder, photographs, members, answers)
     combined = combine(answers, members, task, method)

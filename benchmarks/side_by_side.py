@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import platform
 import statistics
@@ -17,7 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from make_sample import main as make_sample  # noqa: E402
+from model import Network, create_model  # noqa: E402
 from utils import count_cores  # noqa: E402
+
+
+def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
+    """A parser of the options that all have; `about` is the docstring of the benchmark."""
+    shared = argparse.ArgumentParser(description=about.splitlines()[0])
+    shared.add_argument("--backbone", default="efficientnet-b0")
+    shared.add_argument("--image-size", type=int, default=112)
+    shared.add_argument("--batch-size", type=int, default=batch_size)
+    shared.add_argument("--repetitions", type=int, default=5)
+    shared.add_argument("--device", default="auto")
+    return shared
+
+
+def create(backbone: str, size: int) -> Network:
+    """Our network with random weights."""
+    return create_model("VanillaEfficientNet", task="main", backbone=backbone, image_size=size, pretrained=False)
 
 
 def photographs(folder: Path, people: int) -> Path:

@@ -22,7 +22,7 @@ import timm.loss
 import timm.optim
 import torch
 import torchvision
-from side_by_side import in_turns, machine, photographs, ratio, table
+from side_by_side import create, in_turns, machine, parser, photographs, ratio, table
 from torch import nn
 from torchvision.transforms import v2
 
@@ -30,7 +30,6 @@ from augmentation import build_transform
 from dataset import EpochSampler, TrainDataset, train_loader
 from engine import gradient_scaler, prepare, train_one_epoch, training_dtype
 from loss import create_criterion
-from model import create_model
 from optim import create_optimizer, create_scheduler
 from table import read_training_table
 from utils import choose_device, count_workers
@@ -40,15 +39,10 @@ RATE = 0.01
 
 def main() -> None:
     """Time all in turns and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backbone", default="efficientnet-b0")
-    parser.add_argument("--image-size", type=int, default=112)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--people", type=int, default=64)
-    parser.add_argument("--transform", default="base")
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    options = parser.parse_args()
+    own = parser(__doc__, batch_size=32)
+    own.add_argument("--people", type=int, default=64)
+    own.add_argument("--transform", default="base")
+    options = own.parse_args()
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         root = photographs(Path(folder), options.people)
@@ -142,13 +136,8 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     return lambda: _steps(loader, network, criterion, optimizer, autocast, lambda images: images.to(device))
 
 
-def _create(options: argparse.Namespace, device: torch.device) -> nn.Module:
-    size = {"image_size": options.image_size, "pretrained": False}
-    return prepare(create_model("VanillaEfficientNet", task="main", backbone=options.backbone, **size), device)
-
-
 def _ours(options: argparse.Namespace, root: Path, device: torch.device) -> Callable[[], None]:
-    network = _create(options, device)
+    network = prepare(create(options.backbone, options.image_size), device)
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
     pictures = TrainDataset(rows, build_transform(options.transform, "train", options.image_size), seed=(0,))
@@ -171,7 +160,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device) -> Call
 
 def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
     """Forward, backward and step of our network on a batch that is there already."""
-    network = _create(options, device).train()
+    network = prepare(create(options.backbone, options.image_size), device).train()
     size = options.image_size
     images = torch.randn(options.batch_size, 3, size, size).to(device, memory_format=torch.channels_last)
     targets = {"main": torch.arange(options.batch_size, device=device) % 18}

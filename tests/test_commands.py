@@ -50,6 +50,19 @@ def predict(run, small_data, tmp_path):
     return command
 
 
+def interrupt_evaluation(monkeypatch, number: int) -> None:
+    """Ctrl-C comes in the so-manieth evaluation: of an epoch that is trained and not yet saved."""
+    evaluate, calls = foldtrainer.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+
+
 def weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """The weights of every checkpoint below a folder, by file name below it."""
     files = sorted(folder.rglob("*.pt"))
@@ -280,15 +293,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train, tmp
 def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, monkeypatch, small_data, tiny_training):
     options = ("--cv", 2, "--epochs", 3, "--top-n", 2, "--oversample", "--lr-scheduler", "cosine_restarts")
     train(*options, "--save-path", tmp_path / "whole")
-    evaluate, calls = foldtrainer.evaluate, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 5:  # fold 1, second epoch: trained, not yet saved
-            raise KeyboardInterrupt
-        return evaluate(*args, **kwargs)
-
-    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+    interrupt_evaluation(monkeypatch, 5)  # fold 1, second epoch: trained, not yet saved
     words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
     told = run("train", *words)
     assert told.code == 130
@@ -315,15 +320,7 @@ def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, run, tmp_path, 
     monkeypatch.setattr(foldtrainer, "gradient_scaler", scaler)
     words = ("--epochs", 2)
     train(*words, "--save-path", tmp_path / "whole")
-    evaluate, calls = foldtrainer.evaluate, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*args, **kwargs)
-
-    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+    interrupt_evaluation(monkeypatch, 2)
     cut = (*tiny_training, *words, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
     assert run("train", *cut).code == 130
     assert run("train", *cut, "--resume").code == 0
@@ -731,16 +728,8 @@ def test_out_of_fold_rows_are_those_of_the_checkpoint_that_is_kept(train, tmp_pa
 def test_a_fold_that_is_still_trained_is_not_in_the_summary(
     run, small_data, tiny_training, train, tmp_path, monkeypatch
 ):
-    evaluate, calls = foldtrainer.evaluate, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return evaluate(*args, **kwargs)
-
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
-    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+    interrupt_evaluation(monkeypatch, 2)
     assert run("train", *words, "--cv", 2, "--folds", 0).code == 130  # one of two epochs
     outcome = train("--epochs", 2, "--cv", 2, "--folds", 1, "--resume")
     assert "1 of 2 folds are still to be trained" in outcome.out
