@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +20,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from machine import free_memory
 from model import predict_task
 from optim import learning_rate
-from utils import free_memory
 
 Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
@@ -255,19 +257,42 @@ def _bar(loader: DataLoader, title: str, *, initial: int = 0) -> tqdm:
 
 
 def _trimming(loader: DataLoader) -> Iterator:
-    """The batches of a loader, while memory that was freed is kept for the next ones and now and then given back.
+    """The batches of a loader, while memory that was freed is kept for the next ones, and given back when it grows."""
+    if _LIBC is None:
+        yield from loader
+        return
+    for parameter, value in _KEEP:
+        _LIBC.mallopt(parameter, value)
+    for batch in loader:
+        yield batch
+        _HEAP.heed()
+
+
+class _Heap:
+    """The memory of this process, of which glibc is made to keep what was freed.
 
     By itself glibc gives back every large block at once and gets the next one anew, page by page, which costs
-    efficientnet-b0 at 112 px on 2 cores a fifth of its time in inference and a tenth in training. What it keeps it does
-    not find again: predicting 20,000 images of 64 px with five networks took 4.4 GB without giving back, 1,000 1.2 GB.
+    efficientnet-b0 at 112 px on 2 cores a fifth of its time in inference and a tenth in training. Of what it keeps it
+    does not find all again: predicting 20,000 images of 64 px with five networks took 4.4 GB without giving back, 1,000
+    1.2 GB. So all is given back whenever the process has grown by a quarter over what it needs for its batches.
     """
-    if _LIBC is not None:
-        for parameter, value in _KEEP:
-            _LIBC.mallopt(parameter, value)
-    for number, batch in enumerate(loader, start=1):
-        yield batch
-        if number % TRIM_EVERY == 0 and _LIBC is not None:
+
+    def __init__(self) -> None:
+        self.batches = 0  # since all was given back
+        self.needed = 0  # bytes, once some batches are through
+
+    def heed(self) -> None:
+        """Give memory back if it is time; to be called after every batch."""
+        self.batches += 1
+        if self.batches < SETTLED:
+            return
+        resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+        held = (int(resident) - int(shared)) * PAGE
+        if self.batches == SETTLED:
+            self.needed = max(self.needed, held)
+        elif held > 1.25 * self.needed + 2**26:
             _LIBC.malloc_trim(0)
+            self.batches = 0
 
 
 def _find_libc() -> ctypes.CDLL | None:
@@ -278,9 +303,10 @@ def _find_libc() -> ctypes.CDLL | None:
         return None
 
 
-TRIM_EVERY = 10  # batches
+SETTLED = 5  # batches after which a process has what it needs for more of them
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 # Of mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_MAX. No block is mapped by itself, the heap grows in large steps
 # and shrinks only when it is trimmed.
 _KEEP = ((-1, 2**31 - 1), (-2, 64 * 2**20), (-4, 0))
 HELD_BYTES = 2**30  # of images, while networks take turns
-_LIBC = _find_libc()
+_LIBC, _HEAP = _find_libc(), _Heap()
