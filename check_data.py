@@ -12,7 +12,7 @@ from tasks import MAIN_CLASSES
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those typed); its exit code is 2 where training could not start."""
     config = parse_config(CheckConfig, argv)
-    from utils import run_command  # imports torch: only once the command line is accepted
+    from utils import run_command
 
     return run_command(check, config)
 

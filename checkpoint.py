@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
@@ -31,13 +32,12 @@ from config import (
     resolve_name,
 )
 from model import Network, create_model
-from runfolder import RunFolder
+from runfolder import RunFolder, checkpoint_files
 from tasks import TASKS
-from utils import UNREADABLE, first_line, some, write_tensors
+from utils import UNREADABLE, atomic_write, first_line, some
 
 FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what files of torch before 1.6 begin with
-SUFFIXES = (".pt", ".pth")
 CHOICES = {"task": TASKS, "model_type": MODELS, "backbone": EFFICIENTNETS + RESNETS, "transform_type": TRANSFORMS}
 
 
@@ -86,6 +86,16 @@ class ModelInfo:
 
 
 # ------------------------------------------------------------------------------------------------ one file
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write tensors and plain values by `torch.save`, whole or absent.
+
+    Torch's own file writer hides a full disk behind an error of its own, so it writes to memory first.
+    """
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
@@ -296,17 +306,12 @@ class BestKeeper:
     def remove_others(self) -> None:
         """Delete checkpoints that are not kept: replaced ones, and those of an epoch cut before it was counted."""
         names = {name for _, _, name in self.kept}
-        for path in _checkpoint_files(self.folder):
+        for path in checkpoint_files(self.folder):
             if path.name not in names:
                 path.unlink()
 
     def _rank(self, entry: tuple[int, float, str]) -> tuple[float, int]:
         return self.sign * entry[1], entry[0]
-
-
-def _checkpoint_files(folder: Path) -> list[Path]:
-    files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
 
 
 # ------------------------------------------------------------------------------------------------ members
@@ -369,18 +374,8 @@ def _describe_bare(model_type: str, config: PredictConfig) -> ModelInfo:
 
 
 def find_best(folder: Path, config: PredictConfig) -> Member:
-    """The best checkpoint of a single run.
-
-    Raises:
-        UserError: there is none.
-    """
-    run = RunFolder(folder)
-    if not _checkpoint_files(run.fold(0)):
-        raise UserError(
-            f"There is no single-run checkpoint in {run.fold(0)}. Train one with: python train.py --task {config.task} "
-            f"--model-type {config.model_type}, or pass --load-state-dict."
-        )
-    return _best_of_fold(run.fold(0), 0, 1, config, None)[0]
+    """The best checkpoint of a single run, which holds some (see `runfolder.find_single`)."""
+    return _best_of_fold(RunFolder(folder).fold(0), 0, 1, config, None)[0]
 
 
 def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Sequence[int] | None) -> list[Member]:
@@ -394,7 +389,7 @@ def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Se
         raise UserError(f"{run.path} holds no folders fold00, fold01, ...")
     named_after = run.name.split("ensemble-", 1)[-1] if "ensemble-" in run.name else None
     wanted = list(folds) if folds is not None else list(range(max(there) + 1))
-    missing = [k for k in wanted if not _checkpoint_files(run.fold(k))]
+    missing = [k for k in wanted if not checkpoint_files(run.fold(k))]
     members = [m for k in wanted if k not in missing for m in _best_of_fold(run.fold(k), k, top_k, config, named_after)]
     if folds is None and members and members[0].info.config:
         missing = sorted({*missing, *range(members[0].info.config["cv"])} - {m.fold for m in members})
@@ -409,7 +404,7 @@ def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Se
 
 
 def _best_of_fold(folder: Path, fold: int, top_k: int, config: PredictConfig, named_after: str | None) -> list[Member]:
-    members = [open_member(path, config, model_type=named_after, fold=fold) for path in _checkpoint_files(folder)]
+    members = [open_member(path, config, model_type=named_after, fold=fold) for path in checkpoint_files(folder)]
     if len(members) < top_k:
         raise UserError(
             f"{folder} holds {len(members)} checkpoint{'s' if len(members) > 1 else ''}, fewer than --top-k {top_k}; "

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
-from checkpoint import load_checkpoint
-from config import MODELS, TrainConfig, UserError
-from foldtrainer import FoldTrainer, build_network
-from picture import images_to_skip
+from cache import look_at_pictures
+from config import TrainConfig, UserError
+from picture import needed_side, skip_or_stop
 from runfolder import RunFolder
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
 from tasks import SCORE_TITLES, TASKS
-from utils import (
-    choose_device,
-    file_digest,
-    make_folder,
-    read_json,
-    set_deterministic,
-    some,
-    write_json,
-    write_text,
-)
+from utils import file_digest, make_folder, read_json, some, write_json, write_text
 
 
 def train_run(config: TrainConfig) -> None:
@@ -38,15 +28,21 @@ def train_run(config: TrainConfig) -> None:
         Interrupted: Ctrl-C or SIGTERM, after saving.
         DiskError: a file could not be written.
     """
-    device = choose_device(config.device)
-    set_deterministic(config.deterministic)
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     numbers = config.folds if config.folds is not None else tuple(range(config.cv))
     run.locks(config, numbers).check()
     run.holds(config)  # a run that is in the way is found out before the photographs are read
-    data = load_data(config)
+    tables = read_tables(config)
+    # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
+    # before the one or the other, as soon as it can be known.
+    from foldtrainer import FoldTrainer, build_network, initial_weights
+    from machine import choose_device, set_deterministic
+
+    device = choose_device(config.device)
+    set_deterministic(config.deterministic)
     initial = initial_weights(config)
     build_network(config, initial, say=True)  # weights that do not fit are found out before anything is written
+    data = look_at_data(config, *tables)
     with ExitStack() as held:
         make_folder(run.path.parent)
         locks = held.enter_context(run.locks(config, numbers))
@@ -55,6 +51,8 @@ def train_run(config: TrainConfig) -> None:
             f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, device {device}.\nSaving to {run.path}"
         )
+        if config.cache != "off":
+            print(f"{data.pictures}.")
         stop = held.enter_context(StopRequest())
         for number in numbers:
             FoldTrainer(config, run, data, number, device, initial, stop, locks).train()
@@ -67,8 +65,8 @@ def train_run(config: TrainConfig) -> None:
 # ------------------------------------------------------------------------------------------------ before training
 
 
-def load_data(config: TrainConfig) -> Data:
-    """Read, check and split the photographs, saying what is worth knowing.
+def read_tables(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
+    """The tables of the photographs to train on and, with --valid-root, to validate on, and notes on them.
 
     Raises:
         UserError: everything that stands in the way, one line each.
@@ -85,19 +83,37 @@ def load_data(config: TrainConfig) -> Data:
             raise UserError(
                 f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
             )
-    split = _split(config, table, valid)
+    _split(config, table, valid)  # too few people are found out here
+    return table, valid, report.notes
+
+
+def look_at_data(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None, notes: list[str]) -> Data:
+    """Look at every photograph and split the people, saying what is worth knowing.
+
+    Raises:
+        UserError: photographs that cannot be read, or too few people without them.
+    """
     paths = [*table["path"], *(valid["path"] if valid is not None else ())]
-    unreadable = images_to_skip(paths, config.max_megapixels, config.on_bad_image)
+    folder = Path(config.save_path)
+    pictures, unreadable = look_at_pictures(
+        paths,
+        cache=config.cache,
+        side=needed_side(config.image_size),
+        max_megapixels=config.max_megapixels,
+        folder=make_folder(folder) if config.cache == "disk" else folder,
+        name=f"{config.train_root} {config.valid_root}",
+    )
+    skip_or_stop(unreadable, config.on_bad_image)
     if unreadable:
         for option, part in (("--train-root", table), ("--valid-root", valid)):
             if part is not None and part["path"].isin(list(unreadable)).all():
                 raise UserError(f"None of the {len(part)} photographs of {option} can be read: {min(unreadable)}.")
         table, valid = (_without(part, unreadable) for part in (table, valid))
-        split = _split(config, table, valid)
         print(f"{len(unreadable)} of {len(paths)} photographs cannot be read and are left out: {some(unreadable)}.")
-    for note in [*report.notes, *split.notes]:
+    split = _split(config, table, valid)
+    for note in [*notes, *split.notes]:
         print(note)
-    data = Data(table, valid, split, unreadable)
+    data = Data(table, valid, split, unreadable, pictures)
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
             raise UserError(f"Fold {number} would be trained on a single photograph; there must be two for a batch.")
@@ -154,29 +170,6 @@ def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
                 f"{run.path} was begun with other {what[name]} (fingerprint {earlier.get(name)}, now {now}). Use the "
                 "same to continue it, pass --overwrite to train anew, or another --save-path."
             )
-
-
-def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
-    """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here."""
-    if not config.load_state_dict:
-        return None
-    weights, info = load_checkpoint(config.load_state_dict)
-    if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
-        raise UserError(
-            f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
-            f"{config.backbone}; pass --model-type {info.model_type} --backbone {info.backbone} or other weights."
-        )
-    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
-        raise UserError(
-            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}; pass other weights, "
-            f"--task {info.task}, or --new-head to take the backbone alone."
-        )
-    if not config.valid_root:
-        print(
-            f"Starting from {config.load_state_dict}. If these weights were trained on people of this data set, the "
-            "validation scores below are too good: people they know are validated on."
-        )
-    return weights
 
 
 # ------------------------------------------------------------------------------------------------ after training

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from picture import read_image
+from cache import Pictures
+from machine import derive_seed, seeded
 from stop import ignore_signals
 from tasks import AGE_GROUPS, TASKS, encode_class
-from utils import derive_seed, seeded
 
 
 def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
@@ -41,6 +41,7 @@ class TrainDataset(Dataset):
         table: one row an image, of training people only.
         transform: PIL image to tensor, drawing from torch's global generator.
         seed: anything that names the run and fold.
+        pictures: what reads the photographs.
         age_filter: see `targets_of`.
         oversample: add mixed images of the scarce classes, see `extra_classes`.
     """
@@ -51,12 +52,13 @@ class TrainDataset(Dataset):
         transform: Callable,
         *,
         seed: Sequence[int],
+        pictures: Pictures | None = None,
         age_filter: int | None = None,
         oversample: bool = False,
     ) -> None:
         self.paths, self.people = table["path"].tolist(), table["person"].to_numpy(str)
         self.targets = targets_of(table, age_filter=age_filter)
-        self.transform, self.seed = transform, tuple(seed)
+        self.transform, self.seed, self.pictures = transform, tuple(seed), pictures or Pictures()
         self.extra = extra_classes(self.targets["main"], self.people) if oversample else np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -76,7 +78,7 @@ class TrainDataset(Dataset):
         return f"a mixed image of class {self.extra[index - len(self.paths)]}"
 
     def _image(self, index: int) -> Tensor:
-        return self.transform(read_image(self.paths[index]))
+        return self.transform(self.pictures.read(self.paths[index]))
 
     def _target(self, index: int) -> dict[str, int | float]:
         return {task: values[index].item() for task, values in self.targets.items()}
@@ -119,6 +121,7 @@ class ViewDataset(Dataset):
         keys: what the views of each file are seeded by, its path or id: the same view in every run.
         transform: an inference transform, called as `transform(image, view, key)`.
         views: how many views of each image.
+        pictures: what reads the photographs.
         targets: `{task: (N,)}` or None.
     """
 
@@ -129,16 +132,17 @@ class ViewDataset(Dataset):
         transform: Callable,
         *,
         views: int = 1,
+        pictures: Pictures | None = None,
         targets: dict[str, np.ndarray] | None = None,
     ) -> None:
         self.paths, self.keys, self.transform, self.views = list(paths), list(keys), transform, views
-        self.targets = targets or {}
+        self.targets, self.pictures = targets or {}, pictures or Pictures()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int | float]]:
-        image = read_image(self.paths[index])
+        image = self.pictures.read(self.paths[index])
         views = torch.stack([self.transform(image, view, self.keys[index]) for view in range(self.views)])
         return views, {task: values[index].item() for task, values in self.targets.items()}
 

@@ -11,8 +11,16 @@ import pandas as pd
 import torch
 
 from augmentation import build_transform
-from checkpoint import BestKeeper, ModelInfo, load_weights, read_file, save_checkpoint
-from config import TrainConfig, UserError
+from checkpoint import (
+    BestKeeper,
+    ModelInfo,
+    load_checkpoint,
+    load_weights,
+    read_file,
+    save_checkpoint,
+    write_tensors,
+)
+from config import MODELS, TrainConfig, UserError
 from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
 from engine import (
     EpochProgress,
@@ -26,6 +34,7 @@ from engine import (
 )
 from lock import FoldLocks
 from loss import create_criterion
+from machine import count_workers, random_state, seed_everything, set_random_state
 from metrics import score
 from model import Network, create_model, inference_network
 from optim import create_optimizer, create_scheduler
@@ -33,15 +42,7 @@ from runfolder import RunFolder, lasting_options, oof_columns
 from split import Data
 from stop import Interrupted, StopRequest
 from tasks import SCORE_TITLES, TASKS
-from utils import (
-    count_workers,
-    library_versions,
-    random_state,
-    seed_everything,
-    set_random_state,
-    some,
-    write_tensors,
-)
+from utils import library_versions, some
 
 STATE_FORMAT = 1  # of the file that a fold is resumed from
 STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # what the file holds
@@ -49,6 +50,29 @@ STATE_KEYS_WITHIN = STATE_KEYS | {  # and what more until the fold is finished
     *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine", "scaler")
 }
 CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
+
+
+def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
+    """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here."""
+    if not config.load_state_dict:
+        return None
+    weights, info = load_checkpoint(config.load_state_dict)
+    if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
+        raise UserError(
+            f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
+            f"{config.backbone}; pass --model-type {info.model_type} --backbone {info.backbone} or other weights."
+        )
+    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
+        raise UserError(
+            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}; pass other weights, "
+            f"--task {info.task}, or --new-head to take the backbone alone."
+        )
+    if not config.valid_root:
+        print(
+            f"Starting from {config.load_state_dict}. If these weights were trained on people of this data set, the "
+            "validation scores below are too good: people they know are validated on."
+        )
+    return weights
 
 
 def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, *, say: bool = False) -> Network:
@@ -100,7 +124,7 @@ class FoldTrainer:
         self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
         self.stop, self.locks = stop, locks
         self.task = TASKS[config.task]
-        self.fingerprint = data.split.fingerprint
+        self.fingerprint, self.pictures = data.split.fingerprint, data.pictures
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
         self.state = self._read_state()
         self.epoch: int = self.state.get("epoch", 0)  # epochs done
@@ -187,6 +211,7 @@ class FoldTrainer:
             self.train_table,
             build_transform(config.transform_type, "train", config.image_size),
             seed=seed,
+            pictures=self.pictures,
             age_filter=config.age_filter,
             oversample=config.oversample,
         )
@@ -199,6 +224,7 @@ class FoldTrainer:
             self.valid_table["path"].tolist(),
             self.valid_table["image"].tolist(),
             build_transform(config.transform_type, "valid", config.image_size),
+            pictures=self.pictures,
             targets=targets_of(self.valid_table),
         )
         self.valid_loader = view_loader(

@@ -322,7 +322,7 @@ def make_sample(
     Raises:
         UserError: something else lies where the set would go; it stays untouched.
     """
-    from utils import count_cores  # imports torch: only once the command line is accepted
+    from utils import count_cores
 
     started = time.perf_counter()
     root = Path(root)
@@ -348,7 +348,7 @@ def make_sample(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those typed) and return its exit code."""
     config = parse_config(SampleConfig, argv)
-    from utils import run_command  # imports torch: only once the command line is accepted
+    from utils import run_command
 
     return run_command(run, config)
 

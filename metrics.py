@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
 
 from tasks import TASKS, age_group
 
@@ -29,6 +28,8 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
         macro_f1 and accuracy (fractions of 1); for age also mae and rmse (years), with macro_f1 and accuracy those of
         the age groups. All are NaN when a prediction is not finite.
     """
+    from sklearn.metrics import accuracy_score, f1_score  # takes a second to import: not for who only asks for names
+
     record = TASKS[task]
     if not np.isfinite(probabilities).all():
         return {name: float("nan") for name in record.scores}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import struct
@@ -10,7 +11,7 @@ import threading
 import warnings
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -46,15 +47,29 @@ _LARGE = 20.0  # megapixels above which pictures are decoded one at a time, for 
 _PORTION = 256  # files that are checked at a time
 
 
-def read_image(path: str | Path) -> Image.Image:
+def needed_side(image_size: int) -> int:
+    """The shorter side in pixels that a photograph needs for a network of this size to see all that it can of it.
+
+    The smallest random crop, 8 % of a square with sides of 3 : 4 (torchvision's RandomResizedCrop), still has as many
+    pixels on its shorter side as the network; fixed views and face crops are larger parts.
+    """
+    return math.ceil(image_size / math.sqrt(0.08 * 3 / 4))
+
+
+def read_image(path: str | Path, side: int | None = None) -> Image.Image:
     """A photograph as PIL RGB, as a person sees it: turned the way its EXIF tag says, the first frame of several, what
     is transparent on white, and 16 bits of grey as the 8 highest of them.
+
+    Args:
+        path: the file.
+        side: shrink it by the largest whole number that leaves its shorter side this long, which spares JPEGs most of
+            the decoding; None keeps all pixels.
 
     Raises:
         UserError: it is not there, is no picture, or cannot be decoded to the end.
     """
     with _quiet(), _opened(path) as image:
-        return _as_rgb(image)
+        return _as_rgb(image, side)
 
 
 @contextmanager
@@ -65,9 +80,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
+    times = 1 if side is None else max(1, min(image.size) // side)
+    size = [max(1, round(length / times)) for length in image.size]
+    if times > 1:
+        image.draft("RGB", (image.width // times, image.height // times))  # of JPEGs: no smaller, by 2, 4 or 8
     image.load()  # before the EXIF tag is asked for, which in a damaged file may be what cannot be read
-    image = ImageOps.exif_transpose(image)
+    decoded = image.size
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.size != decoded:
+        size.reverse()
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if image.mode == "I" or image.mode.startswith("I;"):
@@ -77,7 +99,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    if image.mode != "RGB" or image.format not in ("JPEG", "MPO"):  # those need their file no more, and no copy
+        image = image.convert("RGB")
+    return image if times == 1 else image.resize(size, Image.Resampling.BOX)
 
 
 @contextmanager
@@ -98,10 +122,22 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path} cannot be read as a picture ({why}).") from None
 
 
-def unreadable_images(paths: Sequence[str | Path], max_megapixels: float | None = None) -> dict[str, str]:
+def unreadable_images(
+    paths: Sequence[str | Path],
+    max_megapixels: float | None = None,
+    *,
+    side: int | None = None,
+    keep: Callable[[str, Image.Image], None] | None = None,
+) -> dict[str, str]:
     """The pictures that cannot be read or are larger than `max_megapixels`, each with a sentence that says why.
 
     Every file is decoded to the end, JPEGs at an eighth of their size, which reads every byte and is quicker.
+
+    Args:
+        paths: the files.
+        max_megapixels: None allows any size.
+        side: see `read_image`, for `keep`.
+        keep: gets each path that can be read and its picture, from several threads at once.
 
     Returns:
         `{path: sentence}` in the order of `paths`.
@@ -118,9 +154,12 @@ def unreadable_images(paths: Sequence[str | Path], max_megapixels: float | None 
                         f"{path} is {image.width} x {image.height} = {megapixels:.3g} megapixels large, more than "
                         f"--max-megapixels {max_megapixels:g}."
                     )
-                image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
                 with one_at_a_time if megapixels > _LARGE else nullcontext():
-                    _as_rgb(image)
+                    if keep is None:
+                        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+                        _as_rgb(image)
+                    else:
+                        keep(str(path), _as_rgb(image, side))
         except UserError as error:
             return str(error)
         return None
@@ -135,19 +174,14 @@ def unreadable_images(paths: Sequence[str | Path], max_megapixels: float | None 
     return bad
 
 
-def images_to_skip(paths: Sequence[str | Path], max_megapixels: float, on_bad_image: str) -> dict[str, str]:
-    """The pictures that `unreadable_images` finds, which a command is to go on without.
-
-    Args:
-        on_bad_image: "skip", or "stop" to refuse them.
+def skip_or_stop(unreadable: dict[str, str], on_bad_image: str) -> None:
+    """Refuse the pictures that `unreadable_images` found, unless a command is to "skip" them.
 
     Raises:
         UserError: there are some and they are not to be skipped; a sentence for each.
     """
-    unreadable = unreadable_images(paths, max_megapixels)
     if unreadable and on_bad_image == "stop":
         raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
-    return unreadable
 
 
 def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:

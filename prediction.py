@@ -13,105 +13,68 @@ from torch import nn
 
 import voting
 from augmentation import build_transform
+from cache import Pictures
 from checkpoint import Member, ModelInfo, answered_task, find_best, find_members, open_member
-from config import ROOT, EnsembleConfig, PredictConfig, SingularConfig, TrainConfig, UserError
+from config import EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
+from machine import choose_device, count_workers, free_memory
 from metrics import predicted_class
 from model import inference_network
-from picture import images_to_skip
-from runfolder import KFOLD, UNREADABLE_LIST, RunFolder
-from table import PredictionList, read_prediction_list
+from picture import needed_side, skip_or_stop, unreadable_images
+from runfolder import UNREADABLE_LIST, RunFolder
+from table import PredictionList
 from tasks import TASKS
-from utils import (
-    choose_device,
-    count_workers,
-    free_memory,
-    make_folder,
-    read_json,
-    remove_leftovers,
-    some,
-    write_json,
-    write_text,
-)
+from utils import make_folder, read_json, remove_leftovers, some, write_json, write_text
 
 
-def predict_singular(config: SingularConfig) -> None:
-    """Predict with one network and write submission.csv; the command of submit_singular.py."""
-    if config.load_state_dict:
-        path = Path(config.load_state_dict)
-        member, run_name = open_member(path, config), path.stem
-        if member.info.config is not None:
-            run = RunFolder.of("", member.info.task, member.info.model_type, cv=member.info.config["cv"])
-            run_name = (
-                run.name if member.info.config["cv"] == 1 else f"{run.name}-fold{member.info.fold:02d}-{path.stem}"
-            )
+def predict_singular(config: SingularConfig, place: Path, photographs: PredictionList) -> None:
+    """Predict with one network and write submission.csv; the command of submit_singular.py.
+
+    Args:
+        place: what `runfolder.find_single` found. photographs: what to predict.
+    """
+    if place.is_dir():
+        member, run_name = find_best(place, config), place.name
     else:
-        run = RunFolder.of(_training_folder(), config.task, config.model_type, cv=1)
-        member, run_name = find_best(run.path, config), run.name
-    write_prediction(config, [member], run_name, method="singular", at_once=1)
+        member, run_name = open_member(place, config), place.stem
+        if member.info.config is not None:
+            cv = member.info.config["cv"]
+            run = RunFolder.of("", member.info.task, member.info.model_type, cv=cv)
+            run_name = run.name if cv == 1 else f"{run.name}-fold{member.info.fold:02d}-{place.stem}"
+    write_prediction(config, [member], photographs, run_name, method="singular", at_once=1)
 
 
-def predict_ensemble(config: EnsembleConfig) -> None:
-    """Predict with the best checkpoints of every fold and write the submission files; that of submit_ensemble.py."""
-    run = find_run(config)
+def predict_ensemble(config: EnsembleConfig, run: RunFolder, photographs: PredictionList) -> None:
+    """Predict with the best checkpoints of every fold and write the submission files; that of submit_ensemble.py.
+
+    Args:
+        run: the K-fold run, as `runfolder.find_run` found it. photographs: what to predict.
+    """
     members = find_members(run, config, top_k=config.top_k, folds=config.folds)
     unfinished = run.unfinished()
     if unfinished:
         print(f"Not all of {run.path} is trained: fold {some(unfinished)}.")
     at_once = config.members_at_once or _members_that_fit(members, choose_device(config.device))
-    write_prediction(config, members, run.name, method=config.method, at_once=at_once)
-
-
-def find_run(config: EnsembleConfig) -> RunFolder:
-    """The K-fold run of --root: that folder, or the only one that it holds; by default the one train.py left.
-
-    Raises:
-        UserError: no such folder, no run in it, or more than one.
-    """
-    root = Path(config.root) if config.root else _training_folder() / config.task
-    if not root.is_dir():
-        raise UserError(
-            f"There is no folder {root}. Train with: python train.py --task {config.task} --cv 5, or pass --root."
-        )
-    if RunFolder(root).folds():
-        return RunFolder(root)
-    found = [*root.glob(f"{KFOLD}*")] or [*root.glob(f"{config.task}/{KFOLD}*")]  # the latter in a --save-path
-    runs = sorted(path for path in found if path.is_dir())
-    chosen = [path for path in runs if path.name == f"{KFOLD}{config.model_type}"]
-    if "model_type" in config.given or (len(runs) > 1 and not config.root and len(chosen) == 1):
-        runs = chosen
-    if found and not runs:
-        names = some(sorted(path.name for path in found))
-        raise UserError(
-            f"{root} holds {names}, but no run of {config.model_type}; pass --root or another --model-type."
-        )
-    if not runs:
-        raise UserError(
-            f"{root} holds no {KFOLD}<network> folder. Train with: python train.py --task {config.task} --cv 5, "
-            "or pass --root."
-        )
-    if len(runs) > 1:
-        raise UserError(
-            f"{root} holds {len(runs)} runs ({some(path.name for path in runs)}); pass --model-type, or --root with "
-            "one of them."
-        )
-    return RunFolder(runs[0])
-
-
-def _training_folder() -> Path:
-    return ROOT / TrainConfig.save_path
+    write_prediction(config, members, photographs, run.name, method=config.method, at_once=at_once)
 
 
 # ------------------------------------------------------------------------------------------------ prediction
 
 
 def write_prediction(
-    config: PredictConfig, members: Sequence[Member], run_name: str, *, method: str, at_once: int
+    config: PredictConfig,
+    members: Sequence[Member],
+    photographs: PredictionList,
+    run_name: str,
+    *,
+    method: str,
+    at_once: int,
 ) -> None:
     """Predict every photograph with every member and write the members' probabilities and the submissions.
 
     Args:
+        photographs: what to predict.
         run_name: the name of the folder to write in.
         method: singular, softvoting or hardvoting.
         at_once: how many members to hold in memory at a time.
@@ -124,10 +87,10 @@ def write_prediction(
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
     transform_type = config.transform_type or members[0].info.transform_type
     transform = _transform(transform_type, members[0].info, config.tta)
-    photographs = read_prediction_list(config.data_root)
     for note in photographs.notes:
         print(note)
-    unreadable = images_to_skip(photographs.paths, config.max_megapixels, config.on_bad_image)
+    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
+    skip_or_stop(unreadable, config.on_bad_image)
     if len(unreadable) == len(photographs.paths):
         raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
     device = choose_device(config.device)
@@ -137,7 +100,8 @@ def write_prediction(
     make_folder(folder / "members")
     readable = np.array([str(path) not in unreadable for path in photographs.paths])
     paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
-    dataset = ViewDataset(paths, ids, transform, views=config.tta)
+    pictures = Pictures(needed_side(members[0].info.image_size))
+    dataset = ViewDataset(paths, ids, transform, views=config.tta, pictures=pictures)
     workers = count_workers(config.num_workers, device)
     loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
     answers = predict(networks, loader, task, device, at_once=at_once)

@@ -13,7 +13,7 @@ from tasks import SCORE_TITLES, TASKS, decode_class
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those typed) and return its exit code."""
     config = parse_config(ScoreConfig, argv)
-    from utils import run_command  # imports torch: only once the command line is accepted
+    from utils import run_command
 
     return run_command(score_submission, config)
 

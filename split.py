@@ -9,8 +9,8 @@ import warnings
 from dataclasses import dataclass
 
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold
 
+from cache import Pictures
 from config import UserError
 from tasks import AGE_GROUPS, GENDERS
 from utils import some
@@ -66,13 +66,14 @@ class Data:
     """Everything a run trains and validates on: tables with one row an image, and the split of the people.
 
     `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
-    left out, with a sentence each.
+    left out, with a sentence each. `pictures` reads the others.
     """
 
     table: pd.DataFrame
     valid: pd.DataFrame | None
     split: Split
     unreadable: dict[str, str]
+    pictures: Pictures
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +124,8 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
         notes.append(
             f"Strata with fewer people than the {parts} parts of the split, not in every part: {some(scarce, 6)}."
         )
+    from sklearn.model_selection import StratifiedKFold  # takes a second to import: not for what is refused above
+
     folder = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # said above, with names

@@ -11,10 +11,20 @@ from config import EnsembleConfig, parse_config
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those typed) and return its exit code."""
     config = parse_config(EnsembleConfig, argv)
-    from prediction import predict_ensemble  # imports torch: only once the command line is accepted
     from utils import run_command
 
-    return run_command(predict_ensemble, config)
+    return run_command(predict, config)
+
+
+def predict(config: EnsembleConfig) -> None:
+    """See `prediction.predict_ensemble`. What is missing is told before torch is imported, which takes seconds."""
+    from runfolder import find_run
+    from table import read_prediction_list
+
+    run, photographs = find_run(config), read_prediction_list(config.data_root)
+    from prediction import predict_ensemble
+
+    predict_ensemble(config, run, photographs)
 
 
 if __name__ == "__main__":

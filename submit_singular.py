@@ -11,10 +11,20 @@ from config import SingularConfig, parse_config
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with these words (default: those typed) and return its exit code."""
     config = parse_config(SingularConfig, argv)
-    from prediction import predict_singular  # imports torch: only once the command line is accepted
     from utils import run_command
 
-    return run_command(predict_singular, config)
+    return run_command(predict, config)
+
+
+def predict(config: SingularConfig) -> None:
+    """See `prediction.predict_singular`. What is missing is told before torch is imported, which takes seconds."""
+    from runfolder import find_single
+    from table import read_prediction_list
+
+    place, photographs = find_single(config), read_prediction_list(config.data_root)
+    from prediction import predict_singular
+
+    predict_singular(config, place, photographs)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Seeding, devices, safe file writing, and the frame every command runs in."""
+"""Whole-or-absent files, cores and free memory, and the frame every command runs in; torch is not imported here."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -15,14 +14,13 @@ import shutil
 import struct
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from config import Config, UserError
 from stop import Interrupted, end_workers, terminable
@@ -88,7 +86,8 @@ def _how_to_go_on(config: Config) -> str:
 def short_of_memory(error: BaseException) -> str | None:
     """What to change when an error says that memory ran out, or None when it says something else."""
     text = str(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+    # Torch's own kind, by its name: who asks need not have imported torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return (
             f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, a smaller --image-size or a smaller "
             "--backbone."
@@ -109,77 +108,7 @@ def some(names: Iterable[object], limit: int = 5) -> str:
     return ", ".join(line if len(line) <= 300 else f"{line[:300]}..." for line in lines) + more
 
 
-# ------------------------------------------------------------------------------------------------ seeding
-
-
-def derive_seed(*parts: Any) -> int:
-    """A seed in 0..2**63-1 that depends on all parts (run seed, fold, epoch, image, view, ...) and on nothing else."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
-
-
-def seed_everything(*parts: Any) -> None:
-    """Seed torch (all devices) for what follows, by what it belongs to."""
-    torch.manual_seed(derive_seed(*parts))
-
-
-@contextmanager
-def seeded(*parts: Any) -> Iterator[None]:
-    """A block whose random draws on the CPU depend on `parts` alone, and that leaves the global state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(*parts))
-        yield
-
-
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the generators that training draws from: that of the CPU and that of the device."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back into a state; that of another kind of device is of no use and left alone."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
 # ------------------------------------------------------------------------------------------------ machine
-
-
-def set_deterministic(wanted: bool) -> None:
-    """Let torch use only operations that give the same bits each time, or any.
-
-    https://docs.pytorch.org/docs/stable/notes/randomness.html
-    """
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = False
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU when there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name.lower() == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name.lower())
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        message = f"--device {name} cannot be used here ({first_line(error)}); auto, cpu and cuda are usual."
-        raise UserError(message) from None
-    return device
 
 
 def count_cores() -> int:
@@ -187,28 +116,15 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_workers(requested: int, device: torch.device) -> int:
-    """The number of loader processes: the one asked for, or for -1 one a core up to 8, half of that without a GPU.
-
-    Without a GPU the network itself keeps the cores busy, and loaders take them from it.
-    """
-    if requested >= 0:
-        return requested
-    cores = count_cores()
-    return min(8, cores if device.type != "cpu" else cores // 2)
-
-
-def free_memory(device: torch.device, *, system: Path = Path("/")) -> int | None:
-    """The bytes of memory that a device, for the CPU this process, can still have; None where the system tells none.
+def free_ram(system: Path = Path("/")) -> int | None:
+    """The bytes of memory that this process can still have; None where the system tells none.
 
     In a container or a cluster's job that is what is left of its limit, where memory that only caches files counts as
     free (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems). The files
     that tell lie below `system`.
     """
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
     meminfo, groups = system / "proc" / "meminfo", system / "proc" / "self" / "cgroup"
-    if device.type != "cpu" or not meminfo.is_file():
+    if not meminfo.is_file():
         return None
     free = [1024 * _numbers(meminfo)["MemAvailable:"]]
     for line in groups.read_text().splitlines() if groups.is_file() else ():
@@ -351,16 +267,6 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent; file names that are no Unicode come out as the bytes they are."""
     atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
-
-
-def write_tensors(path: Path, value: Any) -> None:
-    """Write tensors and plain values by `torch.save`, whole or absent.
-
-    Torch's own file writer hides a full disk behind an error of its own, so it writes to memory first.
-    """
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def file_digest(path: str | Path) -> str:

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from augmentation import build_transform
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
+from machine import choose_device, count_workers
 from model import Network, inference_network
 from picture import read_image
-from utils import choose_device, count_workers
 
 
 class OneView(torch.utils.data.Dataset):

@@ -21,10 +21,10 @@ from checkpoint import find_members
 from config import EnsembleConfig
 from dataset import ViewDataset, view_loader
 from engine import predict, prepare
+from machine import choose_device, count_workers
 from metrics import score
 from runfolder import RunFolder
 from table import read_training_table
-from utils import choose_device, count_workers
 
 FRACTIONS = (SOURCE_CROP / SOURCE_SIDE, 0.7, 0.8, 0.9, 1.0)
 RESAMPLES = 1000

@@ -30,9 +30,9 @@ from augmentation import build_transform
 from dataset import EpochSampler, TrainDataset, train_loader
 from engine import gradient_scaler, prepare, train_one_epoch, training_dtype
 from loss import create_criterion
+from machine import choose_device, count_workers
 from optim import create_optimizer, create_scheduler
 from table import read_training_table
-from utils import choose_device, count_workers
 
 RATE = 0.01
 

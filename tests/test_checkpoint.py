@@ -30,7 +30,7 @@ from checkpoint import (
 )
 from config import EnsembleConfig, SingularConfig, UserError
 from model import create_model
-from runfolder import RunFolder
+from runfolder import RunFolder, find_single
 from tasks import TASKS
 
 
@@ -753,10 +753,11 @@ def test_the_best_checkpoint_of_a_single_run(make_run):
     assert find_best(ages.path, SingularConfig()).info.epoch == 2
 
 
-def test_no_single_run(tmp_path):
+def test_no_single_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("runfolder.ROOT", tmp_path)
     options = {"task": "gender", "model_type": "VanillaResNet"}
     with pytest.raises(UserError) as caught:
-        find_best(tmp_path / "single-VanillaResNet", SingularConfig(**options))
+        find_single(SingularConfig(**options))
     sentence = str(caught.value)
     assert "python train.py --task gender --model-type VanillaResNet" in sentence
     assert "--load-state-dict" in sentence

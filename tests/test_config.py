@@ -514,6 +514,43 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(script, words, 
     assert child.stderr.count("\n") == (1 if code else 0)
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("train.py", ["--train-root", "lost"], "There is no folder lost"),
+        ("train.py", ["--train-root", "faces", "--valid-root", "lost"], "There is no folder lost"),
+        ("train.py", ["--train-root", "empty"], "empty"),
+        ("train.py", ["--train-root", "faces", "--corrections", "lost.csv"], "There is no file lost.csv"),
+        ("train.py", ["--train-root", "faces", "--save-path", "used"], "already holds a run"),
+        ("submit_singular.py", ["--load-state-dict", "lost.pt"], "There is no checkpoint file lost.pt"),
+        ("submit_singular.py", ["--load-state-dict", "a.pt", "--data-root", "lost"], "There is no folder lost"),
+        ("submit_ensemble.py", ["--root", "lost"], "There is no folder lost"),
+        ("submit_ensemble.py", ["--root", "empty"], "empty holds no kfold-ensemble-<network> folder"),
+        ("check_data.py", ["--train-root", "lost"], "There is no folder lost"),
+        ("score_submission.py", ["--submission", "lost.csv"], "There is no file"),
+    ],
+)
+def test_what_is_missing_is_told_before_torch_is_imported(script, words, told, tmp_path, make_photo):
+    make_photo(tmp_path / "faces" / "000001_male_Asian_20" / "normal.jpg")
+    (tmp_path / "empty").mkdir()
+    run = tmp_path / "used" / "main" / "single-VanillaEfficientNet"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"task": "main", "cv": 1, "epochs": 1}')
+    (tmp_path / "a.pt").touch()
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(ROOT / script), *words],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.stdout.splitlines()[-1].startswith("code 2 torch False"), child.stderr
+    assert child.stderr.startswith(f"{script}: ")
+    assert told in child.stderr
+    assert child.stderr.count("\n") == 1
+
+
 def test_a_default_edited_in_place_of_an_empty_one_is_shown():
     fields = {f.name: f for f in config.options(TrainConfig)}
     assert config.default_text(fields["backbone"]) == "the network's own"

@@ -1,0 +1,102 @@
+"""Seeds and random states, devices, and the memory they have."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from config import UserError
+from utils import count_cores, first_line, free_ram
+
+
+def derive_seed(*parts: Any) -> int:
+    """A seed in 0..2**63-1 that depends on all parts (run seed, fold, epoch, image, view, ...) and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def seed_everything(*parts: Any) -> None:
+    """Seed torch (all devices) for what follows, by what it belongs to."""
+    torch.manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def seeded(*parts: Any) -> Iterator[None]:
+    """A block whose random draws on the CPU depend on `parts` alone, and that leaves the global state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        yield
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the generators that training draws from: that of the CPU and that of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Put the generators back into a state; that of another kind of device is of no use and left alone."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
+
+
+# ------------------------------------------------------------------------------------------------ devices
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Let torch use only operations that give the same bits each time, or any.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU when there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name.lower() == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name.lower())
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        message = f"--device {name} cannot be used here ({first_line(error)}); auto, cpu and cuda are usual."
+        raise UserError(message) from None
+    return device
+
+
+def count_workers(requested: int, device: torch.device) -> int:
+    """The number of loader processes: the one asked for, or for -1 one a core up to 8, half of that without a GPU.
+
+    Without a GPU the network itself keeps the cores busy, and loaders take them from it.
+    """
+    if requested >= 0:
+        return requested
+    cores = count_cores()
+    return min(8, cores if device.type != "cpu" else cores // 2)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes of memory that a device, for the CPU this process, can still have; None where the system tells none."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_ram() if device.type == "cpu" else None
