@@ -32,7 +32,7 @@ from config import (
     resolve_name,
 )
 from model import Network, create_model
-from runfolder import RunFolder, checkpoint_files
+from runfolder import RunFolder, changed_options, checkpoint_files
 from tasks import TASKS
 from utils import UNREADABLE, atomic_write, first_line, some
 
@@ -401,6 +401,27 @@ def find_members(run: RunFolder, config: PredictConfig, *, top_k: int, folds: Se
         )
     _check_together(members, config)
     return members
+
+
+def check_fold(run: RunFolder, number: int, config: TrainConfig, fingerprint: str) -> None:
+    """Make sure that a finished fold is whole and belongs to the run that its folder lies in.
+
+    Raises:
+        UserError: files are missing, or its checkpoints are of other options, another split or another fold.
+    """
+    files = checkpoint_files(run.fold(number))
+    gone = [] if run.fold_oof(number).is_file() else [run.fold_oof(number).name]
+    gone += [] if files else ["its checkpoints"]
+    if gone:
+        raise UserError(f"{run.fold(number)} is a finished fold without {some(gone)}; copy what is missing.")
+    _, info = load_checkpoint(files[0])
+    if info is None or info.config is None:
+        raise UserError(f"{files[0]} is no checkpoint of train.py.")
+    told = {"split": (info.split_fingerprint, fingerprint), "fold": (info.fold, number)}
+    different = [f"its {name} is {own}, not {wanted}" for name, (own, wanted) in told.items() if own != wanted]
+    different += changed_options(info.config, config)
+    if different:
+        raise UserError(f"{files[0]} is not of the run in {run.path}: {'; '.join(different)}.")
 
 
 def _best_of_fold(folder: Path, fold: int, top_k: int, config: PredictConfig, named_after: str | None) -> list[Member]:

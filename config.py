@@ -339,6 +339,22 @@ class EnsembleConfig(PredictConfig):
 
 
 @dataclass
+class JoinConfig(Config):
+    """Write log.csv, oof.csv and summary.json of a run whose folds were trained by several commands."""
+
+    command: ClassVar[str] = "join_folds.py"
+
+    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    model_type: str = option(TrainConfig.model_type, "the network, where there are runs of several", choices=MODELS)
+    root: str | None = option(
+        EnsembleConfig.root,
+        "a kfold-ensemble-<network> folder, or a folder that holds one",
+        path=True,
+        default_text="where train.py saves the task",
+    )
+
+
+@dataclass
 class CheckConfig(Config):
     """Look at a folder of training photographs: counts, strata, and everything that is wrong with it."""
 
@@ -444,18 +460,23 @@ def build_parser(cls: type[Config]) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> AnyConfig:
-    """The options of a command line as a checked config; `given` holds the names of those that were typed.
-
-    Both --model-type and --model_type are accepted. A relative path that was typed starts at the working directory; a
-    default starts at the folder of the toolkit. Exits with code 2 and one line when an option is wrong.
-    """
+def settle_libraries() -> None:
+    """Set what libraries read from the environment when they are imported, unless the user has set it."""
     # Read by OpenMP when torch is imported, which is later: threads that wait for each other sleep instead of spinning.
     # With one other busy process on 2 cores training ran at 122 instead of 11 to 40 images/s, alone at the same speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Read by Pillow when it is imported: how many blocks of memory, each up to 16 MB, it keeps for the next picture.
     # With none the system hands out every page anew, and decoding a photograph of 384 x 512 took 1.2 instead of 0.7 ms.
     os.environ.setdefault("PILLOW_BLOCKS_MAX", "4")
+
+
+def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> AnyConfig:
+    """The options of a command line as a checked config; `given` holds the names of those that were typed.
+
+    Both --model-type and --model_type are accepted. A relative path that was typed starts at the working directory; a
+    default starts at the folder of the toolkit. Exits with code 2 and one line when an option is wrong.
+    """
+    settle_libraries()
     parser = build_parser(cls)
     words = sys.argv[1:] if argv is None else argv
     typed = vars(parser.parse_args([_with_dashes(word) for word in words]))

@@ -12,7 +12,7 @@ import pandas as pd
 from cache import look_at_pictures
 from config import TrainConfig, UserError
 from picture import needed_side, skip_or_stop
-from runfolder import RunFolder
+from runfolder import SPLIT_KEYS, RunFolder
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
@@ -57,8 +57,7 @@ def train_run(config: TrainConfig) -> None:
         for number in numbers:
             FoldTrainer(config, run, data, number, device, initial, stop, locks).train()
             summary = run.finish(config)
-    held_out = config.cv > 1 and not config.valid_root
-    print_summary(config.task, summary, overall="out-of-fold" if held_out else "validation")
+    print_summary(config, summary)
     print(f"Saved in {run.path}")
 
 
@@ -175,9 +174,32 @@ def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
 # ------------------------------------------------------------------------------------------------ after training
 
 
-def print_summary(task: str, summary: dict[str, Any], *, overall: str) -> None:
-    """The closing table: the best epoch of each fold, mean and deviation, and the `overall` score over all people."""
-    names = TASKS[task].scores
+def join_folds(run: RunFolder) -> None:
+    """Write what a run leaves over all its folds, and print its closing table; the command of join_folds.py.
+
+    For folds that were trained at the same time, or on several machines and copied into one folder.
+
+    Raises:
+        UserError: no fold is finished, or files of one are missing, damaged, or of another run.
+    """
+    config = run.read_config()
+    run.check(config)
+    finished = run.finished(config)
+    if not finished:
+        raise UserError(f"No fold of {run.path} is finished yet: {some(run.unfinished()) or 'there is none'}.")
+    from checkpoint import check_fold  # imports torch
+
+    fingerprint = read_json(run.split, SPLIT_KEYS)["fingerprint"]
+    for number in finished:
+        check_fold(run, number, config, fingerprint)
+    print_summary(config, run.finish(config))
+    print(f"Joined in {run.path}")
+
+
+def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
+    """The closing table: the best epoch of each fold, mean and deviation, and the score over all people."""
+    names = TASKS[config.task].scores
+    overall = "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
 
     def line(what: str, values: dict[str, float], more: str = "") -> str:
         return f"{what:<22}" + "".join(f"{values[name]:>12.4f}" for name in names) + more

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from config import ROOT, Config, EnsembleConfig, SingularConfig, TrainConfig, UserError, flag, options
+from config import ROOT, Config, EnsembleConfig, JoinConfig, SingularConfig, TrainConfig, UserError, flag, options
 from lock import FoldLocks
 from metrics import score
 from tasks import TASKS
@@ -147,6 +147,19 @@ class RunFolder:
                 if part(number).is_file():
                     _read_rows(part(number), columns)
 
+    def read_config(self) -> TrainConfig:
+        """The options that the run was begun with.
+
+        Raises:
+            UserError: config.json is missing, damaged, or not of train.py.
+        """
+        values = read_json(self.config, ("task", "cv", "epochs"))
+        known = {f.name: values[f.name] for f in options(TrainConfig) if f.name in values}
+        try:
+            return TrainConfig(**{**known, "folds": None, "resume": False})
+        except (UserError, TypeError) as error:
+            raise UserError(f"{self.config} does not hold the options of a run ({first_line(error)}).") from None
+
     def unfinished(self) -> list[str]:
         """The folds of which not all epochs are trained, and how many are; none where the run does not tell."""
         if not self.config.is_file():
@@ -189,10 +202,21 @@ class RunFolder:
         Raises:
             UserError: the out-of-fold rows of a fold are of people that it was trained on.
         """
+        while True:
+            summary, finished = self._join_finished(config)
+            # Another command may have finished a fold meanwhile and been overwritten: who writes last looks again.
+            if finished == self.finished(config):
+                return summary
+
+    def finished(self, config: TrainConfig) -> list[int]:
+        """The folds of which all epochs are trained."""
+        return [k for k, count in self._epochs_done().items() if count == config.epochs]
+
+    def _join_finished(self, config: TrainConfig) -> tuple[dict[str, Any], list[int]]:
         split = read_json(self.split, SPLIT_KEYS)
         log = self._join(self.fold_log, self.log, log_columns(config))
         epochs = log.groupby("fold").size()
-        finished = epochs.index[epochs == config.epochs]  # one that another command is still training is left out
+        finished = [int(k) for k in epochs.index[epochs == config.epochs]]  # one that is still trained is left out
         log = log[log["fold"].isin(finished)]
         oof = self._join(self.fold_oof, self.oof, needed_oof_columns(config), finished)
         for fold in split["folds"]:
@@ -207,7 +231,7 @@ class RunFolder:
         summary["split_fingerprint"] = split["fingerprint"]
         summary["versions"] = library_versions()
         write_json(self.summary, summary)
-        return summary
+        return summary, finished
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -305,7 +329,7 @@ def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> d
 # ------------------------------------------------------------------------------------------------ finding a run
 
 
-def find_run(config: EnsembleConfig) -> RunFolder:
+def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     """The K-fold run of --root: that folder, or the only one that it holds; by default the one train.py left.
 
     Raises:

@@ -9,6 +9,9 @@ the networks as their library makes them, in float32. Networks have random weigh
 
 from __future__ import annotations
 
+# First, since it sets what torch and Pillow read when they are imported.
+from side_by_side import create, in_turns, machine, parser, photographs, ratio, table  # isort: skip
+
 import argparse
 import tempfile
 from collections.abc import Callable
@@ -17,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from efficientnet_pytorch import EfficientNet
-from side_by_side import create, in_turns, machine, parser, photographs, ratio, table
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from config import settle_libraries  # noqa: E402
+
+settle_libraries()  # before torch and Pillow are imported, as the commands do
+
+import torch  # noqa: E402
 
 from make_sample import main as make_sample  # noqa: E402
 from model import Network, create_model  # noqa: E402

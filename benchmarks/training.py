@@ -4,12 +4,17 @@
     python benchmarks/training.py                                            efficientnet-b0, 112 px, batches of 32
     python benchmarks/training.py --backbone efficientnet-b3 --image-size 224 --batch-size 128 --people 600
 
-One epoch each, in turns, over the same drawn portraits of 384 x 512 pixels, with SGD and momentum. The loops of timm's
-train.py and of torchvision's references/classification/train.py are written anew here on their own networks and
-loaders, with the defaults of these scripts; "timm, tuned" has every flag that helps it where it runs.
+One epoch each, in turns, over the same drawn portraits of 384 x 512 pixels, with SGD and momentum. "ours" has the
+photographs in the cache, as the epochs of train.py have; "cache cold" is the look at all photographs that fills it, and
+an epoch; "no cache" decodes every photograph in the epoch, as the others do. The loops of timm's train.py and of
+torchvision's references/classification/train.py are written anew here on their own networks and loaders, with the
+defaults of these scripts; "timm, tuned" has every flag that helps it where it runs.
 """
 
 from __future__ import annotations
+
+# First, since it sets what torch and Pillow read when they are imported.
+from side_by_side import create, in_turns, machine, parser, photographs, ratio, table  # isort: skip
 
 import argparse
 import tempfile
@@ -22,16 +27,18 @@ import timm.loss
 import timm.optim
 import torch
 import torchvision
-from side_by_side import create, in_turns, machine, parser, photographs, ratio, table
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from augmentation import build_transform
+from cache import Pictures, look_at_pictures
 from dataset import EpochSampler, TrainDataset, train_loader
 from engine import gradient_scaler, prepare, train_one_epoch, training_dtype
 from loss import create_criterion
 from machine import choose_device, count_workers
 from optim import create_optimizer, create_scheduler
+from picture import needed_side
 from table import read_training_table
 
 RATE = 0.01
@@ -50,7 +57,9 @@ def main() -> None:
             "timm, defaults": _timm(options, root, device, tuned=False),
             "timm, tuned": _timm(options, root, device, tuned=True),
             "torchvision": _torchvision(options, root, device),
-            "ours": _ours(options, root, device),
+            "ours": _ours(options, root, device, "warm"),
+            "ours, cache cold": _ours(options, root, device, "cold"),
+            "ours, no cache": _ours(options, root, device, "off"),
             "arithmetic alone": _arithmetic(options, device),
         }
         seconds = in_turns(actions, options.repetitions, device)
@@ -63,9 +72,13 @@ def main() -> None:
     print(table(seconds, images) + "\n")
     for slow, fast in (
         ("timm, defaults", "ours"),
+        ("timm, defaults", "ours, no cache"),
         ("timm, tuned", "ours"),
+        ("timm, tuned", "ours, no cache"),
         ("torchvision", "ours"),
         ("ours", "arithmetic alone"),
+        ("ours, cache cold", "arithmetic alone"),
+        ("ours, no cache", "arithmetic alone"),
     ):
         print(f"- {ratio(seconds, slow, fast)}")
 
@@ -136,13 +149,24 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     return lambda: _steps(loader, network, criterion, optimizer, autocast, lambda images: images.to(device))
 
 
-def _ours(options: argparse.Namespace, root: Path, device: torch.device) -> Callable[[], None]:
+def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: str) -> Callable[[], None]:
     network = prepare(create(options.backbone, options.image_size), device)
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
-    pictures = TrainDataset(rows, build_transform(options.transform, "train", options.image_size), seed=(0,))
-    sampler = EpochSampler(len(pictures), options.batch_size, seed=(0,))
-    loader = train_loader(pictures, sampler, workers=count_workers(-1, device), device=device)
+
+    def look(cache: str) -> Pictures:
+        limits = {"side": needed_side(options.image_size), "max_megapixels": 100.0}
+        pictures, unreadable = look_at_pictures(rows["path"].tolist(), cache=cache, folder=root, **limits)
+        assert not unreadable
+        return pictures
+
+    def load(pictures: Pictures) -> tuple[EpochSampler, DataLoader]:
+        transform = build_transform(options.transform, "train", options.image_size)
+        dataset = TrainDataset(rows, transform, seed=(0,), pictures=pictures)
+        sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
+        return sampler, train_loader(dataset, sampler, workers=count_workers(-1, device), device=device)
+
+    sampler, loader = load(look("off" if cache == "off" else "ram"))
     optimizer = create_optimizer("momentum", network.parameters(), lr=RATE)
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
@@ -151,6 +175,9 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device) -> Call
     scaler = gradient_scaler(dtype, device)
 
     def epoch() -> None:
+        nonlocal sampler, loader
+        if cache == "cold":
+            sampler, loader = load(look("ram"))
         sampler.set_epoch(sampler.epoch + 1)
         done = train_one_epoch(network, loader, criterion, optimizer, scheduler, device, dtype=dtype, scaler=scaler)
         assert done.images == len(rows)

@@ -14,6 +14,7 @@ from augmentation import TRANSFORMS
 from config import (
     CheckConfig,
     EnsembleConfig,
+    JoinConfig,
     SampleConfig,
     ScoreConfig,
     SingularConfig,
@@ -39,7 +40,7 @@ from tasks import (
     encode_class,
 )
 
-COMMANDS = (TrainConfig, SingularConfig, EnsembleConfig, CheckConfig, SampleConfig, ScoreConfig)
+COMMANDS = (TrainConfig, SingularConfig, EnsembleConfig, JoinConfig, CheckConfig, SampleConfig, ScoreConfig)
 ROOT = Path(config.__file__).parent
 
 
@@ -497,6 +498,7 @@ except SystemExit as stop:
         ("train.py", ["--task", "age", "--model-type", "THANet"], 2),
         ("submit_singular.py", ["--help"], 0),
         ("submit_ensemble.py", ["--method", "sofd"], 2),
+        ("join_folds.py", ["--help"], 0),
         ("check_data.py", ["--help"], 0),
         ("score_submission.py", [], 2),
     ],
@@ -526,6 +528,8 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(script, words, 
         ("submit_singular.py", ["--load-state-dict", "a.pt", "--data-root", "lost"], "There is no folder lost"),
         ("submit_ensemble.py", ["--root", "lost"], "There is no folder lost"),
         ("submit_ensemble.py", ["--root", "empty"], "empty holds no kfold-ensemble-<network> folder"),
+        ("join_folds.py", ["--root", "lost"], "There is no folder lost"),
+        ("join_folds.py", ["--root", "used"], "used holds no kfold-ensemble-<network> folder"),
         ("check_data.py", ["--train-root", "lost"], "There is no folder lost"),
         ("score_submission.py", ["--submission", "lost.csv"], "There is no file"),
     ],
