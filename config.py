@@ -139,6 +139,7 @@ class Config:
     command: ClassVar[str] = ""  # the script that these options belong to
     given: frozenset[str] = field(default=frozenset(), repr=False, compare=False, kw_only=True)
     begun: bool = field(default=False, init=False, repr=False, compare=False)  # something was written
+    joined: bool = field(default=False, init=False, repr=False, compare=False)  # with other processes
     words: tuple[str, ...] = field(default=(), repr=False, compare=False, kw_only=True)  # the command line as typed
 
     def __post_init__(self) -> None:

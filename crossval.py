@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,13 +12,14 @@ import pandas as pd
 
 from cache import look_at_pictures
 from config import TrainConfig, UserError
+from lock import FoldLocks
 from picture import needed_side, skip_or_stop
 from runfolder import SPLIT_KEYS, RunFolder
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
 from tasks import SCORE_TITLES, TASKS
-from utils import file_digest, make_folder, read_json, some, write_json, write_text
+from utils import file_digest, make_folder, process_number, read_json, some, write_json, write_text
 
 
 def train_run(config: TrainConfig) -> None:
@@ -30,35 +32,63 @@ def train_run(config: TrainConfig) -> None:
     """
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     numbers = config.folds if config.folds is not None else tuple(range(config.cv))
-    run.locks(config, numbers).check()
-    run.holds(config)  # a run that is in the way is found out before the photographs are read
+    if process_number() == 0:
+        run.locks(config, numbers).check()
+        run.holds(config)  # a run that is in the way is found out before the photographs are read
     tables = read_tables(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
     # before the one or the other, as soon as it can be known.
-    from foldtrainer import FoldTrainer, build_network, initial_weights
-    from machine import choose_device, set_deterministic
+    from foldtrainer import FoldTrainer, initial_weights
+    from machine import set_deterministic
+    from processes import Processes
 
-    device = choose_device(config.device)
+    together = Processes.here()
+    if config.batch_size < 2 * together.size:
+        raise UserError(
+            f"--batch-size {config.batch_size} leaves less than two images for each of {together.size} processes; pass "
+            f"{2 * together.size} or more."
+        )
+    device = together.device(config.device)
     set_deterministic(config.deterministic)
-    initial = initial_weights(config)
-    build_network(config, initial, say=True)  # weights that do not fit are found out before anything is written
-    data = look_at_data(config, *tables)
     with ExitStack() as held:
-        make_folder(run.path.parent)
-        locks = held.enter_context(run.locks(config, numbers))
-        begin(config, run, data, numbers)
+        held.enter_context(together.joined(device))
+        config.joined = True
+        # Weights that do not fit are found out before anything is written.
+        initial = together.share(lambda: initial_weights(config))
+        data = together.share_locally(lambda: look_at_data(config, *tables))
+        _check_same_everywhere(together.gather((socket.gethostname(), data.split.fingerprint, data.fingerprint)))
+        locks = FoldLocks({})
+        if together.main:
+            make_folder(run.path.parent)
+            locks = held.enter_context(run.locks(config, numbers))
+            begin(config, run, data, numbers)
+        count = f"{together.size} processes on " if together.size > 1 else ""
         print(
             f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
-            f"{data.table['person'].nunique()} people, {len(data.table)} images, device {device}.\nSaving to {run.path}"
+            f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {device}.\n"
+            f"Saving to {run.path}"
         )
         if config.cache != "off":
             print(f"{data.pictures}.")
-        stop = held.enter_context(StopRequest())
+        stop = held.enter_context(StopRequest(patient=together.size > 1))
         for number in numbers:
-            FoldTrainer(config, run, data, number, device, initial, stop, locks).train()
-            summary = run.finish(config)
-    print_summary(config, summary)
-    print(f"Saved in {run.path}")
+            FoldTrainer(config, run, data, number, device, initial, stop, locks, together).train()
+            if together.main:
+                summary = run.finish(config)
+    if together.main:
+        print_summary(config, summary)
+        print(f"Saved in {run.path}")
+
+
+def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse to train together on machines that do not have the same photographs."""
+    (first, *own), *others = found
+    for host, *theirs in others:
+        if theirs != own:
+            raise UserError(
+                f"{host} has other photographs or labels than {first} (split {theirs[0]} and {own[0]}, labels "
+                f"{theirs[1]} and {own[1]}); copy the same to both."
+            )
 
 
 # ------------------------------------------------------------------------------------------------ before training

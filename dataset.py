@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache import Pictures
 from machine import derive_seed, seeded
+from processes import ALONE, Processes
 from stop import ignore_signals
 from tasks import AGE_GROUPS, TASKS, encode_class
 
@@ -153,10 +154,13 @@ class EpochSampler(Sampler):
     Call `set_epoch` before each pass, with the number of batches to leave out when one is taken up in the middle; the
     length is that of a whole pass. A last batch of one image is left out, since BatchNorm cannot train on it; the
     image left out is another one in every epoch.
+
+    Where several processes train `together`, each gets its part of every batch, which must be two images or more.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: Sequence[int]) -> None:
+    def __init__(self, size: int, batch_size: int, *, seed: Sequence[int], together: Processes = ALONE) -> None:
         self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, tuple(seed), 0, 0
+        self.together = together
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the order of the next pass, and the batch it begins with."""
@@ -168,13 +172,43 @@ class EpochSampler(Sampler):
         order = torch.randperm(self.size, generator=generator).tolist()
         return [order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size)][: len(self)]
 
+    def sizes(self) -> list[int]:
+        """How many images each batch of the pass has, over all processes."""
+        return [len(chunk) for chunk in self.batches()[self.start :]]
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for chunk in self.batches()[self.start :]:
-            yield [(self.epoch, index) for index in chunk]
+            yield [(self.epoch, index) for index in self.together.mine(chunk)]
 
     def __len__(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
-        return full + (rest > 1)
+        return full + (rest >= 2 * self.together.size)
+
+
+class ViewBatches(Sampler):
+    """Batches of indices in order; where several processes work `together`, the part that is this one's.
+
+    No batch is another one for being worked on beside others, so that answers come out the same to the last bit.
+    """
+
+    def __init__(self, size: int, batch_size: int, together: Processes = ALONE) -> None:
+        self.together = together
+        self.batches = [range(size)[start : start + batch_size] for start in range(0, size, batch_size)]
+
+    def __iter__(self) -> Iterator[range]:
+        return iter(self.together.mine(self.batches))
+
+    def __len__(self) -> int:
+        return len(self.together.mine(self.batches))
+
+    def join(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of all images, in order, from those of this process's and what the others have."""
+        if self.together.size == 1:
+            return rows
+        whole = np.empty((sum(map(len, self.batches)), *rows.shape[1:]), rows.dtype)
+        for rank, part in enumerate(self.together.gather(rows)):
+            whole[[index for batch in self.batches[rank :: self.together.size] for index in batch]] = part
+        return whole
 
 
 def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> DataLoader:
@@ -182,9 +216,12 @@ def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, 
     return DataLoader(dataset, batch_sampler=sampler, **_loading(workers, device))
 
 
-def view_loader(dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device) -> DataLoader:
+def view_loader(
+    dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, together: Processes = ALONE
+) -> DataLoader:
     """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
-    return DataLoader(dataset, batch_size=batch_size, **_loading(workers, device))
+    batches = ViewBatches(len(dataset), batch_size, together)
+    return DataLoader(dataset, batch_sampler=batches, **_loading(workers, device))
 
 
 def _loading(workers: int, device: torch.device) -> dict:

@@ -23,6 +23,9 @@ from tqdm import tqdm
 from machine import free_memory
 from model import predict_task
 from optim import learning_rate
+from processes import ALONE, Processes
+from tasks import TASKS
+from utils import process_number
 
 Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
@@ -108,6 +111,8 @@ def train_one_epoch(
     scaler: GradScaler | None = None,
     title: str = "train",
     progress: EpochProgress | None = None,
+    together: Processes = ALONE,
+    sizes: Sequence[int] | None = None,
     after_step: Callable[[EpochProgress], None] = lambda progress: None,
 ) -> EpochProgress:
     """Train on every batch of the loader once, stepping the schedule after each.
@@ -116,6 +121,8 @@ def train_one_epoch(
         dtype: what to compute with where it does no harm (torch.autocast), see `training_dtype`.
         scaler: of the gradients, see `gradient_scaler`.
         progress: where an epoch that is taken up in the middle stands; the loader gives the batches that are left.
+        together: the processes that train, the network being `together.parallel`.
+        sizes: how many images each batch has over all of them; of one process alone those that the loader gives.
         after_step: called when a step is done and counted.
     """
     network.train()
@@ -127,20 +134,23 @@ def train_one_epoch(
     with _bar(loader, title, initial=progress.step) as bar, warnings.catch_warnings():
         # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        for batch, targets in bar:
+        for number, (batch, targets) in enumerate(bar):
             rate = learning_rate(optimizer)
             batch, targets = _move(batch, targets, device)
             with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
                 outputs = network(batch)
             loss = criterion(_floats(outputs), targets)
+            total = len(batch) if sizes is None else sizes[number]
+            # Gradients are averaged over the processes, of which each has its own number of images.
+            part = loss if total == len(batch) else loss * (len(batch) * together.size / total)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(part).backward()
             scaler.step(optimizer)
             scaler.update()
             scheduler.step()
-            progress.losses.append(loss.detach() * len(batch))
+            progress.losses.append(together.add(loss.detach() * len(batch)))
             progress.rates.append(rate)
-            progress.images += len(batch)
+            progress.images += total
             progress.seconds = time.perf_counter() - start
             after_step(progress)
             if not bar.disable and time.perf_counter() - told > 0.5:  # reading the loss makes a GPU wait
@@ -160,11 +170,17 @@ def evaluate(
     device: torch.device,
     *,
     title: str = "valid",
+    together: Processes = ALONE,
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """Loss and answers of a network on the plain view of every image of the loader; `after_batch` is called in it."""
+    """Loss and answers of a network on the plain view of every image.
+
+    Args:
+        together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
+        after_batch: called after each batch.
+    """
     network.eval()
-    losses, images, answers = [], 0, []
+    losses, images, answers = [], 0, [torch.empty(0, TASKS[task].outputs)]
     for views, targets in _bar(loader, title):
         batch, targets = _move(views[:, 0], targets, device, _dtype(network))
         outputs = _floats(network(batch))
@@ -172,7 +188,11 @@ def evaluate(
         images += len(batch)
         answers.append(predict_task(outputs, task).cpu())
         after_batch()
-    return EvalResult(_sum(losses) / images, torch.cat(answers).numpy())
+    probabilities = torch.cat(answers).numpy()
+    if together.size > 1:
+        probabilities = loader.batch_sampler.join(probabilities)
+    sums, counts = zip(*together.gather((_sum(losses), images)), strict=True)
+    return EvalResult(sum(sums) / sum(counts), probabilities)
 
 
 @torch.inference_mode()
@@ -184,6 +204,7 @@ def predict(
     *,
     at_once: int | None = None,
     title: str = "predict",
+    together: Processes = ALONE,
 ) -> np.ndarray:
     """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
 
@@ -193,6 +214,7 @@ def predict(
         networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
         at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
             memory that is free; None holds all.
+        together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
     """
     at_once = at_once or len(networks)
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
@@ -209,7 +231,11 @@ def predict(
                 batch, _ = _move(views.flatten(0, 1), {}, device, _dtype(held[0]))  # (B * V, 3, S, S)
                 for k, outputs in zip(group, (network(batch) for network in held), strict=True):
                     answers[k].append(predict_task(outputs, task).view(count, per_image, -1).mean(dim=1))
-    return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
+    if together.size == 1:
+        return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
+    none = torch.empty(0, TASKS[task].outputs)
+    rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in answers], dim=1).numpy()
+    return loader.batch_sampler.join(rows).swapaxes(0, 1)  # there images come first
 
 
 def _parts(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
@@ -227,7 +253,7 @@ def _parts(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _sum(losses: list[Tensor]) -> float:
-    return torch.stack(losses).cpu().double().sum().item()
+    return torch.stack(losses).cpu().double().sum().item() if losses else 0.0
 
 
 def _move(
@@ -250,9 +276,17 @@ def _narrow(values: Tensor) -> Tensor:
 
 
 def _bar(loader: DataLoader, title: str, *, initial: int = 0) -> tqdm:
-    # disable=None: no bar where the output is no terminal
+    # None: no bar where the output is no terminal
     batches, total = _trimming(loader), len(loader)
-    bar = {"initial": initial, "total": total, "leave": False, "disable": None, "dynamic_ncols": True, "unit": "batch"}
+    silent = True if process_number() else None
+    bar = {
+        "initial": initial,
+        "total": total,
+        "leave": False,
+        "disable": silent,
+        "dynamic_ncols": True,
+        "unit": "batch",
+    }
     return tqdm(batches, desc=title, **bar)
 
 

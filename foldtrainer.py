@@ -38,6 +38,7 @@ from machine import count_workers, random_state, seed_everything, set_random_sta
 from metrics import score
 from model import Network, create_model, inference_network
 from optim import create_optimizer, create_scheduler
+from processes import ALONE, Processes
 from runfolder import RunFolder, lasting_options, oof_columns
 from split import Data
 from stop import Interrupted, StopRequest
@@ -53,8 +54,13 @@ CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numb
 
 
 def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
-    """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here."""
+    """The weights of --load-state-dict, or None; says so when they were chosen or trained on people validated here.
+
+    Raises:
+        UserError: they do not fit, or the ImageNet weights, where those are to be started from, cannot be had.
+    """
     if not config.load_state_dict:
+        build_network(config, None)
         return None
     weights, info = load_checkpoint(config.load_state_dict)
     if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
@@ -72,6 +78,7 @@ def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
             f"Starting from {config.load_state_dict}. If these weights were trained on people of this data set, the "
             "validation scores below are too good: people they know are validated on."
         )
+    build_network(config, weights, say=True)
     return weights
 
 
@@ -97,13 +104,14 @@ def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, 
     return network
 
 
-def machine_of(device: torch.device, precision: str) -> dict[str, Any]:
+def machine_of(device: torch.device, precision: str, processes: int = 1) -> dict[str, Any]:
     """What decides the last digits of a result, beside what the options say."""
     return {
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "numbers": str(training_dtype(precision, device)).removeprefix("torch."),
+        "processes": processes,
     }
 
 
@@ -120,16 +128,17 @@ class FoldTrainer:
         initial: dict[str, torch.Tensor] | None,
         stop: StopRequest,
         locks: FoldLocks,
+        together: Processes = ALONE,
     ) -> None:
         self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
-        self.stop, self.locks = stop, locks
+        self.stop, self.locks, self.together = stop, locks, together
         self.task = TASKS[config.task]
         self.fingerprint, self.pictures = data.split.fingerprint, data.pictures
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        self.state = self._read_state()
+        self.state = together.share(self._read_state)
         self.epoch: int = self.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained
-        self.machine = machine_of(device, config.precision)  # that the fold was begun on
+        self.machine = machine_of(device, config.precision, together.size)  # that the fold was begun on
         self.rows: list[dict[str, Any]] = self.state.get("rows", [])
         self.best: torch.Tensor | None = self.state.get("best")  # (N, C), what the best epoch answers out of fold
         self.keeper = BestKeeper(
@@ -148,9 +157,10 @@ class FoldTrainer:
             Interrupted: a signal asked to stop; the state is saved.
         """
         self._heed_signals()
-        self._check_whole()
-        self.keeper.remove_others()
-        if self.best is not None:
+        if self.together.main:
+            self._check_whole()
+            self.keeper.remove_others()
+        if self.together.main and self.best is not None:
             # An epoch that was cut may have written other ones, of weights that another machine need not find again.
             self._write_oof()
         if self.epoch == self.config.epochs:
@@ -205,6 +215,7 @@ class FoldTrainer:
         self.network = prepare(build_network(config, self.initial), self.device)
         if config.compile:
             self.network.compile()
+        self.parallel = self.together.parallel(self.network, self.device)
         self.dtype = training_dtype(config.precision, self.device)
         self.scaler = gradient_scaler(self.dtype, self.device)
         self.train_set = train_set = TrainDataset(
@@ -217,8 +228,8 @@ class FoldTrainer:
         )
         if len(train_set.extra):
             print(f"fold {self.number}: {len(train_set.extra)} images mixed within scarce classes are added")
-        self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed)
-        workers = count_workers(config.num_workers, self.device)
+        self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed, together=self.together)
+        workers = count_workers(config.num_workers, self.device, sharing=self.together.local_size)
         self.train_loader = train_loader(train_set, self.sampler, workers=workers, device=self.device)
         valid_set = ViewDataset(
             self.valid_table["path"].tolist(),
@@ -228,7 +239,11 @@ class FoldTrainer:
             targets=targets_of(self.valid_table),
         )
         self.valid_loader = view_loader(
-            valid_set, batch_size=2 * config.batch_size, workers=workers, device=self.device
+            valid_set,
+            batch_size=2 * config.batch_size,
+            workers=workers,
+            device=self.device,
+            together=self.together,
         )
         self.criterion = create_criterion(config.loss_type)
         self.optimizer = create_optimizer(config.optim_type, self.network.parameters(), lr=config.lr)
@@ -248,7 +263,8 @@ class FoldTrainer:
         step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
         print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
         begun, self.machine = state["machine"], state["machine"]
-        now = machine_of(self.device, self.config.precision)
+        now = machine_of(self.device, self.config.precision, self.together.size)
+        begun = {"processes": 1, **begun}  # what was begun before there could be more does not say
         differ = [f"{name} {begun.get(name)}, now {now[name]}" for name in now if begun.get(name) != now[name]]
         if differ:
             print(f"fold {self.number}: begun with {'; '.join(differ)}: the last digits may come out otherwise")
@@ -260,17 +276,21 @@ class FoldTrainer:
         losses = list(state["losses"].to(self.device).unbind())
         self.progress = EpochProgress(state["images"], state["seconds"], losses, state["rates"])
         if losses:
-            set_random_state(state["random"], self.device)
+            states = state["random"] if isinstance(state["random"], list) else [state["random"]]
+            if self.together.rank < len(states):
+                set_random_state(states[self.together.rank], self.device)
 
     def _train_epoch(self) -> None:
         start = time.perf_counter() - self.progress.seconds
         if not self.progress.step:
-            seed_everything("epoch", self.config.seed, self.number, self.epoch)  # dropout and the like
+            # For dropout and the like, which processes that train together draw each by itself.
+            others = (self.together.rank,) if not self.together.main else ()
+            seed_everything("epoch", self.config.seed, self.number, self.epoch, *others)
         self.sampler.set_epoch(self.epoch, self.progress.step)
         title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
         try:
             trained = train_one_epoch(
-                self.network,
+                self.parallel,
                 self.train_loader,
                 self.criterion,
                 self.optimizer,
@@ -280,6 +300,8 @@ class FoldTrainer:
                 scaler=self.scaler,
                 title=title,
                 progress=self.progress,
+                together=self.together,
+                sizes=self.sampler.sizes(),
                 after_step=self._after_step,
             )
         except RuntimeError as error:
@@ -288,6 +310,7 @@ class FoldTrainer:
                 raise UserError(f"--compile does not work here ({why.rstrip('.')}); leave it out.") from None
             raise
         self._check_losses()
+        self.together.spread(self.network)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
         self.epoch += 1
@@ -298,7 +321,8 @@ class FoldTrainer:
         self._log(trained, result, scores, saved, seconds=time.perf_counter() - start)
         self.progress = EpochProgress()
         self._save_state()
-        self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
+        if self.together.main:
+            self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
 
     def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:
         network = prepare(inference_network(self.network, self.config.image_size), self.device, dtype)
@@ -309,7 +333,9 @@ class FoldTrainer:
             self.config.task,
             self.device,
             title=f"{title} valid",
-            after_batch=self._heed_signals,
+            together=self.together,
+            # Processes that have not the same number of batches cannot agree on stopping after each of them.
+            after_batch=self._heed_signals if self.together.size == 1 else lambda: None,
         )
         if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
             print(f"fold {self.number}: its answers do not fit into {dtype}; validating again in float32")
@@ -328,7 +354,8 @@ class FoldTrainer:
     def _heed_signals(self) -> None:
         """Save and stop if a signal asked for it, or another run took the fold."""
         self.locks.raise_if_lost()
-        if self.stop.signum is None:
+        signum = self.together.largest(self.stop.signum or 0)
+        if not signum:
             return
         where = f"before fold {self.number}"
         if self.progress.step:
@@ -336,13 +363,15 @@ class FoldTrainer:
             where = (
                 f"after fold {self.number}, epoch {self.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
             )
-        raise Interrupted(self.stop.signum, f"saved {where}")
+        raise Interrupted(signum, f"saved {where}")
 
     def _check_losses(self) -> None:
         """Stop the fold if the loss of a step was no number, which no later step mends."""
         step = self.progress.first_bad_step()
         if step is None:
             return
+        if not self.together.main:
+            raise SystemExit(2)  # all find it at the same step, and the main one tells
         images = [self.train_set.name(index) for index in self.sampler.batches()[step]]
         raise UserError(
             f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.epoch + 1}, step "
@@ -352,6 +381,8 @@ class FoldTrainer:
         )
 
     def _save(self, path: Path, scores: dict[str, float]) -> None:
+        if not self.together.main:
+            return
         config, targets = self.config, targets_of(self.train_table, age_filter=self.config.age_filter)
         counts = {
             name: np.bincount(targets[name], minlength=task.outputs).tolist()
@@ -379,6 +410,8 @@ class FoldTrainer:
         save_checkpoint(path, self.network, info)
 
     def _write_oof(self) -> None:
+        if not self.together.main:
+            return
         about = pd.DataFrame(
             {
                 "ImageID": self.valid_table["image"],
@@ -408,7 +441,8 @@ class FoldTrainer:
             "valid_loss": result.loss,
         }
         self.rows.append({**row, **scores, "images_per_s": speed, "seconds": seconds})
-        self.run.write_fold_log(self.number, self.rows)
+        if self.together.main:
+            self.run.write_fold_log(self.number, self.rows)
         told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
         print(
             f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "
@@ -421,6 +455,9 @@ class FoldTrainer:
         """Write what the fold is resumed from: after an epoch, or within one."""
         progress = self.progress
         self._check_losses()  # weights after a loss that is no number are not worth keeping
+        random_states = self.together.gather(random_state(self.device))
+        if not self.together.main:
+            return
         state: dict[str, Any] = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch}
         state |= {"rows": self.rows, "kept": self.keeper.kept, "best": self.best}
         if self.epoch < self.config.epochs:
@@ -429,7 +466,7 @@ class FoldTrainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "random": random_state(self.device),
+                "random": random_states,
                 "images": progress.images,
                 "seconds": progress.seconds,
                 "losses": torch.stack(progress.losses).cpu() if progress.losses else torch.empty(0),

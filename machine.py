@@ -84,14 +84,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def count_workers(requested: int, device: torch.device) -> int:
+def count_workers(requested: int, device: torch.device, *, sharing: int = 1) -> int:
     """The number of loader processes: the one asked for, or for -1 one a core up to 8, half of that without a GPU.
 
-    Without a GPU the network itself keeps the cores busy, and loaders take them from it.
+    Without a GPU the network itself keeps the cores busy, and loaders take them from it. The cores are shared with as
+    many such processes as `sharing` says.
     """
     if requested >= 0:
         return requested
-    cores = count_cores()
+    cores = count_cores() // sharing
     return min(8, cores if device.type != "cpu" else cores // 2)
 
 

@@ -18,10 +18,11 @@ from checkpoint import Member, ModelInfo, answered_task, find_best, find_members
 from config import EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
-from machine import choose_device, count_workers, free_memory
+from machine import count_workers, free_memory
 from metrics import predicted_class
 from model import inference_network
 from picture import needed_side, skip_or_stop, unreadable_images
+from processes import Processes
 from runfolder import UNREADABLE_LIST, RunFolder
 from table import PredictionList
 from tasks import TASKS
@@ -55,8 +56,7 @@ def predict_ensemble(config: EnsembleConfig, run: RunFolder, photographs: Predic
     unfinished = run.unfinished()
     if unfinished:
         print(f"Not all of {run.path} is trained: fold {some(unfinished)}.")
-    at_once = config.members_at_once or _members_that_fit(members, choose_device(config.device))
-    write_prediction(config, members, photographs, run.name, method=config.method, at_once=at_once)
+    write_prediction(config, members, photographs, run.name, method=config.method, at_once=config.members_at_once)
 
 
 # ------------------------------------------------------------------------------------------------ prediction
@@ -77,7 +77,7 @@ def write_prediction(
         photographs: what to predict.
         run_name: the name of the folder to write in.
         method: singular, softvoting or hardvoting.
-        at_once: how many members to hold in memory at a time.
+        at_once: how many members to hold in memory at a time; 0 as many as fit.
 
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
@@ -89,22 +89,29 @@ def write_prediction(
     transform = _transform(transform_type, members[0].info, config.tta)
     for note in photographs.notes:
         print(note)
-    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
-    skip_or_stop(unreadable, config.on_bad_image)
-    if len(unreadable) == len(photographs.paths):
-        raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
-    device = choose_device(config.device)
+    together = Processes.here()
+    device = together.device(config.device)
     dtype = inference_dtype(config.precision, device)
-    networks = _networks(members, device, dtype, at_once)
-    folder = make_folder(Path(config.save_path) / task / run_name)  # a place that cannot be written to is found out now
-    make_folder(folder / "members")
-    readable = np.array([str(path) not in unreadable for path in photographs.paths])
-    paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
-    pictures = Pictures(needed_side(members[0].info.image_size))
-    dataset = ViewDataset(paths, ids, transform, views=config.tta, pictures=pictures)
-    workers = count_workers(config.num_workers, device)
-    loader = view_loader(dataset, batch_size=max(1, config.batch_size // config.tta), workers=workers, device=device)
-    answers = predict(networks, loader, task, device, at_once=at_once)
+    folder = Path(config.save_path) / task / run_name
+    with together.joined(device):
+        config.joined = True
+        unreadable = together.share_locally(lambda: _look_at(photographs, config))
+        at_once = at_once or _members_that_fit(members, device, together.local_size)
+        networks = _networks(members, device, dtype, at_once)
+        if together.main:
+            make_folder(make_folder(folder) / "members")  # a place that cannot be written to is found out now
+        readable = np.array([str(path) not in unreadable for path in photographs.paths])
+        paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
+        if any(other != ids for other in together.gather(ids)):
+            raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
+        pictures = Pictures(needed_side(members[0].info.image_size))
+        dataset = ViewDataset(paths, ids, transform, views=config.tta, pictures=pictures)
+        workers = count_workers(config.num_workers, device, sharing=together.local_size)
+        size = max(1, config.batch_size // config.tta)
+        loader = view_loader(dataset, batch_size=size, workers=workers, device=device, together=together)
+        answers = predict(networks, loader, task, device, at_once=at_once, together=together)
+    if not together.main:
+        return
     wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
     if wrong:
         advice = "take other checkpoints" if dtype == torch.float32 else "pass --precision float32"
@@ -128,6 +135,15 @@ def write_prediction(
     for path in files:
         print(f"  {path}")
     print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def _look_at(photographs: PredictionList, config: PredictConfig) -> dict[str, str]:
+    """The photographs that cannot be read and are to be skipped, each with a sentence that says why."""
+    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
+    skip_or_stop(unreadable, config.on_bad_image)
+    if len(unreadable) == len(photographs.paths):
+        raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
+    return unreadable
 
 
 def _transform(name: str, info: ModelInfo, views: int) -> Callable:
@@ -172,10 +188,16 @@ class _Networks(Sequence):
         return prepare(inference_network(member.load(), member.info.image_size), self.device, self.dtype)
 
 
-def _members_that_fit(members: Sequence[Member], device: torch.device) -> int:
-    """How many members half of the memory holds that is free; the other half is for what they compute."""
+def _members_that_fit(members: Sequence[Member], device: torch.device, processes: int) -> int:
+    """How many members half of the memory holds that is free; the other half is for what they compute.
+
+    So many processes share it, unless each has a GPU of its own.
+    """
     free, largest = free_memory(device), max(member.path.stat().st_size for member in members)
-    return len(members) if free is None else max(1, min(len(members), free // 2 // largest))
+    if free is None:
+        return len(members)
+    share = free // processes if device.type == "cpu" else free
+    return max(1, min(len(members), share // 2 // largest))
 
 
 def usual_answer(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:

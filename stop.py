@@ -52,10 +52,15 @@ class StopRequest:
     """A block in which the first Ctrl-C or SIGTERM only sets `signum`, to be asked for where stopping is safe.
 
     The second leaves at once, with nothing cleaned up but the loader processes; files are whole all the same.
+
+    Args:
+        patient: the second does nothing more. After a Ctrl-C, which goes to all processes of a terminal, torchrun sends
+            its own a SIGTERM as well, and SIGKILL where they have not ended after half a minute.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.signum: int | None = None
+        self.patient = patient
 
     def __enter__(self) -> StopRequest:
         self._block = _handling(self._ask, signal.SIGINT, signal.SIGTERM)
@@ -66,6 +71,8 @@ class StopRequest:
         self._block.__exit__(*error)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None and self.patient:
+            return
         if self.signum is not None:
             try:
                 end_workers()

@@ -15,7 +15,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,16 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
     What the user can put right (`UserError`, a path that is missing, of the wrong kind or not permitted) is one line on
     stderr and code 2; a disk that cannot be written to and memory that is short are one line and code 1; Ctrl-C is code
     130 and SIGTERM 143; anything else is a bug and keeps its traceback. Loader processes have ended when it returns.
+
+    Of the processes that torchrun started only the main one prints; the others tell what went wrong, unless it is what
+    the first one of their machine tells as well.
     """
+    number = process_number()
+    with Path(os.devnull).open("w") if number else nullcontext(sys.stdout) as out, redirect_stdout(out):
+        return _run_command(command, config, config.command + (f" (process {number})" if number else ""))
+
+
+def _run_command(command: Callable[[Any], None], config: Config, name: str) -> int:
     resumed = hasattr(config, "resume")
     for stream in (sys.stdout, sys.stderr):  # a file name that is not Unicode is no reason to end
         if hasattr(stream, "reconfigure"):  # not in a notebook
@@ -51,29 +60,41 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
             message = f"{error.filename}: {error.strerror}."
         if message.startswith("Caught "):  # in a loader process: torch puts that process's traceback before it
             message = message.rstrip().splitlines()[-1].split(": ", 1)[-1]
-        print(f"{config.command}: {message}", file=sys.stderr)
+        if config.joined or os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{name}: {message}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in FULL + READ_ONLY:
             raise
-        print(f"{config.command}: {cannot_write(Path(error.filename or '.'), error)}", file=sys.stderr)
+        print(f"{name}: {cannot_write(Path(error.filename or '.'), error)}", file=sys.stderr)
         return 1
     except DiskError as error:
-        print(f"{config.command}: {error}{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
+        print(f"{name}: {error}{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         what = error.what if isinstance(error, Interrupted) else "interrupted"
-        print(f"\n{config.command}: {what}{'.' + _how_to_go_on(config) if resumed else ''}", file=sys.stderr)
+        if process_number() == 0:  # all stop at the same step
+            print(f"\n{name}: {what}{'.' + _how_to_go_on(config) if resumed else ''}", file=sys.stderr)
         return error.code if isinstance(error, Interrupted) else 130
     except (RuntimeError, MemoryError) as error:
+        if config.joined and _is_left_alone(error):
+            print(f"{name}: another process of the run has ended.", file=sys.stderr)
+            return 1
         advice = short_of_memory(error)
         if advice is None:
             raise
-        print(f"{config.command}: {advice}", file=sys.stderr)
+        print(f"{name}: {advice}", file=sys.stderr)
         return 1
     finally:
         end_workers(keep=before)
     return 0
+
+
+def _is_left_alone(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another process is gone."""
+    return type(error).__name__.startswith("Dist") or any(
+        text in str(error) for text in ("Connection closed by peer", "Connection reset by peer")
+    )
 
 
 def _how_to_go_on(config: Config) -> str:
@@ -109,6 +130,11 @@ def some(names: Iterable[object], limit: int = 5) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ machine
+
+
+def process_number() -> int:
+    """The number of this process among those that torchrun started; 0 is the main one, which a process alone is too."""
+    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def count_cores() -> int:
