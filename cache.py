@@ -94,9 +94,9 @@ def look_at_pictures(
         name = hashlib.sha256(f"{name} {side}".encode(errors="surrogateescape")).hexdigest()[:8]
         file = folder / f".photographs-{name}-{_digest(paths, limits)}.cache"
         try:
-            if _read_index(file) is None:
+            if _read_index(file, paths) is None:
                 _write_file(file, paths, limits)
-            pictures = Pictures(side, file, _read_index(file))
+            pictures = Pictures(side, file, _read_index(file, paths))
             for other in folder.glob(f".photographs-{name}-*.cache"):
                 if other != file:
                     other.unlink(missing_ok=True)
@@ -169,19 +169,23 @@ def _digest(paths: Sequence[str], limits: dict[str, float]) -> str:
 
 
 def _write_file(file: Path, paths: Sequence[str], limits: dict[str, Any]) -> None:
-    """The pixels, then as JSON what belongs to which path, its length, and FORMAT."""
+    """The pixels, then as JSON where those of each path are (null for none), its length, and FORMAT."""
 
     def fill(target: IO[bytes]) -> None:
         keeper = _Keeper(target)
         unreadable_images(paths, **limits, keep=keeper.keep)
-        index = json.dumps(keeper.index).encode()
+        index = json.dumps([keeper.index.get(path) for path in paths]).encode()
         target.write(index + struct.pack("<Q", len(index)) + FORMAT)
 
     atomic_write(file, fill)
 
 
-def _read_index(file: Path) -> Index | None:
-    """What `_write_file` wrote of the pixels, or None where there is no whole file."""
+def _read_index(file: Path, paths: Sequence[str]) -> Index | None:
+    """What `_write_file` wrote of the pixels, or None where there is no whole file.
+
+    Args:
+        paths: those it was written for, in the same order; they may be spelt otherwise.
+    """
     if not file.is_file():
         return None
     closing = struct.calcsize("<Q") + len(FORMAT)
@@ -195,4 +199,5 @@ def _read_index(file: Path) -> Index | None:
             return None
         (length,) = struct.unpack_from("<Q", end)
         source.seek(size - closing - length)
-        return {path: tuple(place) for path, place in json.loads(source.read(length)).items()}
+        places = json.loads(source.read(length))
+        return {path: tuple(place) for path, place in zip(paths, places, strict=True) if place is not None}

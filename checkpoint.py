@@ -32,7 +32,7 @@ from config import (
     resolve_name,
 )
 from model import Network, create_model
-from runfolder import RunFolder, changed_options, checkpoint_files
+from runfolder import RunFolder, changed_options, checkpoint_files, existing_checkpoint
 from tasks import TASKS
 from utils import UNREADABLE, atomic_write, first_line, some
 
@@ -111,8 +111,7 @@ def read_file(path: Path) -> Any:
     Raises:
         UserError: no such file, or none that torch reads as plain weights.
     """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint file {path}.")
+    existing_checkpoint(path)
     head = b"?"
     try:
         with path.open("rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from cache import look_at_pictures
 from config import TrainConfig, UserError
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
-from runfolder import SPLIT_KEYS, RunFolder
+from runfolder import SPLIT_KEYS, RunFolder, existing_checkpoint
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
@@ -35,6 +36,8 @@ def train_run(config: TrainConfig) -> None:
     if process_number() == 0:
         run.locks(config, numbers).check()
         run.holds(config)  # a run that is in the way is found out before the photographs are read
+    if config.load_state_dict:
+        existing_checkpoint(config.load_state_dict)
     tables = read_tables(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
     # before the one or the other, as soon as it can be known.
@@ -130,7 +133,7 @@ def look_at_data(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame |
         side=needed_side(config.image_size),
         max_megapixels=config.max_megapixels,
         folder=make_folder(folder) if config.cache == "disk" else folder,
-        name=f"{config.train_root} {config.valid_root}",
+        name=" ".join(os.path.abspath(root) for root in (config.train_root, config.valid_root) if root),
     )
     skip_or_stop(unreadable, config.on_bad_image)
     if unreadable:

@@ -121,6 +121,7 @@ class ViewDataset(Dataset):
         paths: the files.
         keys: what the views of each file are seeded by, its path or id: the same view in every run.
         transform: an inference transform, called as `transform(image, view, key)`.
+        others: more of them, for networks that see the same photographs otherwise; views are then a list, one for each.
         views: how many views of each image.
         pictures: what reads the photographs.
         targets: `{task: (N,)}` or None.
@@ -132,19 +133,22 @@ class ViewDataset(Dataset):
         keys: Sequence[str],
         transform: Callable,
         *,
+        others: Sequence[Callable] = (),
         views: int = 1,
         pictures: Pictures | None = None,
         targets: dict[str, np.ndarray] | None = None,
     ) -> None:
-        self.paths, self.keys, self.transform, self.views = list(paths), list(keys), transform, views
+        self.paths, self.keys, self.views = list(paths), list(keys), views
+        self.transforms = [transform, *others]
         self.targets, self.pictures = targets or {}, pictures or Pictures()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, int | float]]:
-        image = self.pictures.read(self.paths[index])
-        views = torch.stack([self.transform(image, view, self.keys[index]) for view in range(self.views)])
+    def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float]]:
+        image, key = self.pictures.read(self.paths[index]), self.keys[index]
+        kinds = [torch.stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
+        views = kinds if len(kinds) > 1 else kinds[0]
         return views, {task: values[index].item() for task, values in self.targets.items()}
 
 

@@ -202,6 +202,7 @@ def predict(
     task: str,
     device: torch.device,
     *,
+    kinds: Sequence[int] | None = None,
     at_once: int | None = None,
     title: str = "predict",
     together: Processes = ALONE,
@@ -212,6 +213,7 @@ def predict(
 
     Args:
         networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
+        kinds: which of several kinds of views that the loader gives each network sees; None where there is only one.
         at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
             memory that is free; None holds all.
         together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
@@ -220,17 +222,21 @@ def predict(
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
-    batches = (views for views, _ in _bar(loader, title))
+    batches = (views if isinstance(views, list) else [views] for views, _ in _bar(loader, title))
     for part in _parts(batches) if len(groups) > 1 else ([views] for views in batches):
         for group in groups:
             if not held or len(groups) > 1:
                 held.clear()  # before the next ones are made
                 held = [networks[k].eval() for k in group]
             for views in part:
-                count, per_image = views.shape[:2]
-                batch, _ = _move(views.flatten(0, 1), {}, device, _dtype(held[0]))  # (B * V, 3, S, S)
-                for k, outputs in zip(group, (network(batch) for network in held), strict=True):
-                    answers[k].append(predict_task(outputs, task).view(count, per_image, -1).mean(dim=1))
+                count, per_image = views[0].shape[:2]
+                moved: dict[int, Tensor] = {}
+                for k, network in zip(group, held, strict=True):
+                    kind = kinds[k] if kinds else 0
+                    if kind not in moved:
+                        moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
+                    answer = predict_task(network(moved[kind]), task)  # of (B * V, 3, S, S)
+                    answers[k].append(answer.view(count, per_image, -1).mean(dim=1))
     if together.size == 1:
         return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
     none = torch.empty(0, TASKS[task].outputs)
@@ -238,14 +244,15 @@ def predict(
     return loader.batch_sampler.join(rows).swapaxes(0, 1)  # there images come first
 
 
-def _parts(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+def _parts(batches: Iterable[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
     """As many batches together as may be kept while networks take turns."""
     free = free_memory(torch.device("cpu"))
     size = HELD_BYTES if free is None else min(HELD_BYTES, free // 4)
-    part: list[Tensor] = []
+    part: list[list[Tensor]] = []
     for views in batches:
-        part.append(views.clone())  # loader processes hand over shared memory, of which a container may have little
-        if sum(kept.nbytes for kept in part) >= size:
+        # Loader processes hand over shared memory, of which a container may have little.
+        part.append([kind.clone() for kind in views])
+        if sum(kind.nbytes for kept in part for kind in kept) >= size:
             yield part
             part = []
     if part:

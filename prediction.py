@@ -85,8 +85,10 @@ def write_prediction(
     task = answered_task(members, config)
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
-    transform_type = config.transform_type or members[0].info.transform_type
-    transform = _transform(transform_type, members[0].info, config.tta)
+    cuts = [_how_it_sees(config.transform_type or member.info.transform_type, member.info) for member in members]
+    kinds = list(dict.fromkeys(cuts))
+    transforms = [_transform(*kind, config.tta) for kind in kinds]
+    transform_type = ", ".join(dict.fromkeys(name for name, *_ in kinds))
     for note in photographs.notes:
         print(note)
     together = Processes.here()
@@ -104,12 +106,13 @@ def write_prediction(
         paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
         if any(other != ids for other in together.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
-        pictures = Pictures(needed_side(members[0].info.image_size))
-        dataset = ViewDataset(paths, ids, transform, views=config.tta, pictures=pictures)
+        pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
+        dataset = ViewDataset(paths, ids, *transforms[:1], others=transforms[1:], views=config.tta, pictures=pictures)
         workers = count_workers(config.num_workers, device, sharing=together.local_size)
         size = max(1, config.batch_size // config.tta)
         loader = view_loader(dataset, batch_size=size, workers=workers, device=device, together=together)
-        answers = predict(networks, loader, task, device, at_once=at_once, together=together)
+        of_members = [kinds.index(cut) for cut in cuts]
+        answers = predict(networks, loader, task, device, kinds=of_members, at_once=at_once, together=together)
     if not together.main:
         return
     wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
@@ -146,9 +149,14 @@ def _look_at(photographs: PredictionList, config: PredictConfig) -> dict[str, st
     return unreadable
 
 
-def _transform(name: str, info: ModelInfo, views: int) -> Callable:
-    """How photographs are cut for these members, with as many views as are wanted."""
-    transform = build_transform(name, "inference", info.image_size, mean=info.mean, std=info.std)
+def _how_it_sees(transform_type: str, info: ModelInfo) -> tuple[str, int, tuple[float, ...], tuple[float, ...]]:
+    """What two members must share to see the same views: transform, size and normalisation."""
+    return transform_type, info.image_size, tuple(info.mean), tuple(info.std)
+
+
+def _transform(name: str, size: int, mean: tuple[float, ...], std: tuple[float, ...], views: int) -> Callable:
+    """How photographs are cut for such members, with as many views as are wanted."""
+    transform = build_transform(name, "inference", size, mean=mean, std=std)
     if transform.max_views is not None and views > transform.max_views:
         raise UserError(
             f"--tta {views} is more than the {transform.max_views} fixed views of transform {name}; "

@@ -372,10 +372,7 @@ def find_single(config: SingularConfig) -> Path:
         UserError: no such file, or no checkpoint in that run.
     """
     if config.load_state_dict:
-        path = Path(config.load_state_dict)
-        if not path.is_file():
-            raise UserError(f"There is no checkpoint file {path}.")
-        return path
+        return existing_checkpoint(config.load_state_dict)
     run = RunFolder.of(_trained(), config.task, config.model_type, cv=1)
     if not checkpoint_files(run.fold(0)):
         raise UserError(
@@ -387,6 +384,17 @@ def find_single(config: SingularConfig) -> Path:
 
 def _trained() -> Path:
     return ROOT / TrainConfig.save_path
+
+
+def existing_checkpoint(path: str | Path) -> Path:
+    """The path of a checkpoint, which must be there.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"There is no checkpoint file {path}.")
+    return Path(path)
 
 
 def checkpoint_files(folder: Path) -> list[Path]:

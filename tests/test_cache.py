@@ -148,6 +148,16 @@ def test_a_file_is_never_used_for_what_it_was_not_made_of(change, look, paths, m
     assert earlier.read(paths[1]).size == read_image(paths[1], SIDE).size  # who has it open reads on
 
 
+def test_a_file_is_found_whatever_folder_a_relative_path_starts_from(look, paths, tmp_path, monkeypatch):
+    look(paths, "disk")
+    monkeypatch.chdir(tmp_path / "photos")
+    monkeypatch.setattr(cache, "_write_file", lambda *_: pytest.fail("written again"))
+    names = [Path(path).name for path in paths]
+    pictures, _ = look(names, "disk")
+    assert len(pictures.index) == 4
+    assert_same_pixels(pictures, names[:4])
+
+
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 5000], ids=["empty", "short", "long"])
 def test_a_damaged_file_is_made_anew(content, look, paths, tmp_path):
     look(paths, "disk")
