@@ -94,9 +94,11 @@ def look_at_pictures(
         name = hashlib.sha256(f"{name} {side}".encode(errors="surrogateescape")).hexdigest()[:8]
         file = folder / f".photographs-{name}-{_digest(paths, limits)}.cache"
         try:
-            if _read_index(file, paths) is None:
+            index = _read_index(file, paths)
+            if index is None:
                 _write_file(file, paths, limits)
-            pictures = Pictures(side, file, _read_index(file, paths))
+                index = _read_index(file, paths)
+            pictures = Pictures(side, file, index)
             for other in folder.glob(f".photographs-{name}-*.cache"):
                 if other != file:
                     other.unlink(missing_ok=True)

@@ -41,7 +41,8 @@ def train_run(config: TrainConfig) -> None:
     tables = read_tables(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
     # before the one or the other, as soon as it can be known.
-    from foldtrainer import FoldTrainer, initial_weights
+    from foldfiles import FoldFiles
+    from foldtrainer import FoldTrainer, fold_loaders, initial_weights
     from machine import set_deterministic
     from processes import Processes
 
@@ -74,8 +75,10 @@ def train_run(config: TrainConfig) -> None:
         if config.cache != "off":
             print(f"{data.pictures}.")
         stop = held.enter_context(StopRequest(patient=together.size > 1))
+        loaders = fold_loaders(config, data, numbers, device, together)
         for number in numbers:
-            FoldTrainer(config, run, data, number, device, initial, stop, locks, together).train()
+            files = FoldFiles(config, run, data, number, together)
+            FoldTrainer(config, files, loaders[number], device, initial, stop, locks, together).train()
             if together.main:
                 summary = run.finish(config)
     if together.main:
@@ -97,11 +100,11 @@ def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
 # ------------------------------------------------------------------------------------------------ before training
 
 
-def read_tables(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame | None, list[str]]:
-    """The tables of the photographs to train on and, with --valid-root, to validate on, and notes on them.
+def read_tables(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame | None, Split, list[str]]:
+    """The tables of the photographs to train on and, with --valid-root, to validate on, the split, and notes on them.
 
     Raises:
-        UserError: everything that stands in the way, one line each.
+        UserError: everything that stands in the way, one line each; or too few people.
     """
     roots = {"--train-root": config.train_root}
     if config.valid_root:
@@ -115,12 +118,13 @@ def read_tables(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame | None,
             raise UserError(
                 f"People of --valid-root are also in --train-root, so the score would flatter: {some(both)}."
             )
-    _split(config, table, valid)  # too few people are found out here
-    return table, valid, report.notes
+    return table, valid, _split(config, table, valid), report.notes
 
 
-def look_at_data(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None, notes: list[str]) -> Data:
-    """Look at every photograph and split the people, saying what is worth knowing.
+def look_at_data(
+    config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None, split: Split, notes: list[str]
+) -> Data:
+    """Look at every photograph, and split the people anew where some are left out, saying what is worth knowing.
 
     Raises:
         UserError: photographs that cannot be read, or too few people without them.
@@ -142,7 +146,7 @@ def look_at_data(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame |
                 raise UserError(f"None of the {len(part)} photographs of {option} can be read: {min(unreadable)}.")
         table, valid = (_without(part, unreadable) for part in (table, valid))
         print(f"{len(unreadable)} of {len(paths)} photographs cannot be read and are left out: {some(unreadable)}.")
-    split = _split(config, table, valid)
+    split = _split(config, table, valid) if unreadable else split
     for note in [*notes, *split.notes]:
         print(note)
     data = Data(table, valid, split, unreadable, pictures)

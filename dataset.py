@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cache import Pictures
 from machine import derive_seed, seeded
@@ -147,9 +148,13 @@ class ViewDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float]]:
         image, key = self.pictures.read(self.paths[index]), self.keys[index]
-        kinds = [torch.stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
+        kinds = [_stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
         views = kinds if len(kinds) > 1 else kinds[0]
         return views, {task: values[index].item() for task, values in self.targets.items()}
+
+
+def _stack(views: list[Tensor]) -> Tensor:
+    return torch.stack([view.movedim(-3, -1) for view in views]).movedim(-1, -3)  # the layout of `_channels_last`
 
 
 class EpochSampler(Sampler):
@@ -215,25 +220,97 @@ class ViewBatches(Sampler):
         return whole
 
 
-def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> DataLoader:
+class Loader:
+    """The batches of one data set, as often as it is gone through, by processes that may serve others; see `loaders`.
+
+    Args:
+        processes: what loads for all of them. number: which of the data sets this is.
+        batch_sampler: gives its batches of keys; its length is that of the loader.
+    """
+
+    def __init__(self, processes: DataLoader, number: int, batch_sampler: Sampler) -> None:
+        self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
+
+    @property
+    def dataset(self) -> Dataset:
+        """What is loaded."""
+        return self.processes.dataset.parts[self.number]
+
+    @property
+    def started(self) -> bool:
+        """Whether there is no process that still has to be started."""
+        return self.processes.batch_sampler.started or not self.processes.num_workers
+
+    def __iter__(self) -> Iterator:
+        turn = self.processes.batch_sampler
+        turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
+        return iter(self.processes)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+
+class _Turn(Sampler):
+    """The batches of the data set whose turn it is, as (its number, key)."""
+
+    number, batches, started = 0, (), False
+
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        for batch in self.batches:
+            yield [(self.number, key) for key in batch]
+
+
+class _Parts(Dataset):
+    """Several data sets as one, with keys that say of which."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self.parts = parts
+
+    def __getitem__(self, key: tuple[int, Any]) -> tuple[Any, dict[str, int | float]]:
+        number, inner = key
+        return self.parts[number][inner]
+
+
+def loaders(parts: Sequence[tuple[Dataset, Sampler]], *, workers: int, device: torch.device) -> list[Loader]:
+    """A loader for each data set and its batches of keys.
+
+    All are served by the same processes, which start at the first batch of all and go on from one to the next; only
+    one of them may be gone through at a time.
+    """
+    processes = DataLoader(
+        _Parts([dataset for dataset, _ in parts]),
+        batch_sampler=_Turn(),
+        collate_fn=_channels_last,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_signals,
+        # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
+        generator=torch.Generator(),
+    )
+    return [Loader(processes, number, batches) for number, (_, batches) in enumerate(parts)]
+
+
+def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> Loader:
     """A loader of `(images (B, 3, S, S), {task: (B,)})` in the sampler's order."""
-    return DataLoader(dataset, batch_sampler=sampler, **_loading(workers, device))
+    return loaders([(dataset, sampler)], workers=workers, device=device)[0]
 
 
 def view_loader(
     dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, together: Processes = ALONE
-) -> DataLoader:
+) -> Loader:
     """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
     batches = ViewBatches(len(dataset), batch_size, together)
-    return DataLoader(dataset, batch_sampler=batches, **_loading(workers, device))
+    return loaders([(dataset, batches)], workers=workers, device=device)[0]
 
 
-def _loading(workers: int, device: torch.device) -> dict:
-    return {
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "pin_memory": device.type == "cuda",
-        "worker_init_fn": ignore_signals,
-        # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
-        "generator": torch.Generator(),
-    }
+def _channels_last(items: list[tuple[Tensor | list[Tensor], dict]]) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
+    """A batch in the layout that decoded pictures have and networks want, so that no pixel is moved on the way."""
+
+    def each(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
+        if isinstance(images, list):
+            return [each(kind, source, destination) for kind in images]
+        return images.movedim(source, destination)
+
+    images, targets = default_collate([(each(images, -3, -1), target) for images, target in items])
+    return each(images, -1, -3), targets

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dataset import Loader
 from machine import free_memory
 from model import predict_task
 from optim import learning_rate
@@ -101,7 +101,7 @@ def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch
 
 def train_one_epoch(
     network: nn.Module,
-    loader: DataLoader,
+    loader: Loader,
     criterion: Criterion,
     optimizer: Optimizer,
     scheduler: LRScheduler,
@@ -164,7 +164,7 @@ def train_one_epoch(
 @torch.inference_mode()
 def evaluate(
     network: nn.Module,
-    loader: DataLoader,
+    loader: Loader,
     criterion: Criterion,
     task: str,
     device: torch.device,
@@ -198,7 +198,7 @@ def evaluate(
 @torch.inference_mode()
 def predict(
     networks: Sequence[nn.Module],
-    loader: DataLoader,
+    loader: Loader,
     task: str,
     device: torch.device,
     *,
@@ -223,20 +223,15 @@ def predict(
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
     batches = (views if isinstance(views, list) else [views] for views, _ in _bar(loader, title))
-    for part in _parts(batches) if len(groups) > 1 else ([views] for views in batches):
+    for part in _parts(batches, together.local_size) if len(groups) > 1 else ([views] for views in batches):
         for group in groups:
             if not held or len(groups) > 1:
                 held.clear()  # before the next ones are made
                 held = [networks[k].eval() for k in group]
+            seen = [kinds[k] if kinds else 0 for k in group]
             for views in part:
-                count, per_image = views[0].shape[:2]
-                moved: dict[int, Tensor] = {}
-                for k, network in zip(group, held, strict=True):
-                    kind = kinds[k] if kinds else 0
-                    if kind not in moved:
-                        moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
-                    answer = predict_task(network(moved[kind]), task)  # of (B * V, 3, S, S)
-                    answers[k].append(answer.view(count, per_image, -1).mean(dim=1))
+                for k, answer in zip(group, _mean_answers(held, seen, views, task, device), strict=True):
+                    answers[k].append(answer)
     if together.size == 1:
         return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
     none = torch.empty(0, TASKS[task].outputs)
@@ -244,10 +239,24 @@ def predict(
     return loader.batch_sampler.join(rows).swapaxes(0, 1)  # there images come first
 
 
-def _parts(batches: Iterable[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
-    """As many batches together as may be kept while networks take turns."""
+def _mean_answers(
+    networks: Sequence[nn.Module], kinds: Sequence[int], views: list[Tensor], task: str, device: torch.device
+) -> list[Tensor]:
+    """What each network answers on the mean of its kind of `views (B, V, 3, S, S)`, `(B, C)`."""
+    moved: dict[int, Tensor] = {}
+    answers = []
+    for network, kind in zip(networks, kinds, strict=True):
+        if kind not in moved:
+            moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
+        answer = predict_task(network(moved[kind]), task)
+        answers.append(answer.view(*views[kind].shape[:2], -1).mean(dim=1))
+    return answers
+
+
+def _parts(batches: Iterable[list[Tensor]], processes: int) -> Iterator[list[list[Tensor]]]:
+    """As many batches together as may be kept while networks take turns; the memory is shared by so many processes."""
     free = free_memory(torch.device("cpu"))
-    size = HELD_BYTES if free is None else min(HELD_BYTES, free // 4)
+    size = HELD_BYTES if free is None else min(HELD_BYTES, free // (4 * processes))
     part: list[list[Tensor]] = []
     for views in batches:
         # Loader processes hand over shared memory, of which a container may have little.
@@ -282,7 +291,7 @@ def _narrow(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values
 
 
-def _bar(loader: DataLoader, title: str, *, initial: int = 0) -> tqdm:
+def _bar(loader: Loader, title: str, *, initial: int = 0) -> tqdm:
     # None: no bar where the output is no terminal
     batches, total = _trimming(loader), len(loader)
     silent = True if process_number() else None
@@ -297,13 +306,17 @@ def _bar(loader: DataLoader, title: str, *, initial: int = 0) -> tqdm:
     return tqdm(batches, desc=title, **bar)
 
 
-def _trimming(loader: DataLoader) -> Iterator:
+def _trimming(loader: Loader) -> Iterator:
     """The batches of a loader, while memory that was freed is kept for the next ones, and given back when it grows."""
     if _LIBC is None:
         yield from loader
         return
     for parameter, value in _KEEP:
         _LIBC.mallopt(parameter, value)
+    if not getattr(loader, "started", True):
+        # Its processes are copies of this one. What they share with it of freed memory is copied, page by page, when
+        # it is used again, which took the first step two seconds instead of one.
+        _LIBC.malloc_trim(0)
     for batch in loader:
         yield batch
         _HEAP.heed()

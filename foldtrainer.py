@@ -1,27 +1,20 @@
-"""Training one fold of a run, from its start or from where it was cut: its checkpoints, log and resume state."""
+"""Training one fold of a run, from its start or from where it was cut."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from torch.utils.data import Dataset, Sampler
 
 from augmentation import build_transform
-from checkpoint import (
-    BestKeeper,
-    ModelInfo,
-    load_checkpoint,
-    load_weights,
-    read_file,
-    save_checkpoint,
-    write_tensors,
-)
+from checkpoint import load_checkpoint, load_weights
 from config import MODELS, TrainConfig, UserError
-from dataset import EpochSampler, TrainDataset, ViewDataset, targets_of, train_loader, view_loader
+from dataset import EpochSampler, Loader, TrainDataset, ViewBatches, ViewDataset, loaders, targets_of
 from engine import (
     EpochProgress,
     EvalResult,
@@ -32,6 +25,7 @@ from engine import (
     train_one_epoch,
     training_dtype,
 )
+from foldfiles import FoldFiles
 from lock import FoldLocks
 from loss import create_criterion
 from machine import count_workers, random_state, seed_everything, set_random_state
@@ -39,17 +33,11 @@ from metrics import score
 from model import Network, create_model, inference_network
 from optim import create_optimizer, create_scheduler
 from processes import ALONE, Processes
-from runfolder import RunFolder, lasting_options, oof_columns
 from split import Data
 from stop import Interrupted, StopRequest
 from tasks import SCORE_TITLES, TASKS
-from utils import library_versions, some
+from utils import some
 
-STATE_FORMAT = 1  # of the file that a fold is resumed from
-STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # what the file holds
-STATE_KEYS_WITHIN = STATE_KEYS | {  # and what more until the fold is finished
-    *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine", "scaler")
-}
 CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
 
 
@@ -115,39 +103,66 @@ def machine_of(device: torch.device, precision: str, processes: int = 1) -> dict
     }
 
 
+def fold_loaders(
+    config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, together: Processes = ALONE
+) -> dict[int, tuple[Loader, Loader]]:
+    """What loads the training images of each fold, and its validation images, by processes that start once in a run."""
+    transforms = [build_transform(config.transform_type, phase, config.image_size) for phase in ("train", "valid")]
+    train_parts: list[tuple[Dataset, Sampler]] = []
+    valid_parts: list[tuple[Dataset, Sampler]] = []
+    for number in numbers:
+        train_table, valid_table = data.fold_tables(data.split.folds[number])
+        seed = (config.seed, number)
+        train_set = TrainDataset(
+            train_table,
+            transforms[0],
+            seed=seed,
+            pictures=data.pictures,
+            age_filter=config.age_filter,
+            oversample=config.oversample,
+        )
+        valid_set = ViewDataset(
+            valid_table["path"].tolist(),
+            valid_table["image"].tolist(),
+            transforms[1],
+            pictures=data.pictures,
+            targets=targets_of(valid_table),
+        )
+        train_parts.append((train_set, EpochSampler(len(train_set), config.batch_size, seed=seed, together=together)))
+        valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, together)))
+    workers = count_workers(config.num_workers, device, sharing=together.local_size)
+    made = [loaders(parts, workers=workers, device=device) for parts in (train_parts, valid_parts)]
+    return dict(zip(numbers, zip(*made, strict=True), strict=True))
+
+
 class FoldTrainer:
     """Trains one fold of a run, from its start or from where its resume state stands."""
 
     def __init__(
         self,
         config: TrainConfig,
-        run: RunFolder,
-        data: Data,
-        number: int,
+        files: FoldFiles,
+        loaders: tuple[Loader, Loader],
         device: torch.device,
         initial: dict[str, torch.Tensor] | None,
         stop: StopRequest,
         locks: FoldLocks,
         together: Processes = ALONE,
     ) -> None:
-        self.config, self.run, self.number, self.device, self.initial = config, run, number, device, initial
+        self.config, self.files, self.device, self.initial = config, files, device, initial
         self.stop, self.locks, self.together = stop, locks, together
-        self.task = TASKS[config.task]
-        self.fingerprint, self.pictures = data.split.fingerprint, data.pictures
-        self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        self.state = together.share(self._read_state)
-        self.epoch: int = self.state.get("epoch", 0)  # epochs done
+        self.train_loader, self.valid_loader = loaders
+        self.number, self.task = files.number, TASKS[config.task]
+        self.epoch: int = files.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained
         self.machine = machine_of(device, config.precision, together.size)  # that the fold was begun on
-        self.rows: list[dict[str, Any]] = self.state.get("rows", [])
-        self.best: torch.Tensor | None = self.state.get("best")  # (N, C), what the best epoch answers out of fold
-        self.keeper = BestKeeper(
-            run.fold(number),
-            config.top_n,
-            monitor=self.task.monitor,
-            higher_is_better=self.task.higher_is_better,
-            kept=self.state.get("kept", ()),
-        )
+        self.rows: list[dict[str, Any]] = files.state.get("rows", [])
+        self.best: torch.Tensor | None = files.state.get("best")  # (N, C), what the best epoch answers out of fold
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """What orders the images of an epoch."""
+        return self.train_loader.batch_sampler
 
     def train(self) -> None:
         """Train the epochs that are left, leaving the fold's checkpoints, log and out-of-fold rows.
@@ -157,57 +172,18 @@ class FoldTrainer:
             Interrupted: a signal asked to stop; the state is saved.
         """
         self._heed_signals()
-        if self.together.main:
-            self._check_whole()
-            self.keeper.remove_others()
-        if self.together.main and self.best is not None:
+        self.files.check()
+        if self.best is not None:
             # An epoch that was cut may have written other ones, of weights that another machine need not find again.
-            self._write_oof()
+            self.files.write_oof(self.best.numpy())
         if self.epoch == self.config.epochs:
             print(f"fold {self.number}: finished earlier")
         else:
             self._build()
         while self.epoch < self.config.epochs:
             self._train_epoch()
-        if not self.keeper.kept:
+        if not self.files.keeper.kept:
             raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
-
-    def _read_state(self) -> dict[str, Any]:
-        path = self.run.state(self.number)
-        if not path.exists():
-            return {}
-        try:
-            state = read_file(path)
-        except UserError as error:
-            raise UserError(f"{error} Delete it to train the fold anew.") from None
-        state = state if isinstance(state, dict) else {}
-        finished = state.get("epoch") == self.config.epochs
-        if (
-            not (STATE_KEYS if finished else STATE_KEYS_WITHIN) <= state.keys()
-            or state["format"] != STATE_FORMAT
-            or state["epoch"] not in range(self.config.epochs + 1)
-        ):
-            raise UserError(f"{path} is no state of this run and toolkit; delete it to train the fold anew.")
-        if state["split"] != self.fingerprint:
-            raise UserError(
-                f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}); put the right "
-                "one back, or delete it to train the fold anew."
-            )
-        return state
-
-    def _check_whole(self) -> None:
-        """Refuse a fold of which files are gone: the scores of a run would quietly miss them."""
-        run, number = self.run, self.number
-        needed = [run.fold(number) / name for *_, name in self.keeper.kept]
-        if needed:
-            needed = [run.fold_log(number), run.fold_oof(number), *needed]
-        gone = [path.name for path in needed if not path.is_file()]
-        if gone:
-            what = "a finished fold" if self.epoch == self.config.epochs else f"a fold of {self.epoch} epochs"
-            raise UserError(
-                f"{run.fold(number)} is {what} without {some(gone)}; put it back, or delete the folder to train the "
-                "fold again."
-            )
 
     def _build(self) -> None:
         config, seed = self.config, (self.config.seed, self.number)
@@ -218,33 +194,9 @@ class FoldTrainer:
         self.parallel = self.together.parallel(self.network, self.device)
         self.dtype = training_dtype(config.precision, self.device)
         self.scaler = gradient_scaler(self.dtype, self.device)
-        self.train_set = train_set = TrainDataset(
-            self.train_table,
-            build_transform(config.transform_type, "train", config.image_size),
-            seed=seed,
-            pictures=self.pictures,
-            age_filter=config.age_filter,
-            oversample=config.oversample,
-        )
-        if len(train_set.extra):
-            print(f"fold {self.number}: {len(train_set.extra)} images mixed within scarce classes are added")
-        self.sampler = EpochSampler(len(train_set), config.batch_size, seed=seed, together=self.together)
-        workers = count_workers(config.num_workers, self.device, sharing=self.together.local_size)
-        self.train_loader = train_loader(train_set, self.sampler, workers=workers, device=self.device)
-        valid_set = ViewDataset(
-            self.valid_table["path"].tolist(),
-            self.valid_table["image"].tolist(),
-            build_transform(config.transform_type, "valid", config.image_size),
-            pictures=self.pictures,
-            targets=targets_of(self.valid_table),
-        )
-        self.valid_loader = view_loader(
-            valid_set,
-            batch_size=2 * config.batch_size,
-            workers=workers,
-            device=self.device,
-            together=self.together,
-        )
+        extra = len(self.train_loader.dataset.extra)
+        if extra:
+            print(f"fold {self.number}: {extra} images mixed within scarce classes are added")
         self.criterion = create_criterion(config.loss_type)
         self.optimizer = create_optimizer(config.optim_type, self.network.parameters(), lr=config.lr)
         self.scheduler = create_scheduler(
@@ -254,12 +206,12 @@ class FoldTrainer:
             steps_per_epoch=len(self.sampler),
             restart_epochs=config.restart_epochs,
         )
-        if "network" in self.state:
+        if "network" in self.files.state:
             self._take_up()
 
     def _take_up(self) -> None:
         """Put everything back to where the state was saved."""
-        state, self.state = self.state, {}
+        state, self.files.state = self.files.state, {}  # which may be large
         step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
         print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
         begun, self.machine = state["machine"], state["machine"]
@@ -312,17 +264,16 @@ class FoldTrainer:
         self._check_losses()
         self.together.spread(self.network)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
-        scores = score(self.config.task, result.probabilities, targets_of(self.valid_table)[self.config.task])
+        scores = score(self.config.task, result.probabilities, self.valid_loader.dataset.targets[self.config.task])
         self.epoch += 1
-        saved = self.keeper.offer(self.epoch, scores[self.task.monitor], lambda path: self._save(path, scores))
-        if saved is not None and saved.name == self.keeper.kept[0][2]:
+        saved, is_best = self.files.offer(self.epoch, scores, self.network)
+        if is_best:
             self.best = torch.from_numpy(result.probabilities)
-            self._write_oof()
+            self.files.write_oof(result.probabilities)
         self._log(trained, result, scores, saved, seconds=time.perf_counter() - start)
         self.progress = EpochProgress()
         self._save_state()
-        if self.together.main:
-            self.keeper.remove_others()  # only now, so that a state never names a checkpoint that is gone
+        self.files.remove_others()  # only now, so that a state never names a checkpoint that is gone
 
     def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:
         network = prepare(inference_network(self.network, self.config.image_size), self.device, dtype)
@@ -372,56 +323,13 @@ class FoldTrainer:
             return
         if not self.together.main:
             raise SystemExit(2)  # all find it at the same step, and the main one tells
-        images = [self.train_set.name(index) for index in self.sampler.batches()[step]]
+        images = [self.train_loader.dataset.name(index) for index in self.sampler.batches()[step]]
         raise UserError(
             f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.epoch + 1}, step "
             f"{step + 1}, at learning rate {self.progress.rates[step]:.3g}, on {some(images, len(images))}. The best "
-            f"checkpoints before it stay in {self.run.fold(self.number)}. Look at these images, lower --lr, and pass "
-            "--overwrite or another --save-path."
+            f"checkpoints before it stay in {self.files.run.fold(self.number)}. Look at these images, lower --lr, and "
+            "pass --overwrite or another --save-path."
         )
-
-    def _save(self, path: Path, scores: dict[str, float]) -> None:
-        if not self.together.main:
-            return
-        config, targets = self.config, targets_of(self.train_table, age_filter=self.config.age_filter)
-        counts = {
-            name: np.bincount(targets[name], minlength=task.outputs).tolist()
-            for name, task in TASKS.items()
-            if not task.regression
-        }
-        info = ModelInfo(
-            task=config.task,
-            model_type=config.model_type,
-            backbone=config.backbone,
-            image_size=config.image_size,
-            transform_type=config.transform_type,
-            classes=self.task.classes,
-            fold=self.number,
-            epoch=self.epoch,
-            scores=scores,
-            monitor=self.task.monitor,
-            higher_is_better=self.task.higher_is_better,
-            split_fingerprint=self.fingerprint,
-            training_counts=counts,
-            training_age=float(np.median(targets["age"])),
-            config=lasting_options(config),
-            versions=library_versions(),
-        )
-        save_checkpoint(path, self.network, info)
-
-    def _write_oof(self) -> None:
-        if not self.together.main:
-            return
-        about = pd.DataFrame(
-            {
-                "ImageID": self.valid_table["image"],
-                "person": self.valid_table["person"],
-                "fold": self.number,
-                "label": targets_of(self.valid_table)[self.config.task],
-            }
-        )
-        answers = oof_columns(self.config.task, self.best.numpy())
-        self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
 
     def _log(
         self,
@@ -441,8 +349,7 @@ class FoldTrainer:
             "valid_loss": result.loss,
         }
         self.rows.append({**row, **scores, "images_per_s": speed, "seconds": seconds})
-        if self.together.main:
-            self.run.write_fold_log(self.number, self.rows)
+        self.files.write_log(self.rows)
         told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
         print(
             f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "
@@ -456,12 +363,9 @@ class FoldTrainer:
         progress = self.progress
         self._check_losses()  # weights after a loss that is no number are not worth keeping
         random_states = self.together.gather(random_state(self.device))
-        if not self.together.main:
-            return
-        state: dict[str, Any] = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch}
-        state |= {"rows": self.rows, "kept": self.keeper.kept, "best": self.best}
+        within: dict[str, Any] = {}
         if self.epoch < self.config.epochs:
-            state |= {
+            within = {
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -473,4 +377,4 @@ class FoldTrainer:
                 "rates": progress.rates,
                 "machine": self.machine,
             }
-        write_tensors(self.run.state(self.number), state)
+        self.files.write_state(self.epoch, self.rows, self.best, within)

@@ -86,9 +86,8 @@ def write_prediction(
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
     cuts = [_how_it_sees(config.transform_type or member.info.transform_type, member.info) for member in members]
-    kinds = list(dict.fromkeys(cuts))
-    transforms = [_transform(*kind, config.tta) for kind in kinds]
-    transform_type = ", ".join(dict.fromkeys(name for name, *_ in kinds))
+    transforms = {cut: _transform(*cut, config.tta) for cut in cuts}
+    transform_type = ", ".join(dict.fromkeys(name for name, *_ in cuts))
     for note in photographs.notes:
         print(note)
     together = Processes.here()
@@ -107,18 +106,16 @@ def write_prediction(
         if any(other != ids for other in together.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
         pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
-        dataset = ViewDataset(paths, ids, *transforms[:1], others=transforms[1:], views=config.tta, pictures=pictures)
+        first, *others = transforms.values()
+        dataset = ViewDataset(paths, ids, first, others=others, views=config.tta, pictures=pictures)
         workers = count_workers(config.num_workers, device, sharing=together.local_size)
         size = max(1, config.batch_size // config.tta)
         loader = view_loader(dataset, batch_size=size, workers=workers, device=device, together=together)
-        of_members = [kinds.index(cut) for cut in cuts]
-        answers = predict(networks, loader, task, device, kinds=of_members, at_once=at_once, together=together)
+        kinds = [list(transforms).index(cut) for cut in cuts]
+        answers = predict(networks, loader, task, device, kinds=kinds, at_once=at_once, together=together)
     if not together.main:
         return
-    wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
-    if wrong:
-        advice = "take other checkpoints" if dtype == torch.float32 else "pass --precision float32"
-        raise UserError(f"Not all answers of {some(wrong)} are numbers when computed in {dtype}; {advice}.")
+    _check_numbers(answers, members, dtype)
     if unreadable:
         answers = _with_usual(answers, readable, usual_answer(members, task, answers))
     settings = {
@@ -138,6 +135,14 @@ def write_prediction(
     for path in files:
         print(f"  {path}")
     print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def _check_numbers(answers: np.ndarray, members: Sequence[Member], dtype: torch.dtype) -> None:
+    """Refuse answers that are no numbers."""
+    wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
+    if wrong:
+        advice = "take other checkpoints" if dtype == torch.float32 else "pass --precision float32"
+        raise UserError(f"Not all answers of {some(wrong)} are numbers when computed in {dtype}; {advice}.")
 
 
 def _look_at(photographs: PredictionList, config: PredictConfig) -> dict[str, str]:

@@ -179,7 +179,7 @@ with together.joined(torch.device("cpu")):
     assert together.share(lambda: together.rank) == 0
     assert together.share_locally(lambda: together.local_rank) == 0
     assert together.largest(together.rank) == 1
-    print("agreed", together.rank)
+    print(f"agreed {together.rank}\\n", end="")
 """
 
 
