@@ -311,8 +311,7 @@ def _trimming(loader: Loader) -> Iterator:
     if _LIBC is None:
         yield from loader
         return
-    for parameter, value in _KEEP:
-        _LIBC.mallopt(parameter, value)
+    keep_freed_memory()
     if not getattr(loader, "started", True):
         # Its processes are copies of this one. What they share with it of freed memory is copied, page by page, when
         # it is used again, which took the first step two seconds instead of one.
@@ -320,6 +319,12 @@ def _trimming(loader: Loader) -> Iterator:
     for batch in loader:
         yield batch
         _HEAP.heed()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next batch, where there is glibc; see `_Heap`."""
+    for parameter, value in _KEEP if _LIBC is not None else ():
+        _LIBC.mallopt(parameter, value)
 
 
 class _Heap:

@@ -47,7 +47,7 @@ class OneView(torch.utils.data.Dataset):
 def main() -> None:
     """Time all in turns and print the table."""
     own = parser(__doc__, batch_size=64)
-    own.add_argument("--images", type=int, default=504)
+    own.add_argument("--images", type=int, default=378)
     own.add_argument("--members", type=int, default=10)
     own.add_argument("--views", type=int, default=2)
     options = own.parse_args()

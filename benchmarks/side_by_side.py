@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import multiprocessing
+import os
 import platform
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +21,10 @@ sys.path.insert(0, str(ROOT))
 
 from config import settle_libraries  # noqa: E402
 
-settle_libraries()  # before torch and Pillow are imported, as the commands do
+AS_INSTALLED = "SIDE_BY_SIDE_AS_INSTALLED"  # in the environment of processes that libraries are left alone in
+before = dict(os.environ)
+if AS_INSTALLED not in os.environ:
+    settle_libraries()  # before torch and Pillow are imported, as the commands do
 
 import torch  # noqa: E402
 
@@ -52,18 +59,74 @@ def photographs(folder: Path, people: int) -> Path:
 def in_turns(
     actions: dict[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """The seconds that each action took in each repetition; all are done once before, unmeasured, then in turns."""
+    """The seconds that each action took in each repetition.
+
+    All are done once before, unmeasured, then in turns, in another order each time: what one leaves behind, such as
+    memory, is not always felt by the same other one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for repetition in range(repetitions + 1):
-        for name, action in actions.items():
+        for name in random.Random(repetition).sample(list(actions), len(actions)):
             start = time.perf_counter()
-            action()
+            actions[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             if repetition:
                 seconds[name].append(time.perf_counter() - start)
         print(f"repetition {repetition} of {repetitions}", file=sys.stderr, flush=True)
     return seconds
+
+
+def in_processes(
+    makers: dict[str, Callable[[], Callable[[], object]]],
+    repetitions: int,
+    device: torch.device,
+    *,
+    as_installed: Collection[str] = (),
+) -> dict[str, list[float]]:
+    """The same for actions that `makers` make, each in a process of its own, which waits while it is not its turn.
+
+    Args:
+        makers: functions of modules, or `functools.partial` of them.
+        as_installed: those whose libraries get no settings of ours.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, connections, processes = dict(os.environ), {}, []
+    try:
+        for name, make in makers.items():
+            connections[name], theirs = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(make, theirs, device)))
+            os.environ.clear()
+            os.environ.update({**before, AS_INSTALLED: "1"} if name in as_installed else ours)
+            processes[-1].start()
+            theirs.close()
+        turns = {name: lambda connection=connection: _ask(connection) for name, connection in connections.items()}
+        return in_turns(turns, repetitions, torch.device("cpu"))
+    finally:
+        os.environ.clear()
+        os.environ.update(ours)
+        for connection in connections.values():
+            connection.close()
+        for process in processes:
+            process.join()
+
+
+def _ask(connection: Connection) -> None:
+    connection.send(True)
+    connection.recv()
+
+
+def _serve(make: Callable[[], Callable[[], object]], connection: Connection, device: torch.device) -> None:
+    action = make()
+    while True:
+        try:
+            connection.recv()
+        except EOFError:
+            return
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        connection.send(True)
 
 
 def table(seconds: dict[str, list[float]], images: int) -> str:

@@ -8,17 +8,19 @@ One epoch each, in turns, over the same drawn portraits of 384 x 512 pixels, wit
 photographs in the cache, as the epochs of train.py have; "cache cold" is the look at all photographs that fills it, and
 an epoch; "no cache" decodes every photograph in the epoch, as the others do. The loops of timm's train.py and of
 torchvision's references/classification/train.py are written anew here on their own networks and loaders, with the
-defaults of these scripts; "timm, tuned" has every flag that helps it where it runs.
+defaults of these scripts; "timm, tuned" has every flag that helps it where it runs. Each runs in a process of its own,
+those of others without the settings that ours makes for the memory allocator, OpenMP and Pillow.
 """
 
 from __future__ import annotations
 
 # First, since it sets what torch and Pillow read when they are imported.
-from side_by_side import create, in_turns, machine, parser, photographs, ratio, table  # isort: skip
+from side_by_side import create, in_processes, machine, parser, photographs, ratio, table  # isort: skip
 
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -34,7 +36,7 @@ from torchvision.transforms import v2
 from augmentation import build_transform
 from cache import Pictures, look_at_pictures
 from dataset import EpochSampler, TrainDataset, train_loader
-from engine import gradient_scaler, prepare, train_one_epoch, training_dtype
+from engine import gradient_scaler, keep_freed_memory, prepare, train_one_epoch, training_dtype
 from loss import create_criterion
 from machine import choose_device, count_workers
 from optim import create_optimizer, create_scheduler
@@ -53,16 +55,17 @@ def main() -> None:
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
         root = photographs(Path(folder), options.people)
-        actions = {
-            "timm, defaults": _timm(options, root, device, tuned=False),
-            "timm, tuned": _timm(options, root, device, tuned=True),
-            "torchvision": _torchvision(options, root, device),
-            "ours": _ours(options, root, device, "warm"),
-            "ours, cache cold": _ours(options, root, device, "cold"),
-            "ours, no cache": _ours(options, root, device, "off"),
-            "arithmetic alone": _arithmetic(options, device),
+        makers = {
+            "timm, defaults": partial(_timm, options, root, device, tuned=False),
+            "timm, tuned": partial(_timm, options, root, device, tuned=True),
+            "torchvision": partial(_torchvision, options, root, device),
+            "ours": partial(_ours, options, root, device, "warm"),
+            "ours, cache cold": partial(_ours, options, root, device, "cold"),
+            "ours, no cache": partial(_ours, options, root, device, "off"),
+            "arithmetic alone": partial(_arithmetic, options, device),
         }
-        seconds = in_turns(actions, options.repetitions, device)
+        others = ("timm, defaults", "timm, tuned", "torchvision")
+        seconds = in_processes(makers, options.repetitions, device, as_installed=others)
     images = options.people * 7 // options.batch_size * options.batch_size
     print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
     print(
@@ -186,7 +189,8 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
 
 
 def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
-    """Forward, backward and step of our network on a batch that is there already."""
+    """Forward, backward and step of our network on a batch that is there already, with our settings."""
+    keep_freed_memory()
     network = prepare(create(options.backbone, options.image_size), device).train()
     size = options.image_size
     images = torch.randn(options.batch_size, 3, size, size).to(device, memory_format=torch.channels_last)
