@@ -117,6 +117,8 @@ def _ask(connection: Connection) -> None:
 
 
 def _serve(make: Callable[[], Callable[[], object]], connection: Connection, device: torch.device) -> None:
+    # This process was spawned, and would spawn its loader processes, which takes longer than is usual.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     action = make()
     while True:
         try:
