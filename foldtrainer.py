@@ -142,7 +142,7 @@ class FoldTrainer:
         self,
         config: TrainConfig,
         files: FoldFiles,
-        loaders: tuple[Loader, Loader],
+        own_loaders: tuple[Loader, Loader],
         device: torch.device,
         initial: dict[str, torch.Tensor] | None,
         stop: StopRequest,
@@ -151,7 +151,7 @@ class FoldTrainer:
     ) -> None:
         self.config, self.files, self.device, self.initial = config, files, device, initial
         self.stop, self.locks, self.together = stop, locks, together
-        self.train_loader, self.valid_loader = loaders
+        self.train_loader, self.valid_loader = own_loaders
         self.number, self.task = files.number, TASKS[config.task]
         self.epoch: int = files.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained

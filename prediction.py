@@ -86,7 +86,7 @@ def write_prediction(
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
     cuts = [_how_it_sees(config.transform_type or member.info.transform_type, member.info) for member in members]
-    transforms = {cut: _transform(*cut, config.tta) for cut in cuts}
+    transforms = {cut: _transform(*cut, config.tta) for cut in dict.fromkeys(cuts)}
     transform_type = ", ".join(dict.fromkeys(name for name, *_ in cuts))
     for note in photographs.notes:
         print(note)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from config import settle_libraries  # noqa: E402
 
 AS_INSTALLED = "SIDE_BY_SIDE_AS_INSTALLED"  # in the environment of processes that libraries are left alone in
-before = dict(os.environ)
+BEFORE = dict(os.environ)  # without settings of ours
 if AS_INSTALLED not in os.environ:
     settle_libraries()  # before torch and Pillow are imported, as the commands do
 
@@ -69,12 +69,16 @@ def in_turns(
         for name in random.Random(repetition).sample(list(actions), len(actions)):
             start = time.perf_counter()
             actions[name]()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            _finish(device)
             if repetition:
                 seconds[name].append(time.perf_counter() - start)
         print(f"repetition {repetition} of {repetitions}", file=sys.stderr, flush=True)
     return seconds
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def in_processes(
@@ -97,11 +101,11 @@ def in_processes(
             connections[name], theirs = context.Pipe()
             processes.append(context.Process(target=_serve, args=(make, theirs, device)))
             os.environ.clear()
-            os.environ.update({**before, AS_INSTALLED: "1"} if name in as_installed else ours)
+            os.environ.update({**BEFORE, AS_INSTALLED: "1"} if name in as_installed else ours)
             processes[-1].start()
             theirs.close()
         turns = {name: lambda connection=connection: _ask(connection) for name, connection in connections.items()}
-        return in_turns(turns, repetitions, torch.device("cpu"))
+        return in_turns(turns, repetitions, torch.device("cpu"))  # the processes wait for their device
     finally:
         os.environ.clear()
         os.environ.update(ours)
@@ -126,8 +130,7 @@ def _serve(make: Callable[[], Callable[[], object]], connection: Connection, dev
         except EOFError:
             return
         action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        _finish(device)
         connection.send(True)
 
 
