@@ -564,3 +564,17 @@ def test_a_default_edited_in_place_of_an_empty_one_is_shown():
         assert config.default_text(fields["backbone"]) == "resnet18"
     finally:
         fields["backbone"].default = None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "2000", "PILLOW_BLOCKS_MAX": "4"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "PILLOW_BLOCKS_MAX": "4"}),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, {"OMP_WAIT_POLICY": "PASSIVE", "PILLOW_BLOCKS_MAX": "4"}),
+    ],
+)
+def test_settings_of_libraries_that_the_user_made_stay(monkeypatch, given, expected):
+    monkeypatch.setattr("os.environ", dict(given))
+    config.settle_libraries()
+    assert config.os.environ == expected
