@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from side_by_side import ROOT
 
 from machine import choose_device
@@ -107,5 +106,4 @@ def _slopes(what: str, found: list[list[list[float]]], sizes: tuple[int, ...]) -
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # of this process, which only waits
     main()
