@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks import TASKS, age_group
+from tasks import AGE_BOUNDS, TASKS
+
+
+def age_groups(years: np.ndarray) -> np.ndarray:
+    """The age group of each age in years, `int64` in the same shape."""
+    return np.searchsorted(AGE_BOUNDS, years, side="right")
 
 
 def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
     """The class of each row, `(N,) int64`: the most probable one, or for age the age group of the predicted years."""
     if TASKS[task].regression:
-        return np.array([age_group(years) for years in probabilities[:, 0]], dtype=np.int64)
+        return age_groups(probabilities[:, 0])
     return probabilities.argmax(axis=1)
 
 
@@ -38,7 +43,7 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     if record.regression:
         error = probabilities[:, 0].astype(np.float64) - labels
         scores = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
-        labels = np.array([age_group(years) for years in labels])
+        labels = age_groups(labels)
     classes = range(len(record.classes))
     macro_f1 = float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
     return {"macro_f1": macro_f1, "accuracy": float(accuracy_score(labels, predicted)), **scores}
