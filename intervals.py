@@ -28,9 +28,6 @@ class Estimate:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
-
 
 def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
     """What the answers on each person's photographs add to the scores.
@@ -54,7 +51,7 @@ def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, peo
         truth, answers = age_groups(labels), age_groups(probabilities[..., 0])
         error = probabilities[..., 0].astype(np.float64) - labels
         more = [np.abs(error), error**2]
-    truth = np.broadcast_to(truth, answers.shape).astype(np.int64)
+    truth = np.broadcast_to(truth, answers.shape)
     classes = np.arange(count)
     said, true = answers[..., None] == classes, truth[..., None] == classes
     rows = np.concatenate([said & true, said, true, *(each[..., None] for each in more)], axis=-1).astype(np.float64)

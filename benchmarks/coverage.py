@@ -20,8 +20,8 @@ import argparse
 
 import numpy as np
 
-from intervals import class_f1, corrected_for_selection, person_tallies, resampled, with_intervals
-from tasks import MASKS, SHOTS
+from intervals import corrected_for_selection, person_tallies, resampled, scores_of, with_intervals
+from tasks import MASKS, SHOTS, TASKS, encode_class
 
 FOLDS, EPOCHS, RESAMPLES = 5, 12, 1000
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])
@@ -58,7 +58,7 @@ def simulate(people: int, *, shuffled: bool, seed: int) -> list[tuple[float, flo
     tallies, expected = zip(*(_fold(people // FOLDS, random, shuffled=shuffled) for _ in range(FOLDS)), strict=True)
     draws = resampled([each.shape[1] for each in tallies], seed=seed, resamples=RESAMPLES)
     last = [each[-1] for each in tallies]
-    best = [int(class_f1("main", each.sum(axis=1)).mean(axis=1).argmax()) for each in tallies]
+    best = [int(_macro_f1(each.sum(axis=1)).argmax()) for each in tallies]
     chosen = [each[epoch] for each, epoch in zip(tallies, best, strict=True)]
     true_last = _macro_f1(sum(each[-1] for each in expected))
     true_best = _macro_f1(sum(each[epoch] for each, epoch in zip(expected, best, strict=True)))
@@ -70,8 +70,8 @@ def simulate(people: int, *, shuffled: bool, seed: int) -> list[tuple[float, flo
     return [(true, *(getattr(each["macro_f1"], k) for k in ("value", "low", "high"))) for true, each in estimates]
 
 
-def _macro_f1(tallies: np.ndarray) -> float:
-    return float(class_f1("main", tallies).mean())
+def _macro_f1(tallies: np.ndarray) -> np.ndarray:
+    return scores_of("main", tallies)["macro_f1"]
 
 
 def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,8 @@ def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[
         np.broadcast_to(SHOT, (people, shots)),
         *(np.repeat(random.choice(len(share), (people, 1), p=share), shots, axis=1) for share in SHARES[1:]),
     ]
-    labels = _joined(truth).ravel()
+    labels = encode_class(*truth).ravel()
+    share = np.kron(np.kron(SHARES[0], SHARES[1]), SHARES[2])  # of each class
     owners = np.repeat(np.arange(people), shots)
     # How an answer is drawn: by what its person, its photograph, or only this epoch has drawn.
     of_person = [random.random((people, 1)) for _ in truth]
@@ -94,16 +95,10 @@ def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[
             which, alone = random.random((people, shots)), random.random((people, shots))
             drawn = np.where(which < 0.5, of_person[k], np.where(which < 0.7, of_photograph[k], alone))
             said.append((drawn[..., None] > table.cumsum(axis=1)[truth[k], :-1]).sum(axis=-1))
-        answers.append(np.eye(18)[_joined(said).ravel()])
-        share = np.kron(np.kron(SHARES[0], SHARES[1]), SHARES[2])
+        answers.append(np.eye(TASKS["main"].outputs)[encode_class(*said).ravel()])
         joint = np.kron(np.kron(tables[0], tables[1]), tables[2])
         expected.append(np.concatenate([share * np.diag(joint), share @ joint, share]))
     return person_tallies("main", np.array(answers), labels, owners), np.array(expected)
-
-
-def _joined(attributes: list[np.ndarray]) -> np.ndarray:
-    mask, gender, group = attributes
-    return 6 * mask + 3 * gender + group
 
 
 def _confusion(attribute: int, epoch: int, random: np.random.Generator, *, shuffled: bool) -> np.ndarray:
