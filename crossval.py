@@ -13,6 +13,7 @@ import pandas as pd
 
 from cache import look_at_pictures
 from config import TrainConfig, UserError
+from intervals import BEST, CORRECTED, LAST, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
 from runfolder import SPLIT_KEYS, RunFolder, existing_checkpoint
@@ -249,6 +250,17 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
         print(line("standard deviation", summary["std"]))
     oof = summary["oof"]
     print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
+    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>28}" for name in names))
+    titles = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
+    for what, title in titles.items():
+        if what in summary["estimates"]:
+            told = (str(Estimate(**summary["estimates"][what][name])) for name in names)
+            print(f"{title:<22}" + "".join(f"{text:>28}" for text in told))
+    print(f"with 95 % intervals over {oof['people']} people.", end=" ")
+    if CORRECTED in summary["estimates"]:
+        print("The epochs were chosen on these people: corrected is without what that flatters.")
+    else:
+        print("Answers of some epochs are missing, so the score is not corrected for the choice of epochs.")
     missing = summary["folds_planned"] - summary["folds_finished"]
     if missing:
         print(f"{missing} of {summary['folds_planned']} folds are still to be trained: pass --resume to add them.")

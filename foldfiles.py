@@ -155,6 +155,11 @@ class FoldFiles:
         answers = oof_columns(self.config.task, probabilities)
         self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
 
+    def write_answers(self, epoch: int, probabilities: np.ndarray) -> None:
+        """Write what an epoch answers of the validation images, `(N, C)`."""
+        if self.main:
+            self.run.write_answers(self.number, epoch, probabilities)
+
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write the rows of the epochs so far."""
         if self.main:

@@ -7,7 +7,7 @@ the people cost one product of matrices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +17,35 @@ from tasks import TASKS
 
 RESAMPLES = 2000
 LEVEL = 0.95
-FRACTIONS = ("macro_f1", "accuracy")  # the scores that cannot be higher than 1
+UNBOUNDED = ("mae", "rmse")  # the scores that can be higher than 1
+BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `run_sums`
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score and its interval of 95 %."""
+    """A score, or the difference of two, and its interval of 95 %."""
 
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Tallies summed over people, of which a score and its interval are made.
+
+    `value (T,)` is what the score is computed of, `told (T,)` the sum over all people as they answered, `without
+    (P, T)` that without each of them, and `drawn (R, T)` the sum over each resample. Of answers that were not chosen
+    by their score `value` and `told` are the same.
+    """
+
+    value: np.ndarray
+    told: np.ndarray
+    without: np.ndarray
+    drawn: np.ndarray
 
 
 def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -76,6 +95,11 @@ def scores_of(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     return scores
 
 
+def _named(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores, and F1 of each class by the name of the class."""
+    return scores_of(task, sums) | dict(zip(TASKS[task].classes, np.moveaxis(class_f1(task, sums), -1, 0), strict=True))
+
+
 def class_f1(task: str, sums: np.ndarray) -> np.ndarray:
     """F1 of each class, `(..., C)`, 0 where it is neither answered nor true."""
     count = len(TASKS[task].classes)
@@ -89,34 +113,36 @@ def resampled(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) ->
     return [generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64) for size in sizes]
 
 
-def with_intervals(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> dict[str, Estimate]:
-    """Every score over all people with its interval.
+def sums_of(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
+    """Tallies `(P, T)` of each fold, summed; draws of each fold, from `resampled`.
 
-    Args:
-        tallies: of each fold, `(P, T)`. draws: of each fold, from `resampled`.
+    Folds that validate the same people share one array of draws.
     """
-    sums = sum(each.sum(axis=0) for each in tallies)
-    drawn = scores_of(task, sum(draw @ each for draw, each in zip(draws, tallies, strict=True)))
-    return _estimates(scores_of(task, sums), drawn)
+    told = sum(each.sum(axis=0) for each in tallies)
+    people: dict[int, np.ndarray] = {}
+    for draw, each in zip(draws, tallies, strict=True):
+        people[id(draw)] = people[id(draw)] + each if id(draw) in people else each
+    drawn = sum(draw @ each for draw, each in zip(draws, tallies, strict=True))
+    return Sums(told, told, told - np.concatenate([*people.values()]), drawn)
 
 
-def corrected_for_selection(
-    task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]
-) -> dict[str, Estimate]:
-    """Every score over all people of checkpoints that were chosen on these very people, without what that flatters.
+def corrected_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
+    """Tallies of checkpoints that were chosen on these very people, summed without what that flatters.
 
     Bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, doi
     10.1007/s10994-018-5714-4): the epoch of each fold is chosen anew on each resample of its people, and scored on
     those who were not drawn. Their tallies are added up over all resamples before the score is taken, since macro F1 of
-    so few is lower by itself. The interval has the width of what the chosen epochs score on the resamples.
+    so few is lower by itself. The interval is as wide as what the chosen epochs score on the resamples.
 
     Args:
         tallies: of each fold, `(E, P, T)` for its epochs. draws: of each fold, from `resampled`.
     """
     record = TASKS[task]
     size = tallies[0].shape[-1]
-    outside, inside = np.zeros(size), np.zeros((len(draws[0]), size))
+    outside, inside, chosen_of_all = np.zeros(size), np.zeros((len(draws[0]), size)), []
     for draw, each in zip(draws, tallies, strict=True):
+        whole = scores_of(task, each.sum(axis=1))[record.monitor]
+        chosen_of_all.append(each[_best(whole, higher_is_better=record.higher_is_better)])
         drawn = np.stack([scores_of(task, draw @ epoch)[record.monitor] for epoch in each], axis=-1)  # (resamples, E)
         chosen = _best(drawn, higher_is_better=record.higher_is_better)
         missed = draw == 0
@@ -124,7 +150,76 @@ def corrected_for_selection(
             rows = chosen == epoch
             inside[rows] += draw[rows] @ each[epoch]
             outside += missed[rows].sum(axis=0) / np.maximum(missed.sum(axis=0), 1) @ each[epoch]
-    return _estimates(scores_of(task, outside), scores_of(task, inside))
+    plain = sums_of(chosen_of_all, draws)
+    return Sums(outside, plain.told, plain.without, inside)
+
+
+def estimates(task: str, sums: Sums) -> dict[str, Estimate]:
+    """Every score with its interval, and F1 of every class by the name of the class."""
+    parts = [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
+    return {
+        name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in UNBOUNDED else 1)
+        for name in parts[0]
+    }
+
+
+def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
+    """How much higher every score of the second is, of the same people in the same draws, with its interval."""
+    one, other = (
+        [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)] for sums in (first, second)
+    )
+    return {
+        name: _estimate(*(b[name] - a[name] for a, b in zip(one, other, strict=True)), least=-np.inf, most=np.inf)
+        for name in one[0]
+    }
+
+
+@dataclass(frozen=True)
+class FoldAnswers:
+    """What a fold's networks answered of the people it validates.
+
+    `labels (N,)` are the true classes or years and `people (N,)` whose photograph each is. `best (N, C)` is what the
+    chosen epoch answered, `epochs (E, N, C)` what each one did, or None where that is not known.
+    """
+
+    labels: np.ndarray
+    people: np.ndarray
+    best: np.ndarray
+    epochs: np.ndarray | None
+
+
+def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[str, Sums]:
+    """What a run is scored by: its best epochs as they stand, its last ones, and the best corrected for the choice.
+
+    The last two are left out where answers of a fold's epochs are not known. Two runs over the same people draw the
+    same resamples.
+    """
+    best, epochs, validated = [], [], []
+    for fold in folds:
+        people, own = np.unique(fold.people, return_inverse=True)
+        validated.append(tuple(people))
+        best.append(person_tallies(task, fold.best, fold.labels, own))
+        epochs.append(None if fold.epochs is None else person_tallies(task, fold.epochs, fold.labels, own))
+    different = list(dict.fromkeys(validated))  # with a --valid-root all folds validate the same people
+    drawn = dict(zip(different, resampled([len(people) for people in different], seed=seed), strict=True))
+    draws = [drawn[people] for people in validated]
+    found = {BEST: sums_of(best, draws)}
+    if all(each is not None for each in epochs):
+        found[LAST] = sums_of([each[-1] for each in epochs], draws)
+        found[CORRECTED] = corrected_sums(task, epochs, draws)
+    return found
+
+
+def with_intervals(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> dict[str, Estimate]:
+    """What `sums_of` these tallies is worth."""
+    return estimates(task, sums_of(tallies, draws))
+
+
+def corrected_for_selection(
+    task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]
+) -> dict[str, Estimate]:
+    """What `corrected_sums` of these tallies are worth."""
+    return estimates(task, corrected_sums(task, tallies, draws))
 
 
 def _best(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
@@ -132,15 +227,36 @@ def _best(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
     return np.where(np.isfinite(values), values, -np.inf).argmax(axis=-1)
 
 
-def _estimates(values: dict[str, np.ndarray], drawn: dict[str, np.ndarray]) -> dict[str, Estimate]:
-    """Intervals as wide as the scores of the resamples, `(resamples,)` each, spread.
+def _estimate(
+    value: np.ndarray,
+    told: np.ndarray,
+    without: np.ndarray,
+    drawn: np.ndarray,
+    *,
+    least: float,
+    most: float,
+) -> Estimate:
+    """A value, its interval as wide as the scores of the resamples `(R,)` are spread, and made honest for few people.
 
-    They are moved by what the resamples lie off in the mean: these miss people of scarce classes, which lowers macro
-    F1.
+    Macro F1 of few people is lower by itself, the resamples' more so: the interval lies around the value without that,
+    as the jackknife finds it from the scores without each person `(P,)` (Efron and Tibshirani 1993, chapter 10). And
+    how far the resamples spread is itself known only so well: as in Student's interval the quantile is that of t, whose
+    degrees of freedom follow from the kurtosis of what each person changes (Satterthwaite's rule).
     """
-    found = {}
-    for name, value in values.items():
-        ends = np.quantile(drawn[name], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) + value - drawn[name].mean()
-        low, high = np.clip(ends, 0, 1 if name in FRACTIONS else None)
-        found[name] = Estimate(float(value), float(low), float(high))
-    return found
+    count = len(without)
+    bias = (count - 1) * (without.mean() - told)
+    changes = without - without.mean()
+    spread = (changes**2).sum()
+    wider = 1.0
+    if spread > 0:
+        kurtosis = count * (changes**4).sum() / spread**2
+        wider = _student(2 * count / max(kurtosis - 1, 1e-9)) / _student(np.inf)
+    ends = wider * (np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()) + value - bias
+    low, high = np.clip(ends, least, most)
+    return Estimate(float(value), float(np.fmin(low, value)), float(np.fmax(high, value)))
+
+
+def _student(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5), of LEVEL."""
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

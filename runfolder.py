@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from config import ROOT, Config, EnsembleConfig, JoinConfig, SingularConfig, TrainConfig, UserError, flag, options
+from intervals import Estimate, FoldAnswers, estimates, run_sums
 from lock import FoldLocks
 from metrics import score
 from tasks import TASKS
 from utils import (
+    atomic_write,
     first_line,
     library_versions,
     make_folder,
@@ -36,6 +39,7 @@ FREE_OPTIONS = (
 )
 SPLIT_KEYS = ("fingerprint", "folds")
 UNREADABLE_LIST = "unreadable.csv"  # the photographs that were skipped
+_ANSWERS = "epoch{:03d}.npy"
 
 
 class RunFolder:
@@ -68,6 +72,10 @@ class RunFolder:
     def fold_oof(self, number: int) -> Path:
         """The rows of oof.csv that belong to one fold: predictions of its best checkpoint."""
         return self.fold(number) / "oof.csv"
+
+    def fold_answers(self, number: int) -> Path:
+        """The folder of what each epoch of one fold answered of its validation images."""
+        return self.fold(number) / "answers"
 
     def state(self, number: int) -> Path:
         """The resume state of one fold; not a .pt file, so that it is never taken for a checkpoint."""
@@ -129,7 +137,8 @@ class RunFolder:
     def prepare(self, folds: Iterable[int]) -> None:
         """Make the folders of some folds, which are locked, and delete what a write that was cut left in the run's."""
         for number in folds:
-            remove_leftovers(make_folder(self.fold(number)))
+            for folder in (self.fold(number), self.fold_answers(number)):
+                remove_leftovers(make_folder(folder))
         locks = set(self.path.parent.glob(f".{self.name}.fold*.lock"))
         if locks <= {self.lock(number) for number in folds}:  # else somebody who trains other folds may be writing
             remove_leftovers(self.path)
@@ -146,6 +155,8 @@ class RunFolder:
             for part, columns in ((self.fold_log, log_columns(config)), (self.fold_oof, needed_oof_columns(config))):
                 if part(number).is_file():
                     _read_rows(part(number), columns)
+            if self.fold_oof(number).is_file() and self.fold_log(number).is_file():
+                self._answers(number, len(_read_rows(self.fold_oof(number), ())), config)
 
     def read_config(self) -> TrainConfig:
         """The options that the run was begun with.
@@ -186,6 +197,40 @@ class RunFolder:
     def write_fold_oof(self, number: int, rows: pd.DataFrame) -> None:
         """Write the out-of-fold rows of one fold."""
         write_text(self.fold_oof(number), rows.to_csv(index=False, float_format="%.8g"))
+
+    def write_answers(self, number: int, epoch: int, answers: np.ndarray) -> None:
+        """Write what an epoch answered of the validation images of its fold, `(N, C)` in the order of its oof.csv."""
+        atomic_write(
+            self.fold_answers(number) / _ANSWERS.format(epoch), lambda file: np.save(file, answers.astype(np.float32))
+        )
+
+    def read_folds(self, config: TrainConfig, oof: pd.DataFrame) -> Iterator[FoldAnswers]:
+        """What the networks of each fold answered, for those folds that `oof` has rows of.
+
+        Raises:
+            UserError: a file of answers is damaged.
+        """
+        for number, rows in oof.groupby("fold"):
+            best = rows[[f"p{i}" for i in range(TASKS[config.task].outputs)]].to_numpy()
+            epochs = self._answers(number, len(rows), config)
+            yield FoldAnswers(rows["label"].to_numpy(), rows["person"].to_numpy(str), best, epochs)
+
+    def _answers(self, number: int, rows: int, config: TrainConfig) -> np.ndarray | None:
+        """`(E, N, C)` answers of the epochs that a fold has trained; None where one is missing, as in older runs."""
+        shape = (rows, TASKS[config.task].outputs)
+        paths = [self.fold_answers(number) / _ANSWERS.format(k + 1) for k in range(self._epochs_done()[number])]
+        if not all(path.is_file() for path in paths):
+            return None
+        answers = np.empty((len(paths), *shape), np.float32)
+        for path, epoch in zip(paths, answers, strict=True):
+            try:
+                epoch[:] = np.load(path)
+            except (ValueError, EOFError) as error:
+                raise UserError(
+                    f"{path} is damaged ({first_line(error)}); put it back, or delete it to go without the score "
+                    "corrected for the choice of epochs."
+                ) from None
+        return answers
 
     def _join(
         self, part: Callable[[int], Path], whole: Path, columns: Sequence[str], folds: Iterable[int] | None = None
@@ -228,6 +273,10 @@ class RunFolder:
                     "anew with --resume."
                 )
         summary = summarise(config.as_dict(), log, oof)
+        sums = run_sums(config.task, self.read_folds(config, oof))
+        summary["estimates"] = {
+            what: as_plain(config.task, estimates(config.task, each)) for what, each in sums.items()
+        }
         summary["split_fingerprint"] = split["fingerprint"]
         summary["versions"] = library_versions()
         write_json(self.summary, summary)
@@ -324,6 +373,13 @@ def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> d
         },
         "seconds": float(log["seconds"].sum()),
     }
+
+
+def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
+    """Estimates as they stand in summary.json: of every score, and below `f1` of every class."""
+    plain = {name: asdict(each) for name, each in found.items()}
+    names = TASKS[task].scores
+    return {**{name: plain[name] for name in names}, "f1": {name: plain[name] for name in TASKS[task].classes}}
 
 
 # ------------------------------------------------------------------------------------------------ finding a run

@@ -136,6 +136,43 @@ def test_a_run_leaves_the_promised_files(train, small_data, tmp_path):
     assert json.loads((run / "config.json").read_text())["backbone"] == "resnet18"
 
 
+def test_every_score_has_an_interval_and_is_corrected_for_the_choice_of_epochs(train, tmp_path):
+    outcome = train("--cv", 2, "--epochs", 3)
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    oof, summary = pd.read_csv(run / "oof.csv"), json.loads((run / "summary.json").read_text())
+    answers = {k: [np.load(run / f"fold0{k}/answers/epoch00{epoch}.npy") for epoch in (1, 2, 3)] for k in (0, 1)}
+    for fold in summary["folds"]:
+        rows = oof[oof["fold"] == fold["fold"]]
+        best = answers[fold["fold"]][fold["best_epoch"] - 1]
+        assert best == pytest.approx(rows[[f"p{i}" for i in range(18)]].to_numpy(), rel=1e-6)
+    last = np.concatenate([epochs[-1] for epochs in answers.values()])
+    worth = summary["estimates"]
+    assert worth["best_epochs"]["macro_f1"]["value"] == pytest.approx(summary["oof"]["macro_f1"])
+    assert worth["last_epochs"]["accuracy"]["value"] == pytest.approx(np.mean(last.argmax(1) == oof["label"]))
+    assert worth["corrected"]["macro_f1"]["value"] < worth["best_epochs"]["macro_f1"]["value"]
+    for each in worth.values():
+        assert list(each["f1"]) == list(TASKS["main"].classes)
+        for found in (each["macro_f1"], each["accuracy"], *each["f1"].values()):
+            assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+        assert each["macro_f1"]["low"] < each["macro_f1"]["high"]
+    found = worth["corrected"]["macro_f1"]
+    assert f"{found['value']:.4f} ({found['low']:.4f} to {found['high']:.4f})" in outcome.out
+
+
+def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(train, run, tmp_path):
+    train("--cv", 2)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    path = folder / "fold01" / "answers" / "epoch001.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    outcome = run("join_folds", "--root", folder)
+    assert outcome.code == 2
+    assert f"{path} is damaged" in outcome.err
+    path.unlink()  # as in runs of earlier versions
+    outcome = run("join_folds", "--root", folder)
+    assert "Answers of some epochs are missing" in outcome.out
+    assert list(json.loads((folder / "summary.json").read_text())["estimates"]) == ["best_epochs"]
+
+
 def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(train, small_data, run, tmp_path):
     train("--cv", 2, "--epochs", 3, "--lr", 0.01)
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
@@ -413,6 +450,8 @@ def test_valid_root_validates_every_fold_there(train, make_data, make_person, tm
     oof = pd.read_csv(tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "oof.csv", dtype={"person": str})
     assert set(oof["person"]) == {"100001", "100002"}
     assert oof.groupby("fold").size().to_dict() == {0: 14, 1: 14}
+    summary = json.loads((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "summary.json").read_text())
+    assert summary["estimates"]["corrected"]["accuracy"]["high"] > 0  # though there are two people only
 
 
 def test_people_in_both_roots_are_refused(run, small_data, tiny_training, tmp_path):

@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from intervals import class_f1, corrected_for_selection, person_tallies, resampled, scores_of, with_intervals
+from intervals import (
+    FoldAnswers,
+    class_f1,
+    corrected_for_selection,
+    differences,
+    estimates,
+    person_tallies,
+    resampled,
+    run_sums,
+    scores_of,
+    sums_of,
+    with_intervals,
+)
 from metrics import score
 from tasks import TASKS
 
@@ -51,7 +63,7 @@ def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_
         return found.high - found.low
 
     one = width(100, 1)
-    assert one == pytest.approx(2 * 1.96 * np.sqrt(right.mean() * (1 - right.mean()) / 100), rel=0.1)  # binomial
+    assert one == pytest.approx(2 * 1.98 * np.sqrt(right.mean() * (1 - right.mean()) / 100), rel=0.1)  # binomial
     assert width(100, 7) == pytest.approx(one)
     assert width(400, 7) == pytest.approx(one / 2, rel=0.1)
 
@@ -119,3 +131,34 @@ def test_the_best_of_many_epochs_that_know_nothing_is_flattered_and_corrected(ta
     assert np.mean(flattered) > 0.05
     assert abs(np.mean(corrected)) < 0.02
     assert np.mean(held) > 0.8  # of 60, where 95 % are meant
+
+
+def test_a_difference_is_told_apart_where_the_same_people_differ():
+    """Two runs that are each known to 0.1, and of which one is right wherever the other is, and on some more."""
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    right = random.random(120) < 0.6
+    more = right | (random.random(120) < 0.15)
+    draws = resampled([120], seed=0)
+    first, second = (
+        sums_of([person_tallies("gender", np.eye(2)[np.where(r, labels, 1 - labels)], labels, np.arange(120))], draws)
+        for r in (right, more)
+    )
+    found = differences("gender", first, second)["accuracy"]
+    assert found.value == pytest.approx(more.mean() - right.mean())
+    assert 0 < found.low < found.value < found.high
+    apart = estimates("gender", first)["accuracy"]
+    assert found.high - found.low < 0.7 * (apart.high - apart.low)
+    none = differences("gender", first, first)["accuracy"]
+    assert none.low == none.value == none.high == 0
+
+
+def test_people_who_are_validated_in_every_fold_are_not_taken_for_more_people():
+    random = np.random.default_rng(0)
+    probabilities, labels = answers_of("gender", 60, random)
+    names = np.repeat([f"{k:06d}" for k in range(30)], 2)
+    one = FoldAnswers(labels, names, probabilities, probabilities[None])
+    once, thrice = (run_sums("gender", [one] * count) for count in (1, 3))
+    for what in ("best_epochs", "last_epochs", "corrected"):
+        a, b = (estimates("gender", sums[what])["accuracy"] for sums in (once, thrice))
+        assert vars(a) == pytest.approx(vars(b))
