@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from tasks import AGE_BOUNDS, CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
 
@@ -356,6 +356,20 @@ class JoinConfig(Config):
 
 
 @dataclass
+class CompareConfig(Config):
+    """Compare runs over the same people: how much better the one is than the other, and whether that is luck."""
+
+    command: ClassVar[str] = "compare_runs.py"
+
+    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    root: tuple[str, ...] | None = option(
+        None,
+        "two or more runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each",
+        default_text="all runs of the task where train.py saves",
+    )
+
+
+@dataclass
 class CheckConfig(Config):
     """Look at a folder of training photographs: counts, strata, and everything that is wrong with it."""
 
@@ -431,6 +445,16 @@ def fold_list(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be fold numbers with commas, as in 0,2. Got '{text}'.") from None
 
 
+def path_list(text: str) -> tuple[str, ...]:
+    """'a,b' as ('a', 'b')."""
+    if not all(text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be folders with commas between them, as in a,b. Got '{text}'.")
+    return tuple(text.split(","))
+
+
+LISTS = {tuple[int, ...]: fold_list, tuple[str, ...]: path_list}
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line."""
 
@@ -457,7 +481,8 @@ def build_parser(cls: type[Config]) -> argparse.ArgumentParser:
         kind = next(
             (k for k in (int, float, str) if k is hints[f.name] or k in getattr(hints[f.name], "__args__", ())), None
         )
-        parser.add_argument(flag(f.name), type=kind or fold_list, metavar=(kind or str).__name__.upper(), **kwargs)
+        parse = kind or LISTS[get_args(hints[f.name])[0]]
+        parser.add_argument(flag(f.name), type=parse, metavar=(kind or str).__name__.upper(), **kwargs)
     return parser
 
 

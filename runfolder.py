@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from config import ROOT, Config, EnsembleConfig, JoinConfig, SingularConfig, TrainConfig, UserError, flag, options
+from config import (
+    ROOT,
+    CompareConfig,
+    Config,
+    EnsembleConfig,
+    JoinConfig,
+    SingularConfig,
+    TrainConfig,
+    UserError,
+    flag,
+    options,
+)
 from intervals import Estimate, FoldAnswers, estimates, run_sums
 from lock import FoldLocks
 from metrics import score
@@ -158,6 +169,10 @@ class RunFolder:
             if self.fold_oof(number).is_file() and self.fold_log(number).is_file():
                 self._answers(number, len(_read_rows(self.fold_oof(number), ())), config)
 
+    def split_fingerprint(self) -> str:
+        """What two runs share only when each person is in the same fold of both."""
+        return read_json(self.split, SPLIT_KEYS)["fingerprint"]
+
     def read_config(self) -> TrainConfig:
         """The options that the run was begun with.
 
@@ -281,6 +296,36 @@ class RunFolder:
         summary["versions"] = library_versions()
         write_json(self.summary, summary)
         return summary, finished
+
+
+def read_oof(run: RunFolder, config: TrainConfig) -> pd.DataFrame:
+    """The out-of-fold answers of a run, as oof.csv holds them: ImageID, person, fold, label, pred, p0, ...
+
+    Raises:
+        UserError: there are none yet, or the file is damaged.
+    """
+    if not run.oof.is_file():
+        raise UserError(
+            f"There is no {run.oof}: no fold of the run is finished yet, or its folds have to be joined by "
+            f"python join_folds.py --root {run.path}"
+        )
+    columns = needed_oof_columns(config)
+    numbers = [name for name in columns if name != "person"]
+    try:
+        rows = pd.read_csv(run.oof, converters={"person": str, "ImageID": str}, encoding_errors="surrogateescape")
+        missing = [name for name in ("ImageID", *columns) if name not in rows]
+        if missing:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        if not len(rows) or not np.isfinite(rows[numbers].to_numpy(np.float64)).all():
+            raise ValueError("it has no rows" if not len(rows) else "it holds what is no number")
+        task = TASKS[config.task]
+        if not task.regression and not rows["label"].isin(range(len(task.classes))).all():
+            raise ValueError("it holds a label that is none")
+        return rows
+    except ValueError as error:
+        raise UserError(
+            f"{run.oof} is damaged ({first_line(error)}); python join_folds.py --root {run.path} writes it anew."
+        ) from None
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -419,6 +464,22 @@ def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
             "one of them."
         )
     return RunFolder(runs[0])
+
+
+def find_runs(config: CompareConfig) -> list[RunFolder]:
+    """The K-fold run of each of --root, see `find_run`; by default all of the task that train.py left.
+
+    Raises:
+        UserError: one is not there, or there twice.
+    """
+    roots = config.root or sorted(map(str, (_trained() / config.task).glob(f"{KFOLD}*")))
+    if not roots:
+        raise UserError(f"There are no runs in {_trained() / config.task}; pass --root with those to take.")
+    runs = [find_run(JoinConfig(task=config.task, root=root, given=config.given)) for root in roots]
+    for number, run in enumerate(runs):
+        if any(run.path.resolve() == other.path.resolve() for other in runs[:number]):
+            raise UserError(f"--root names the run {run.path} twice.")
+    return runs
 
 
 def find_single(config: SingularConfig) -> Path:

@@ -13,6 +13,7 @@ import config
 from augmentation import TRANSFORMS
 from config import (
     CheckConfig,
+    CompareConfig,
     EnsembleConfig,
     JoinConfig,
     SampleConfig,
@@ -40,7 +41,16 @@ from tasks import (
     encode_class,
 )
 
-COMMANDS = (TrainConfig, SingularConfig, EnsembleConfig, JoinConfig, CheckConfig, SampleConfig, ScoreConfig)
+COMMANDS = (
+    TrainConfig,
+    SingularConfig,
+    EnsembleConfig,
+    JoinConfig,
+    CompareConfig,
+    CheckConfig,
+    SampleConfig,
+    ScoreConfig,
+)
 ROOT = Path(config.__file__).parent
 
 
@@ -499,6 +509,7 @@ except SystemExit as stop:
         ("submit_singular.py", ["--help"], 0),
         ("submit_ensemble.py", ["--method", "sofd"], 2),
         ("join_folds.py", ["--help"], 0),
+        ("compare_runs.py", ["--root", "a,,b"], 2),
         ("check_data.py", ["--help"], 0),
         ("score_submission.py", [], 2),
     ],
@@ -529,6 +540,7 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(script, words, 
         ("submit_singular.py", ["--load-state-dict", "a.pt", "--data-root", "lost"], "There is no folder lost"),
         ("submit_ensemble.py", ["--root", "lost"], "There is no folder lost"),
         ("submit_ensemble.py", ["--root", "empty"], "empty holds no kfold-ensemble-<network> folder"),
+        ("compare_runs.py", ["--root", "empty,lost"], "empty holds no kfold-ensemble-<network> folder"),
         ("join_folds.py", ["--root", "lost"], "There is no folder lost"),
         ("join_folds.py", ["--root", "used"], "used holds no kfold-ensemble-<network> folder"),
         ("check_data.py", ["--train-root", "lost"], "There is no folder lost"),

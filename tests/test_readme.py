@@ -13,11 +13,29 @@ from pathlib import Path
 import pytest
 
 import config
-from config import CheckConfig, EnsembleConfig, JoinConfig, SampleConfig, ScoreConfig, SingularConfig, TrainConfig
+from config import (
+    CheckConfig,
+    CompareConfig,
+    EnsembleConfig,
+    JoinConfig,
+    SampleConfig,
+    ScoreConfig,
+    SingularConfig,
+    TrainConfig,
+)
 
 ROOT = Path(config.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND_CONFIGS = (TrainConfig, EnsembleConfig, SingularConfig, JoinConfig, CheckConfig, SampleConfig, ScoreConfig)
+COMMAND_CONFIGS = (
+    TrainConfig,
+    EnsembleConfig,
+    SingularConfig,
+    JoinConfig,
+    CompareConfig,
+    CheckConfig,
+    SampleConfig,
+    ScoreConfig,
+)
 CONFIGS = {c.command: c for c in COMMAND_CONFIGS}
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
 COMMANDS = [

@@ -1,0 +1,28 @@
+"""Compare runs over the same people: python compare_runs.py --root models/a,models/b"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from config import CompareConfig, parse_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those typed) and return its exit code."""
+    config = parse_config(CompareConfig, argv)
+    from utils import run_command
+
+    return run_command(compare, config)
+
+
+def compare(config: CompareConfig) -> None:
+    """See `comparison.print_comparison`."""
+    from comparison import print_comparison
+    from runfolder import find_runs
+
+    print_comparison(find_runs(config))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Comparing runs over the same people: differences and their words, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+NAME = "kfold-ensemble-VanillaResNet"
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tiny_training, tmp_path_factory):
+    """Two runs over the same people, of other networks, and one of another seed."""
+    import train
+
+    places = []
+    for words in (["--epochs", "2"], ["--model-type", "THANet_MK1"], ["--seed", "7"]):
+        place = tmp_path_factory.mktemp("models")
+        data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2)
+        assert train.main([*map(str, (*tiny_training, *data)), *words]) == 0
+        places.append(next((place / "main").glob("kfold*")))
+    return places
+
+
+@pytest.fixture
+def copies(trained, tmp_path):
+    """Copies of the runs, to be changed."""
+    return [shutil.copytree(path, tmp_path / str(k) / "main" / path.name) for k, path in enumerate(trained)]
+
+
+def give_answers(run, right):
+    """Let every epoch answer some photographs rightly and the others with the class after the true one."""
+    config = json.loads((run / "config.json").read_text())
+    parts = []
+    for fold in (0, 1):
+        rows = pd.read_csv(run / f"fold0{fold}" / "oof.csv", dtype={"person": str})
+        told = np.where(right(rows), rows["label"], (rows["label"] + 1) % 18)
+        answers = np.eye(18, dtype=np.float32)[told]
+        for epoch in range(config["epochs"]):
+            np.save(run / f"fold0{fold}" / "answers" / f"epoch{epoch + 1:03d}.npy", answers)
+        rows = rows.assign(pred=told, **{f"p{i}": answers[:, i] for i in range(18)})
+        rows.to_csv(run / f"fold0{fold}" / "oof.csv", index=False)
+        parts.append(rows)
+    pd.concat(parts).to_csv(run / "oof.csv", index=False)
+
+
+def test_a_run_that_answers_more_people_rightly_is_better(run, copies):
+    give_answers(copies[0], lambda rows: rows["person"].astype(int) % 6 > 2)
+    give_answers(copies[1], lambda rows: rows["ImageID"].notna())
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1].parent}")
+    assert outcome.code == 0, outcome.err
+    assert f"A  {copies[0]}\nB  {copies[1]}\n" in outcome.out
+    assert "--model-type: VanillaResNet, THANet_MK1\n" in outcome.out
+    assert "corrected for the choice of epochs, 12 people" in outcome.out
+    assert "B is better by " in outcome.out
+    line = next(line for line in outcome.out.splitlines() if line.startswith("B - A"))
+    assert "0.5000 (" in line  # accuracy: 6 of 12 people more
+    turned = run("compare_runs", "--root", f"{copies[1]},{copies[0]}").out
+    assert "A is better by " in turned
+    assert "-0.5000 (" in turned
+
+
+def test_runs_that_answer_the_same_are_not_told_apart(run, copies):
+    for copy in copies[:2]:
+        give_answers(copy, lambda rows: rows["person"].astype(int) % 2 == 0)
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert "A and B are not told apart: they score the same in macro F1." in outcome.out
+
+
+def test_real_runs_are_compared_with_intervals_that_hold_the_difference(run, trained):
+    outcome = run("compare_runs", "--root", f"{trained[0]},{trained[1]}")
+    assert outcome.code == 0
+    rows = [line.replace("(", "").replace(")", "").replace("to", "").split() for line in outcome.out.splitlines()]
+    a, b, difference = (
+        next(row for row in rows if row[:length] == start and len(row) > 4)
+        for start, length in (
+            (["A"], 1),
+            (["B"], 1),
+            (["B", "-", "A"], 3),
+        )
+    )
+    values = [float(row[k]) for row, k in ((a, 1), (b, 1), (difference, 3))]
+    assert values[1] - values[0] == pytest.approx(values[2], abs=2e-4)
+
+
+def test_without_answers_of_some_epoch_best_epochs_are_compared(run, copies):
+    (copies[1] / "fold01" / "answers" / "epoch001.npy").unlink()
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert "of the best epochs, not corrected" in outcome.out
+
+
+def test_folds_that_both_have_are_compared(run, copies):
+    oof = pd.read_csv(copies[1] / "oof.csv", dtype={"person": str})
+    oof[oof["fold"] == 1].to_csv(copies[1] / "oof.csv", index=False)
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert "6 people, fold 1 only" in outcome.out
+
+
+def test_runs_of_another_split_are_refused_saying_what_differs(run, trained):
+    outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
+    assert outcome.code == 2
+    assert "cannot be compared: --seed is 42 and 7." in outcome.err
+
+
+def test_runs_of_other_labels_are_refused(run, copies):
+    path = copies[1] / "config.json"
+    config = json.loads(path.read_text())
+    config["fingerprints"]["labels"] = "0"
+    path.write_text(json.dumps(config))
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert outcome.code == 2
+    assert "other photographs or labels" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("roots", "told"),
+    [
+        ("{0}", "There is one run only"),
+        ("{0},{0}", "twice"),
+        ("{0},lost", "There is no folder lost"),
+        ("{0},,{1}", "must be folders with commas between them"),
+    ],
+)
+def test_what_is_no_two_runs_is_refused(roots, told, run, trained):
+    outcome = run("compare_runs", "--root", roots.format(*trained))
+    assert outcome.code == 2
+    assert told in outcome.err
+
+
+def test_a_damaged_table_is_named(run, copies):
+    (copies[1] / "oof.csv").write_text("ImageID,person\n")
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert outcome.code == 2
+    assert f"{copies[1] / 'oof.csv'} is damaged" in outcome.err
+    (copies[1] / "oof.csv").unlink()
+    assert "join_folds.py" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").err
