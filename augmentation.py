@@ -40,6 +40,19 @@ class View:
     dx: float = 0.0
     dy: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """What people call it, as in `zoomed up mirrored`; the direction is that in which the box is shifted."""
+        told = {
+            "zoomed": self.zoom < 1,
+            "left": self.dx < 0,
+            "right": self.dx > 0,
+            "up": self.dy < 0,
+            "down": self.dy > 0,
+            "mirrored": self.mirror,
+        }
+        return " ".join(name for name, holds in told.items() if holds) or "plain"
+
 
 _FRAMES = ((1.0, 0.0, 0.0), (0.9, 0.0, 0.0), (0.9, 0.0, -0.05), (0.9, 0.0, 0.05), (0.9, -0.05, 0.0), (0.9, 0.05, 0.0))
 VIEWS = tuple(View(mirror, *frame) for frame in _FRAMES for mirror in (False, True))
@@ -126,6 +139,12 @@ def _fallback_box(width: int, height: int) -> Box:
     return (width - box_width) / 2, (height - box_height) / 2, box_width, box_height
 
 
+def face_crop_box(image: Image.Image) -> tuple[Box, bool]:
+    """The 3 x 4 box that a face crop cuts, and whether it is around a face or stands in where none is found."""
+    box = face_box(image)
+    return box or _fallback_box(*image.size), box is not None
+
+
 def _cut(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
     """The box (kept inside the image) resized to `size` = (height, width), antialiased."""
     left, top, width, height = box
@@ -156,7 +175,7 @@ class FaceCrop(v2.Transform):
 
     def transform(self, inpt: Image.Image, params: dict) -> Image.Image:
         """PIL image in, PIL image of `size` out."""
-        return _cut(inpt, face_box(inpt) or _fallback_box(*inpt.size), self.size)
+        return _cut(inpt, face_crop_box(inpt)[0], self.size)
 
 
 class ToNormalised(v2.Transform):
@@ -170,6 +189,12 @@ class ToNormalised(v2.Transform):
         """PIL RGB image in, normalised tensor out."""
         pixels = torch.from_numpy(np.array(inpt)).permute(2, 0, 1)
         return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
+
+
+def to_picture(image: Tensor, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Image.Image:
+    """The picture that `ToNormalised` made a `(3, H, W) float32` tensor of, for people to look at."""
+    shares = image * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    return Image.fromarray((255 * shares).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
 class InferenceTransform:
@@ -199,7 +224,7 @@ class InferenceTransform:
     def _square(self, image: Image.Image) -> tuple[float, float, float]:
         if not self.face:
             return centre_box(*image.size, self.fraction)[:3]
-        left, top, width, height = face_box(image) or _fallback_box(*image.size)
+        left, top, width, height = face_crop_box(image)[0]
         side = self.fraction * width
         return left + (width - side) / 2, top + (height - side) / 2, side
 

@@ -60,6 +60,7 @@ LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
 OPTIMIZERS = ("adam", "adamp", "sgd", "momentum")
 SCHEDULES = ("cosine", "cosine_restarts", "none")
 MIN_IMAGE_SIZE = 32  # below, the last feature maps of the backbones vanish
+MOST_SHOWN, MOST_DRAWS = 20, 60  # on one sheet: a JPEG is 65,535 pixels high at most
 METHODS = ("softvoting", "hardvoting")
 BAD_IMAGE = ("stop", "skip")
 CACHES = ("ram", "disk", "off")
@@ -113,6 +114,16 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
             f"--backbone {backbone} does not fit {model_type}; those that do: {', '.join(record.backbones)}."
         )
     return backbone
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that scikit-learn, which splits the people, does not take.
+
+    Raises:
+        UserError: it is too large.
+    """
+    if seed >= 2**32:
+        raise UserError(f"--seed must be below {2**32}. Got {seed}.")
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -237,8 +248,7 @@ class TrainConfig(Config):
             raise UserError(
                 f"--loss-type {self.loss_type} does not fit task {self.task}; those that do: {', '.join(task.losses)}."
             )
-        if self.seed >= 2**32:
-            raise UserError(f"--seed must be below {2**32}. Got {self.seed}.")
+        check_seed(self.seed)
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
         self._check_people()
@@ -384,6 +394,42 @@ class CheckConfig(Config):
 
 
 @dataclass
+class ShowConfig(Config):
+    """Draw sheets of what a network gets to see: training draws, validation view, test-time views, and MixUp."""
+
+    command: ClassVar[str] = "show_views.py"
+
+    train_root: str = option(TrainConfig.train_root, "folder with one folder of photographs a person", path=True)
+    corrections: str | None = option(
+        TrainConfig.corrections, "CSV of label corrections", path=True, default_text="none"
+    )
+    images: str | None = option(
+        None,
+        "photographs to show instead, as in a.jpg,b.jpg, or a folder of some",
+        path=True,
+        default_text="some of --train-root",
+    )
+    transform_type: str = option("all", "the transform to show", choices=("all", *TRANSFORMS))
+    image_size: int = option(TrainConfig.image_size, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
+    cv: int = option(CheckConfig.cv, "number of folds that training will use", low=1)
+    seed: int = option(TrainConfig.seed, "seed of the training, and of which photographs are shown", low=0)
+    count: int = option(4, "photographs to show; those that --images names one by one are all shown", low=1)
+    draws: int = option(6, "training draws of each photograph, one an epoch", low=1)
+    max_megapixels: float = option(TrainConfig.max_megapixels, MEGAPIXELS_HELP, low=0.001)
+    save_path: str = option("./views", "folder that the sheets are written to", path=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
+        for name, most in (("count", MOST_SHOWN), ("draws", MOST_DRAWS)):
+            if getattr(self, name) > most:
+                raise UserError(f"{flag(name)} must be {most} or less. Got {getattr(self, name)}.")
+        idle = [flag(name) for name in ("train_root", "corrections", "cv") if self.images and name in self.given]
+        if idle:
+            raise UserError(f"--images takes the place of --train-root and has no labels; leave out {', '.join(idle)}.")
+
+
+@dataclass
 class SampleConfig(Config):
     """Draw a sample set of portraits, in the layout of the real data, to try everything on."""
 
@@ -413,6 +459,12 @@ class ScoreConfig(Config):
         super().__post_init__()
         if self.submission is None:
             raise UserError("--submission must name the file to score.")
+
+
+def command_configs() -> list[type[Config]]:
+    """The config class of every command, in the order of this file."""
+    classes = [each for each in globals().values() if isinstance(each, type) and issubclass(each, Config)]
+    return [cls for cls in classes if cls.command]
 
 
 # ------------------------------------------------------------------------------------------------ command line

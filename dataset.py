@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,20 @@ def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[st
     mask, gender = table["mask"].to_numpy(np.int64), table["gender"].to_numpy(np.int64)
     age = table["age"].to_numpy(np.float32)
     return {"main": encode_class(mask, gender, group), "mask": mask, "gender": gender, "ageg": group, "age": age}
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Images `(3, S, S) float32` of two people of one class, their rows in the table, and the share of the first."""
+
+    rows: tuple[int, int]
+    images: tuple[Tensor, Tensor]
+    share: float
+
+    @property
+    def image(self) -> Tensor:
+        """Both in one, `(3, S, S) float32`."""
+        return self.share * self.images[0] + (1 - self.share) * self.images[1]
 
 
 class TrainDataset(Dataset):
@@ -73,6 +88,11 @@ class TrainDataset(Dataset):
                 return self._image(index), self._target(index)
             return self._mixed(int(self.extra[index - len(self.paths)]))
 
+    def mixture(self, epoch: int, index: int) -> Mixture:
+        """What the item (epoch, index), one of the extra ones, is mixed of."""
+        with seeded("train", *self.seed, epoch, index):
+            return self._mix(int(self.extra[index - len(self.paths)]))
+
     def name(self, index: int) -> str:
         """What an item is, for messages: its file, or the class that it is mixed within."""
         if index < len(self.paths):
@@ -85,17 +105,22 @@ class TrainDataset(Dataset):
     def _target(self, index: int) -> dict[str, int | float]:
         return {task: values[index].item() for task, values in self.targets.items()}
 
-    def _mixed(self, label: int) -> tuple[Tensor, dict[str, int | float]]:
+    def _mix(self, label: int) -> Mixture:
         """Two people of the class, mixed with a share drawn evenly from 0 to 1 (MixUp with alpha 1, Zhang et al. 2018,
-        https://arxiv.org/abs/1710.09412); the labels are theirs, the age is mixed as the pixels are."""
+        https://arxiv.org/abs/1710.09412)."""
         members = np.flatnonzero(self.targets["main"] == label)
         first = members[torch.randint(len(members), ()).item()]
         others = members[self.people[members] != self.people[first]]
         second = others[torch.randint(len(others), ()).item()]
         share = torch.rand(()).item()
-        target = self._target(first)
-        target["age"] = share * target["age"] + (1 - share) * self._target(second)["age"]
-        return share * self._image(first) + (1 - share) * self._image(second), target
+        return Mixture((int(first), int(second)), (self._image(first), self._image(second)), share)
+
+    def _mixed(self, label: int) -> tuple[Tensor, dict[str, int | float]]:
+        """A mixture; the labels are those of both, the age is mixed as the pixels are."""
+        mixture = self._mix(label)
+        target, other = (self._target(row) for row in mixture.rows)
+        target["age"] = mixture.share * target["age"] + (1 - mixture.share) * other["age"]
+        return mixture.image, target
 
 
 def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:

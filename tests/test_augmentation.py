@@ -11,7 +11,17 @@ import torch
 from PIL import Image, ImageDraw
 
 import config
-from augmentation import MEAN, STD, TRANSFORMS, VIEWS, build_transform, face_box
+from augmentation import (
+    MEAN,
+    STD,
+    TRANSFORMS,
+    VIEWS,
+    ToNormalised,
+    build_transform,
+    face_box,
+    face_crop_box,
+    to_picture,
+)
 
 NAMES = tuple(TRANSFORMS)
 PHASES = ("train", "valid", "inference")
@@ -445,3 +455,27 @@ def test_the_box_is_inside_of_any_picture(size):
 def test_a_face_box_is_found_in_most_symmetric_pictures():
     """The test above is not about None alone."""
     assert all(face_box(portrait(size)) is not None for size in ((48, 64), (64, 64), (224, 224), (512, 384), (33, 47)))
+
+
+def test_a_face_crop_says_whether_there_is_a_face():
+    image = portrait()
+    assert face_crop_box(image) == (face_box(image), True)
+    (left, top, width, height), found = face_crop_box(flat((96, 128)))
+    assert not found
+    assert (left + width / 2, top + height / 2) == pytest.approx((48, 64))
+    assert width / height == pytest.approx(3 / 4)
+
+
+# ------------------------------------------------------------------------------------------------ for people to look at
+
+
+def test_a_picture_comes_back_from_what_a_network_sees():
+    image = noise()
+    assert pixels(to_picture(ToNormalised(MEAN, STD)(image))).equal(pixels(image))
+    assert pixels(to_picture(ToNormalised(*PLAIN.values())(image), **PLAIN)).equal(pixels(image))
+
+
+def test_every_view_has_a_name_of_its_own():
+    names = [view.name for view in VIEWS]
+    assert names[:6] == ["plain", "mirrored", "zoomed", "zoomed mirrored", "zoomed up", "zoomed up mirrored"]
+    assert names[6:] == [f"zoomed {way}{more}" for way in ("down", "left", "right") for more in ("", " mirrored")]

@@ -13,10 +13,7 @@ import config
 from augmentation import TRANSFORMS
 from config import (
     CheckConfig,
-    CompareConfig,
     EnsembleConfig,
-    JoinConfig,
-    SampleConfig,
     ScoreConfig,
     SingularConfig,
     TrainConfig,
@@ -41,16 +38,7 @@ from tasks import (
     encode_class,
 )
 
-COMMANDS = (
-    TrainConfig,
-    SingularConfig,
-    EnsembleConfig,
-    JoinConfig,
-    CompareConfig,
-    CheckConfig,
-    SampleConfig,
-    ScoreConfig,
-)
+COMMANDS = config.command_configs()
 ROOT = Path(config.__file__).parent
 
 
@@ -511,6 +499,7 @@ except SystemExit as stop:
         ("join_folds.py", ["--help"], 0),
         ("compare_runs.py", ["--root", "a,,b"], 2),
         ("check_data.py", ["--help"], 0),
+        ("show_views.py", ["--transform-type", "rando"], 2),
         ("score_submission.py", [], 2),
     ],
 )
@@ -544,11 +533,18 @@ def test_help_and_mistakes_are_answered_before_torch_is_imported(script, words, 
         ("join_folds.py", ["--root", "lost"], "There is no folder lost"),
         ("join_folds.py", ["--root", "used"], "used holds no kfold-ensemble-<network> folder"),
         ("check_data.py", ["--train-root", "lost"], "There is no folder lost"),
+        ("show_views.py", ["--train-root", "lost"], "There is no folder lost"),
+        ("show_views.py", ["--train-root", "empty"], "empty holds no photographs"),
+        ("show_views.py", ["--images", "lost.jpg,a.pt"], "--images names what is not there: lost.jpg"),
+        ("show_views.py", ["--images", "empty"], "empty holds no photographs"),
+        ("show_views.py", ["--images", "a.pt"], "a.pt cannot be read as a picture (it is empty)"),
+        ("show_views.py", ["--images", "photo.jpg", "--save-path", "a.pt"], "a.pt: File exists"),
         ("score_submission.py", ["--submission", "lost.csv"], "There is no file"),
     ],
 )
 def test_what_is_missing_is_told_before_torch_is_imported(script, words, told, tmp_path, make_photo):
     make_photo(tmp_path / "faces" / "000001_male_Asian_20" / "normal.jpg")
+    make_photo(tmp_path / "photo.jpg")
     (tmp_path / "empty").mkdir()
     run = tmp_path / "used" / "main" / "single-VanillaEfficientNet"
     run.mkdir(parents=True)

@@ -248,6 +248,16 @@ def test_mixed_images_are_of_two_people_of_one_class(scarce):
     assert min(shares) < 0.2 < 0.8 < max(shares)
 
 
+def test_a_mixture_tells_what_it_is_of(scarce):
+    dataset = TrainDataset(scarce, build_transform("random", "train", 32), seed=(1,), oversample=True)
+    for index in range(60, 75):
+        mixture, (image, target) = dataset.mixture(3, index), dataset[3, index]
+        assert mixture.image.equal(image)
+        assert len(set(scarce["person"][list(mixture.rows)])) == 2
+        ages = scarce["age"][list(mixture.rows)].to_numpy()
+        assert target["age"] == pytest.approx(mixture.share * ages[0] + (1 - mixture.share) * ages[1])
+
+
 def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
     """With its own labels and pictures: a class for each colour."""
     frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(16)]

@@ -13,30 +13,10 @@ from pathlib import Path
 import pytest
 
 import config
-from config import (
-    CheckConfig,
-    CompareConfig,
-    EnsembleConfig,
-    JoinConfig,
-    SampleConfig,
-    ScoreConfig,
-    SingularConfig,
-    TrainConfig,
-)
 
 ROOT = Path(config.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMAND_CONFIGS = (
-    TrainConfig,
-    EnsembleConfig,
-    SingularConfig,
-    JoinConfig,
-    CompareConfig,
-    CheckConfig,
-    SampleConfig,
-    ScoreConfig,
-)
-CONFIGS = {c.command: c for c in COMMAND_CONFIGS}
+CONFIGS = {cls.command: cls for cls in config.command_configs()}
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
 COMMANDS = [
     part.strip() for block in BLOCKS for line in block.splitlines() for part in line.split("&&") if part.strip()

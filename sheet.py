@@ -1,0 +1,106 @@
+"""Contact sheets: labelled pictures on a page, for people to look at."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, MARGIN, GAP = 1188, 16, 8  # pixels
+LARGE = 200  # width of the large pictures
+LABEL = 17  # height of a line of text below a picture
+ACROSS = 6  # small pictures beside the large ones
+PAPER, INK, FAINT, FOUND, AMISS = (255, 255, 255), (25, 25, 25), (95, 95, 95), (0, 200, 60), (255, 90, 0)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture of any size and its label.
+
+    `box` (left, top, width, height in pixels of the picture) is drawn on it; `amiss` gives box and label the colour of
+    what a person should look at.
+    """
+
+    label: str
+    picture: Image.Image
+    box: tuple[float, float, float, float] | None = None
+    amiss: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A caption, below it lines of small pictures, and left of those large ones, the first two lines high."""
+
+    caption: str
+    lines: Sequence[Sequence[Cell]]
+    large: Sequence[Cell] = ()
+
+
+def contact_sheet(title: str, notes: Sequence[str], blocks: Sequence[Block], *, cell: int = 150) -> Image.Image:
+    """A page of blocks below a title and some sentences, as an RGB picture of WIDTH pixels.
+
+    Args:
+        cell: side in pixels of the square that a small picture is fitted into.
+    """
+    sentences = [line for note in notes for line in textwrap.wrap(note, 175)]
+    step = cell + LABEL + GAP
+    heights = [26 + step * max(len(block.lines), len(block.large) + bool(block.large)) + GAP for block in blocks]
+    page = Image.new("RGB", (WIDTH, 2 * MARGIN + 30 + 20 * len(sentences) + 6 + sum(heights)), PAPER)
+    pen = ImageDraw.Draw(page)
+    _write(pen, (MARGIN, MARGIN), title, 22, INK)
+    for k, line in enumerate(sentences):
+        pen.text((MARGIN, MARGIN + 32 + 20 * k), line, font=_font(14), fill=FAINT)
+    y = MARGIN + 36 + 20 * len(sentences)
+    for block, height in zip(blocks, heights, strict=True):
+        pen.line((MARGIN, y, WIDTH - MARGIN, y), fill=(210, 210, 210))
+        _write(pen, (MARGIN, y + 5), block.caption, 15, INK)
+        top = y + 26
+        for k, large in enumerate(block.large):
+            lines = 2 if k == 0 else 1
+            _put(page, (MARGIN, top), (LARGE, lines * step - LABEL - GAP), large)
+            top += lines * step
+        left = MARGIN + (LARGE + 2 * GAP if block.large else 0)
+        for row, line in enumerate(block.lines):
+            for column, small in enumerate(line):
+                _put(page, (left + column * (cell + GAP), y + 26 + row * step), (cell, cell), small)
+        y += height
+    return page
+
+
+def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Cell) -> None:
+    """The picture, as large as the room allows, with its box, and its label below."""
+    times = min(room[0] / cell.picture.width, room[1] / cell.picture.height)
+    width, height = (max(1, round(times * length)) for length in cell.picture.size)
+    # Enlarged, its pixels stay what they are: squares.
+    picture = cell.picture.resize((width, height), Image.Resampling.LANCZOS if times < 1 else Image.Resampling.BOX)
+    colour = AMISS if cell.amiss else FOUND
+    if cell.box is not None:
+        left, top, wide, high = (times * length for length in cell.box)
+        left, top = min(left, width - 1), min(top, height - 1)  # of a picture that is a few pixels wide
+        right, bottom = min(left + wide, width - 1), min(top + high, height - 1)
+        ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=colour, width=3)
+    page.paste(picture, at)
+    pen = ImageDraw.Draw(page)
+    _write(pen, (at[0], at[1] + height + 1), cell.label, 12, AMISS if cell.amiss else INK, room[0])
+
+
+def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple, room: int = 0) -> None:
+    """One line of text; without its middle where it is too long for the room (none given: up to the margin)."""
+    whole, font, room = _printable(text), _font(size), room or WIDTH - MARGIN - at[0]
+    text, kept = whole, min(len(whole), 400) // 2
+    while font.getlength(text) > room and kept:
+        text, kept = f"{whole[:kept]}...{whole[-kept:]}", kept - 1
+    pen.text(at, text, font=font, fill=colour)
+
+
+def _printable(text: str) -> str:
+    """The text on one line; a file name that is not Unicode could not be drawn."""
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
