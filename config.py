@@ -380,6 +380,22 @@ class CompareConfig(Config):
 
 
 @dataclass
+class LabelErrorConfig(JoinConfig):
+    """Find labels that are likely wrong by the out-of-fold answers of a run: suspects for a person to look at."""
+
+    command: ClassVar[str] = "find_label_errors.py"
+
+    share: float = option(0.05, "people, and as many photographs, to suspect at most, as a share of the people", low=0)
+    show: int = option(20, "people, and as many photographs, to print and to draw, the most suspicious first", low=1)
+    overwrite: bool = option(False, "replace a corrections.csv that somebody has edited")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.share > 1:
+            raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {self.share}.")
+
+
+@dataclass
 class CheckConfig(Config):
     """Look at a folder of training photographs: counts, strata, and everything that is wrong with it."""
 

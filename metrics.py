@@ -6,6 +6,9 @@ import numpy as np
 
 from tasks import AGE_BOUNDS, TASKS
 
+MAIN_ATTRIBUTES = ("mask", "gender", "ageg")  # what the classes of main are made of, in the order of `encode_class`
+_COUNTS = tuple(len(TASKS[name].classes) for name in MAIN_ATTRIBUTES)
+
 
 def age_groups(years: np.ndarray) -> np.ndarray:
     """The age group of each age in years, `int64` in the same shape."""
@@ -17,6 +20,29 @@ def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
     if TASKS[task].regression:
         return age_groups(probabilities[:, 0])
     return probabilities.argmax(axis=1)
+
+
+def attributes_of(classes: np.ndarray) -> dict[str, np.ndarray]:
+    """The numbers of mask, gender and ageg of each class of main, `(N,) int64`."""
+    return dict(zip(MAIN_ATTRIBUTES, np.unravel_index(classes, _COUNTS), strict=True))
+
+
+def joined_classes(attributes: dict[str, np.ndarray]) -> np.ndarray:
+    """The classes of main, `(N,) int64`, that numbers of mask, gender and ageg make: the reverse of `attributes_of`."""
+    return np.ravel_multi_index([attributes[name] for name in MAIN_ATTRIBUTES], _COUNTS)
+
+
+def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """The probabilities of mask, gender and ageg, `(N, 3)`, `(N, 2)` and `(N, 3)`, from those of main, `(N, 18)`.
+
+    Each is the sum over the classes that have the attribute.
+    """
+    parts = probabilities.reshape(-1, *_COUNTS)
+    axes = range(1, parts.ndim)
+    return {
+        name: parts.sum(axis=tuple(other for other in axes if other != axis))
+        for axis, name in zip(axes, MAIN_ATTRIBUTES, strict=True)
+    }
 
 
 def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

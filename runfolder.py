@@ -120,6 +120,11 @@ class RunFolder:
         if not self.config.is_file():
             raise UserError(f"{self.path} holds files that are no run of this toolkit; pass another --save-path.")
         if config.overwrite:
+            if config.corrections and Path(config.corrections).resolve().is_relative_to(self.path.resolve()):
+                raise UserError(
+                    f"--corrections {config.corrections} lies in the run that --overwrite would delete; move it "
+                    "elsewhere first, or pass another --save-path."
+                )
             others = sorted(set(self.folds()) - set(config.folds or self.folds()))
             if others:
                 raise UserError(

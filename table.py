@@ -231,34 +231,47 @@ def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
     return people
 
 
+def read_corrections(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a file of corrections, each with the line it ends on: CORRECTION_COLUMNS, `file` without extension.
+
+    All but the id are in lower case; what is left empty is "". Other columns may be there.
+
+    Raises:
+        UserError: there is no such file, or it is no CSV with a column id.
+    """
+    rows = []
+    for number, row in _read_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
+        cells = {name: same_name(row.get(name, "")).lower() for name in CORRECTION_COLUMNS}
+        rows.append((number, {**cells, "id": same_name(row["id"]), "file": cells["file"].rsplit(".", 1)[0]}))
+    return rows
+
+
 def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
     """The table with the corrections applied; what was changed is noted, what cannot be applied is an error."""
     table = table.copy()
     folders = table.groupby("id").groups
     changed, unknown, wrong, twice = 0, [], [], []
     told: dict[tuple[str, ...], str] = {}
-    for number, row in _read_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
-        gender, age, file, mask = (same_name(row.get(name, "")).lower() for name in CORRECTION_COLUMNS[1:])
-        shot = file.rsplit(".", 1)[0]
-        identity = same_name(row["id"])
+    for number, row in read_corrections(path):
+        identity, gender, age, shot, mask = (row[name] for name in CORRECTION_COLUMNS)
         images = folders.get(identity)
         if images is None:
-            unknown.append(row["id"] or f"line {number}")
+            unknown.append(identity or f"line {number}")
             continue
         said = {(identity, "gender"): gender, (identity, "age"): age, (identity, "mask", shot): mask}
         if any(value and told.setdefault(what, value) != value for what, value in said.items()):
-            twice.append(f"line {number} ({row['id']})")
+            twice.append(f"line {number} ({identity})")
             continue
-        named = [i for i in images if Path(table.at[i, "image"]).stem.lower() == shot] if file else []
+        named = [i for i in images if Path(table.at[i, "image"]).stem.lower() == shot] if shot else []
         fits = (
             gender in ("", *GENDERS)
             and (not age or _age(age) is not None)
             and mask in ("", *MASKS)
-            and bool(file) == bool(mask)
-            and bool(file) == bool(named)
+            and bool(shot) == bool(mask)
+            and bool(shot) == bool(named)
         )
         if not fits:
-            wrong.append(f"line {number} ({row['id']})")
+            wrong.append(f"line {number} ({identity})")
             continue
         before = table.loc[images, ["gender", "age", "mask"]].copy()
         if gender:
