@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from config import CompareConfig, parse_config
 
@@ -17,11 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(config: CompareConfig) -> None:
-    """See `comparison.print_comparison`."""
-    from comparison import print_comparison
+    """See `comparison.print_comparison` and `report.write_comparison`."""
+    import comparison
     from runfolder import find_runs
 
-    print_comparison(find_runs(config))
+    compared = comparison.compare(find_runs(config))
+    comparison.print_comparison(compared)
+    if config.report:
+        from report import write_comparison  # imports matplotlib
+
+        write_comparison(compared, Path(config.report))
+        print(f"To look at: {config.report}")
 
 
 if __name__ == "__main__":

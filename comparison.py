@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import pandas as pd
+
 from config import TrainConfig, UserError, flag
 from intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, run_sums
 from runfolder import RunFolder, lasting_options, read_oof
@@ -19,16 +21,23 @@ class Compared:
     """Runs of one task over the same people, by their letters, and what their scores are computed from.
 
     `corrected` tells whether these are corrected for the choice of epochs, which needs the answers of every epoch of
-    every run. `folds` are those that all have finished.
+    every run. `folds` are those that all have finished, `tables` what each run answered there.
     """
 
     task: str
     runs: dict[str, RunFolder]
     configs: dict[str, TrainConfig]
+    tables: dict[str, pd.DataFrame]
     sums: dict[str, Sums]
     corrected: bool
     folds: list[int]
-    people: int
+
+    def about(self) -> str:
+        """What the scores are of, in words."""
+        kind = "corrected for the choice of epochs" if self.corrected else "of the best epochs, not corrected"
+        every = "" if len(self.folds) == self.configs["A"].cv else f", fold {some(self.folds, 20)} only"
+        people = self.tables["A"]["person"].nunique()
+        return f"Scores {kind}, {people} people{every}, with 95 % intervals over people"
 
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """The scores of each run."""
@@ -76,10 +85,10 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
         task=task,
         runs=dict(zip(letters, runs, strict=True)),
         configs=dict(zip(letters, configs, strict=True)),
+        tables=dict(zip(letters, tables, strict=True)),
         sums=dict(zip(letters, (sums[CORRECTED if corrected else BEST] for sums in found), strict=True)),
         corrected=corrected,
         folds=folds,
-        people=tables[0]["person"].nunique(),
     )
 
 
@@ -114,21 +123,14 @@ def verdict(task: str, pair: tuple[str, str], difference: Estimate, *, score: st
     return f"{first} and {second} are not told apart: {better} scores better by {amount}"
 
 
-def print_comparison(runs: Sequence[RunFolder]) -> None:
-    """Print the scores of runs, their differences, and what these say; the command of compare_runs.py.
-
-    Raises:
-        UserError: they cannot be compared, see `compare`.
-    """
-    compared = compare(runs)
+def print_comparison(compared: Compared) -> None:
+    """Print the scores of runs, their differences, and what these say."""
     record = TASKS[compared.task]
     for letter, run in compared.runs.items():
         print(f"{letter}  {run.path}")
     for name, values in compared.changed().items():
         print(f"   {name}: {', '.join(map(str, values))}")
-    kind = "corrected for the choice of epochs" if compared.corrected else "of the best epochs, not corrected"
-    every = "" if len(compared.folds) == compared.configs["A"].cv else f", fold {some(compared.folds, 20)} only"
-    print(f"\nScores {kind}, {compared.people} people{every}, with 95 % intervals over people:\n")
+    print(f"\n{compared.about()}:\n")
     print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>30}" for name in record.scores))
     for what, found in compared.estimates().items():
         print(f"{what:<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
@@ -141,5 +143,4 @@ def print_comparison(runs: Sequence[RunFolder]) -> None:
         apart = [name for name in record.classes if found[name].low > 0 or found[name].high < 0]
         for name in apart:
             print(f"    class {name}: {verdict(compared.task, pair, found[name], score='f1')} in F1.")
-    if len(told) > 1:
-        print("Of 20 pairs of runs that are equally good one is told apart by luck.")
+    print(f"Of 20 comparisons of equals one is told apart by luck; these are {len(told) * (1 + len(record.classes))}.")

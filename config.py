@@ -236,6 +236,7 @@ class TrainConfig(Config):
     save_every_steps: int = option(
         0, "save the state to resume from every so many steps too; 0 at the end of each epoch only", low=0
     )
+    report: bool = option(True, "write report.html into the run at the end of every fold")
     resume: bool = option(False, "continue the run in the save path; with none there, start it")
     overwrite: bool = option(False, "delete the run in the save path and train anew")
 
@@ -375,6 +376,21 @@ class CompareConfig(Config):
     root: tuple[str, ...] | None = option(
         None,
         "two or more runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each",
+        default_text="all runs of the task where train.py saves",
+    )
+    report: str | None = option(None, "also write an HTML page with both side by side", path=True, default_text="none")
+
+
+@dataclass
+class ReportConfig(Config):
+    """Write the report of a run anew from its files: scores, curves, confusions, mistakes, on one HTML page."""
+
+    command: ClassVar[str] = "make_report.py"
+
+    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    root: tuple[str, ...] | None = option(
+        None,
+        "runs, with commas between them: folders of runs, or folders that hold one each",
         default_text="all runs of the task where train.py saves",
     )
 

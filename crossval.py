@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 
 from cache import look_at_pictures
 from config import TrainConfig, UserError
-from intervals import BEST, CORRECTED, LAST, Estimate
+from intervals import CORRECTED, TITLES, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
 from runfolder import SPLIT_KEYS, RunFolder, existing_checkpoint
@@ -39,6 +40,9 @@ def train_run(config: TrainConfig) -> None:
         run.holds(config)  # a run that is in the way is found out before the photographs are read
     if config.load_state_dict:
         existing_checkpoint(config.load_state_dict)
+    missing = [name for name in ("matplotlib", "jinja2") if config.report and not find_spec(name)]
+    if missing:
+        raise UserError(f"The report needs {some(missing)}: pip install -r requirements.txt, or pass --no-report.")
     tables = read_tables(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
     # before the one or the other, as soon as it can be known.
@@ -82,9 +86,23 @@ def train_run(config: TrainConfig) -> None:
             FoldTrainer(config, files, loaders[number], device, initial, stop, locks, together).train()
             if together.main:
                 summary = run.finish(config)
+                if config.report:
+                    _report(run)
     if together.main:
         print_summary(config, summary)
         print(f"Saved in {run.path}")
+        if config.report:
+            print(f"To look at: {run.report}")
+
+
+def _report(run: RunFolder) -> None:
+    """Write the report; what it cannot be made of is no reason to end a training."""
+    from report import write_report  # imports matplotlib, which takes a second
+
+    try:
+        write_report(run)
+    except UserError as error:
+        print(f"There is no report: {error}")
 
 
 def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
@@ -232,6 +250,8 @@ def join_folds(run: RunFolder) -> None:
         check_fold(run, number, config, fingerprint)
     print_summary(config, run.finish(config))
     print(f"Joined in {run.path}")
+    if config.report:
+        _report(run)
 
 
 def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
@@ -251,8 +271,7 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     oof = summary["oof"]
     print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
     print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>28}" for name in names))
-    titles = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
-    for what, title in titles.items():
+    for what, title in TITLES.items():
         if what in summary["estimates"]:
             told = (str(Estimate(**summary["estimates"][what][name])) for name in names)
             print(f"{title:<22}" + "".join(f"{text:>28}" for text in told))

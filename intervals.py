@@ -19,6 +19,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 UNBOUNDED = ("mae", "rmse")  # the scores that can be higher than 1
 BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `run_sums`
+TITLES = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,12 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f})"
+        return self.told(4)
+
+    def told(self, digits: int) -> str:
+        """The value and its interval to so many digits behind the point."""
+        value, low, high = (f"{each:.{digits}f}" for each in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -168,10 +174,11 @@ def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
     one, other = (
         [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)] for sums in (first, second)
     )
-    return {
-        name: _estimate(*(b[name] - a[name] for a, b in zip(one, other, strict=True)), least=-np.inf, most=np.inf)
-        for name in one[0]
-    }
+    found = {}
+    for name in one[0]:
+        most = np.inf if name in UNBOUNDED else 1
+        found[name] = _estimate(*(b[name] - a[name] for a, b in zip(one, other, strict=True)), least=-most, most=most)
+    return found
 
 
 @dataclass(frozen=True)

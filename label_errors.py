@@ -9,20 +9,23 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from config import UserError
+from config import TrainConfig, UserError
 from mistakes import Answers, answers_of
 from picture import read_image
-from runfolder import RunFolder, read_oof
+from runfolder import RunFolder, answers_in, read_oof
+from sheet import Block, Cell, contact_sheet
 from table import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
 from tasks import AGE_BOUNDS, GENDERS, MASKS, TASKS
 from utils import atomic_write, write_text
 
+SIDE, IN_LINE = 152, 7  # pixels of a photograph on the contact sheet, and photographs in a line: one person's shots
 CORRECTIONS, CONTACT_SHEET = "corrections.csv", "suspects.jpg"  # in the folder of the run
 OF_PEOPLE = ("gender", "ageg")  # what all photographs of a person share; how the mask is worn is of each alone
 MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # beside those of corrections, for who checks them
@@ -224,32 +227,23 @@ def draw_suspects(table: pd.DataFrame, photographs: Mapping[str, Sequence[Path]]
     Returns:
         The page, RGB. A photograph that cannot be read is a grey box that says so.
     """
-    wide, high, gap, caption = 96, 128, 6, 24
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    columns = max([7, *(len(photographs.get(name, ())) for name in table["id"])])
-    line = high + caption + 2 * gap
-    sheet = Image.new("RGB", (columns * (wide + gap) + 2 * gap, 44 + len(table) * line), "white")
-    pen = ImageDraw.Draw(sheet)
-    pen.text((2 * gap, 12), "Suspects to be looked at, not truths: the label may well be right.", "black", font)
-    for k, row in enumerate(table.to_dict("records")):
-        top = 44 + k * line
-        text = f"{title(row)}   labelled {row['labelled']}   looks like {row['predicted']}   {row['suspicion']:.3f}"
-        pen.text((2 * gap, top), text.encode(errors="replace").decode(), "black", font)
-        for column, path in enumerate(photographs.get(row["id"], ())):
-            left, width, height = 2 * gap + column * (wide + gap), wide, high
-            try:
-                picture = read_image(path, side=2 * wide)
-                picture.thumbnail((wide, high), Image.Resampling.LANCZOS)
-                width, height = picture.size
-                sheet.paste(picture, (left, top + caption))
-            except UserError:
-                pen.rectangle((left, top + caption, left + wide, top + caption + high), "lightgrey")
-                pen.text((left + gap, top + caption + high // 2), "not readable", "black", small)
-            if row["file"] and path.stem == row["file"]:
-                pen.rectangle(
-                    (left - 2, top + caption - 2, left + width + 1, top + caption + height + 1), None, "red", 3
-                )
-    return sheet
+    blocks = []
+    for row in table.to_dict("records"):
+        cells = [_cell(path, suspected=path.stem == row["file"]) for path in photographs.get(row["id"], ())]
+        lines = [cells[k : k + IN_LINE] for k in range(0, len(cells), IN_LINE)]
+        told = f"labelled {row['labelled']}   looks like {row['predicted']}   suspicion {row['suspicion']:.3f}"
+        blocks.append(Block(f"{title(row)}   {told}", lines))
+    note = "To be looked at, not truths: the label may well be right. A suspected photograph is framed."
+    return contact_sheet("Suspects", [note], blocks, cell=SIDE)
+
+
+def _cell(path: Path, *, suspected: bool) -> Cell:
+    try:
+        picture = read_image(path, side=2 * SIDE)
+    except UserError:
+        return Cell(f"{path.stem} cannot be read", Image.new("RGB", (SIDE, SIDE), "lightgrey"), amiss=True)
+    picture.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
+    return Cell(path.stem, picture, (0, 0, *picture.size) if suspected else None, amiss=suspected)
 
 
 def title(row: Mapping[str, str]) -> str:
@@ -258,6 +252,51 @@ def title(row: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ the command
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The suspects among the labels of a run.
+
+    `rows` is a table as `corrections_of` makes it, of those that nobody has looked at yet; `files` are the photographs
+    of each id. `checked` are the corrections that the run was trained with, `left_out` how many suspects these speak
+    of, `note` what there is to say of them. `people` is how many people are judged.
+    """
+
+    rows: pd.DataFrame
+    files: dict[str, list[Path]]
+    checked: list[dict[str, str]]
+    left_out: int
+    note: str | None
+    people: int
+
+    def first(self, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The most suspicious people, and the most suspicious photographs."""
+        of_photographs = self.rows["file"] != ""
+        return self.rows[~of_photographs].head(count), self.rows[of_photographs].head(count)
+
+
+def find_suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers], *, share: float) -> Suspects:
+    """The suspects of a run that learnt classes.
+
+    Args:
+        config: the options of the run. oof: its table of out-of-fold answers. answers: these, from `answers_of`.
+        share: people, and as many photographs, to suspect at most, as a share of the people.
+    """
+    root = Path(config.valid_root or config.train_root)
+    ids, files = _folders(oof["ImageID"], oof["person"], root)
+    of_ids = oof["ImageID"].map(ids).tolist()
+    people = photographs = None
+    if answers.keys() & set(OF_PEOPLE):
+        people = candidates(suspect_people(answers, of_ids, oof["fold"]))
+    if "mask" in answers:
+        photographs = candidates(suspect_photographs(answers["mask"], oof["ImageID"], oof["fold"]))
+    found = corrections_of(people, photographs, ids)
+    checked, note = _earlier_corrections(config.corrections)
+    unchecked = without_checked(found, checked)
+    count = len(set(of_ids))
+    rows = unchecked.groupby(unchecked["file"] != "").head(math.ceil(share * count))
+    return Suspects(rows, files, checked, len(found) - len(unchecked), note, count)
 
 
 def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: bool) -> None:
@@ -270,7 +309,8 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
         overwrite: replace a corrections.csv that is there with something else in it.
 
     Raises:
-        UserError: see `find_label_errors.find`; nothing is written then.
+        UserError: the run learnt years, its files are damaged, or somebody has edited its corrections.csv; nothing is
+            written then.
     """
     config = run.read_config()
     if TASKS[config.task].regression:
@@ -278,54 +318,37 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
             f"{run.path} learnt years, which tell no label from another; pass --root with a run of another task."
         )
     oof = read_oof(run, config)
-    root = Path(config.valid_root or config.train_root)
-    ids, files = _folders(oof["ImageID"], oof["person"], root)
-    of_ids = oof["ImageID"].map(ids).tolist()
-    probabilities = oof[[f"p{k}" for k in range(TASKS[config.task].outputs)]].to_numpy(np.float64)
-    answers = answers_of(config.task, oof["label"].to_numpy(np.int64), probabilities)
-    people = photographs = None
-    if answers.keys() & set(OF_PEOPLE):
-        people = candidates(suspect_people(answers, of_ids, oof["fold"]))
-    if "mask" in answers:
-        photographs = candidates(suspect_photographs(answers["mask"], oof["ImageID"], oof["fold"]))
-    found = corrections_of(people, photographs, ids)
-    checked, note = _earlier_corrections(config.corrections)
-    unchecked = without_checked(found, checked)
-    left_out = len(found) - len(unchecked)
-    most = math.ceil(share * len(set(of_ids)))
-    suspects = unchecked.groupby(unchecked["file"] != "").head(most)
-    table = pd.DataFrame([*suspects.to_dict("records"), *checked], columns=suspects.columns)
+    suspects = find_suspects(config, oof, answers_of(config.task, *answers_in(oof, config.task)), share=share)
+    table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
     _write_once(run.path / CORRECTIONS, table.to_csv(index=False, float_format="%.4f"), overwrite=overwrite)
     (run.path / CONTACT_SHEET).unlink(missing_ok=True)  # one of other suspects would mislead
 
-    print(
-        f"{len(set(of_ids))} people, {oof['ImageID'].nunique()} photographs, as {run.path} answered them out of fold."
-    )
+    print(f"{suspects.people} people, {oof['ImageID'].nunique()} photographs, as {run.path} answered them out of fold.")
     finished = oof["fold"].nunique()
     if finished < config.cv:
         print(f"{finished} of {config.cv} folds are finished; who the others validate on is not judged yet.")
-    if note:
-        print(note)
-    if left_out:
-        print(f"Left out, since {config.corrections} says that somebody has looked at them: {left_out}.")
-    if not len(suspects):
+    if suspects.note:
+        print(suspects.note)
+    if suspects.left_out:
+        print(f"Left out, since {config.corrections} says that somebody has looked at them: {suspects.left_out}.")
+    if not len(suspects.rows):
         print("No label is suspicious.")
         return
-    of_photographs = suspects["file"] != ""
-    shown = [suspects[~of_photographs].head(show), suspects[of_photographs].head(show)]
+    shown = suspects.first(show)
     for what, rows in zip(("person", "photograph"), shown, strict=True):
         if len(rows):
             print(f"\n{what:<24}{'labelled':<22}{'looks like':<22}suspicion")
         for row in rows.to_dict("records"):
             print(f"{title(row):<24}{row['labelled']:<22}{row['predicted']:<22}{row['suspicion']:.3f}")
     print(
-        f"\nThese are suspects to be looked at, not truths. All {len(suspects)} are in {run.path / CORRECTIONS}\n"
+        f"\nThese are suspects to be looked at, not truths. All {len(suspects.rows)} are in {run.path / CORRECTIONS}\n"
         "Delete the rows whose label is right; then train anew with --corrections and another --save-path."
     )
+    root = Path(config.valid_root or config.train_root)
     if not root.is_dir():
         print(f"The photographs are not in {root} any more, so there is no contact sheet.")
         return
-    sheet = draw_suspects(pd.concat(shown), files)
+    sheet = draw_suspects(pd.concat(shown), suspects.files)
     atomic_write(run.path / CONTACT_SHEET, lambda file: sheet.save(file, "JPEG", quality=90))
     print(f"Their photographs: {run.path / CONTACT_SHEET}")
 

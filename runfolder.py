@@ -17,6 +17,7 @@ from config import (
     Config,
     EnsembleConfig,
     JoinConfig,
+    ReportConfig,
     SingularConfig,
     TrainConfig,
     UserError,
@@ -46,7 +47,7 @@ CHECKPOINTS = (".pt", ".pth")  # what their files end with
 # and which photographs can be read is compared by what was found, see `check_same_data`.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
-    *("on_bad_image", "max_megapixels", "cache"),
+    *("on_bad_image", "max_megapixels", "cache", "report"),
 )
 SPLIT_KEYS = ("fingerprint", "folds")
 UNREADABLE_LIST = "unreadable.csv"  # the photographs that were skipped
@@ -60,7 +61,7 @@ class RunFolder:
         self.path = Path(path)
         self.config, self.split = self.path / "config.json", self.path / "split.json"
         self.log, self.oof, self.summary = self.path / "log.csv", self.path / "oof.csv", self.path / "summary.json"
-        self.unreadable = self.path / UNREADABLE_LIST
+        self.unreadable, self.report = self.path / UNREADABLE_LIST, self.path / "report.html"
 
     @classmethod
     def of(cls, save_path: str | Path, task: str, model_type: str, *, cv: int) -> RunFolder:
@@ -209,6 +210,17 @@ class RunFolder:
 
     # -------------------------------------------------------------------------------------------- tables and summary
 
+    def read_log(self, config: TrainConfig) -> pd.DataFrame:
+        """The log of every fold so far, finished or not.
+
+        Raises:
+            UserError: nothing is trained yet, or a file is damaged.
+        """
+        parts = [_read_rows(self.fold_log(k), log_columns(config)) for k in self.folds() if self.fold_log(k).is_file()]
+        if not parts:
+            raise UserError(f"No epoch of {self.path} is trained yet.")
+        return pd.concat(parts, ignore_index=True)
+
     def write_fold_log(self, number: int, rows: list[dict[str, Any]]) -> None:
         """Write the log rows of one fold, and log.csv of all folds that are there."""
         write_text(self.fold_log(number), pd.DataFrame(rows).to_csv(index=False, float_format="%.8g"))
@@ -231,9 +243,8 @@ class RunFolder:
             UserError: a file of answers is damaged.
         """
         for number, rows in oof.groupby("fold"):
-            best = rows[[f"p{i}" for i in range(TASKS[config.task].outputs)]].to_numpy()
-            epochs = self._answers(number, len(rows), config)
-            yield FoldAnswers(rows["label"].to_numpy(), rows["person"].to_numpy(str), best, epochs)
+            labels, best = answers_in(rows, config.task)
+            yield FoldAnswers(labels, rows["person"].to_numpy(str), best, self._answers(number, len(rows), config))
 
     def _answers(self, number: int, rows: int, config: TrainConfig) -> np.ndarray | None:
         """`(E, N, C)` answers of the epochs that a fold has trained; None where one is missing, as in older runs."""
@@ -333,6 +344,11 @@ def read_oof(run: RunFolder, config: TrainConfig) -> pd.DataFrame:
         ) from None
 
 
+def answers_in(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels `(N,)` and the answers `(N, C)` in a table of out-of-fold answers."""
+    return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(TASKS[task].outputs)]].to_numpy(np.float64)
+
+
 def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, converters={"person": str}, encoding_errors="surrogateescape")
@@ -406,7 +422,7 @@ def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> d
     ]
     for fold in folds:
         fold["seconds"] = float(log.loc[log["fold"] == fold["fold"], "seconds"].sum())
-    probabilities = oof[[name for name in oof if name.startswith("p") and name[1:].isdecimal()]].to_numpy()
+    labels, probabilities = answers_in(oof, task)
     return {
         "task": task,
         "model_type": config["model_type"],
@@ -417,7 +433,7 @@ def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> d
         "mean": {name: float(best[name].mean()) for name in names},
         "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in names},
         "oof": {
-            **score(task, probabilities, oof["label"].to_numpy()),
+            **score(task, probabilities, labels),
             "people": int(oof["person"].nunique()),
             "images": len(oof),
         },
@@ -471,7 +487,7 @@ def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     return RunFolder(runs[0])
 
 
-def find_runs(config: CompareConfig) -> list[RunFolder]:
+def find_runs(config: CompareConfig | ReportConfig) -> list[RunFolder]:
     """The K-fold run of each of --root, see `find_run`; by default all of the task that train.py left.
 
     Raises:

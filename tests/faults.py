@@ -155,6 +155,8 @@ def fingerprint(save: Path) -> dict[str, str]:
         if path.is_dir():
             continue
         name, content = str(path.relative_to(save)), path.read_bytes()
+        if path.name == "report.html":  # which tells times
+            continue
         if path.name == "log.csv":
             content = pd.read_csv(path, dtype=str).drop(columns=TIMES).to_csv().encode()
         elif path.name in ("summary.json", "config.json"):

@@ -1,0 +1,31 @@
+"""Write the report of a run anew: python make_report.py --root saved_models/main/kfold-ensemble-VanillaEfficientNet"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from config import ReportConfig, parse_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these words (default: those typed) and return its exit code."""
+    config = parse_config(ReportConfig, argv)
+    from utils import run_command
+
+    return run_command(report, config)
+
+
+def report(config: ReportConfig) -> None:
+    """See `report.write_report`."""
+    from runfolder import find_runs
+
+    runs = find_runs(config)
+    from report import write_report  # imports matplotlib
+
+    for run in runs:
+        print(write_report(run))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

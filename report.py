@@ -1,0 +1,466 @@
+"""The report of a run: one HTML page with everything in it, for who wants to see what a model does and where it fails.
+
+It is made of the run's files alone, and of the photographs where they still are. Torch is not imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+import figures
+from comparison import Compared, verdict
+from config import ROOT, TrainConfig, UserError, default_text, flag, options
+from intervals import BEST, CORRECTED, TITLES, Estimate
+from label_errors import find_suspects, title
+from mistakes import (
+    YEARS,
+    Answers,
+    answers_of,
+    attribute_costs,
+    calibration_error,
+    class_scores,
+    confident_mistakes,
+    confusion,
+    errors_by_age,
+    largest_errors,
+    reliability,
+    year_errors,
+)
+from picture import read_image
+from runfolder import SPLIT_KEYS, RunFolder, answers_in, read_oof
+from table import read_training_table
+from tasks import SCORE_TITLES, TASKS
+from utils import atomic_write, make_folder, read_json, remove_leftovers, some, write_text
+
+SHOWN, SUSPECTS = 24, 8  # mistakes, and people and photographs whose labels are suspected
+THUMBNAIL = 160  # pixels of the longer side
+ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
+
+
+@dataclass
+class Drawn:
+    """The figures of a page: each stands in the page itself and, if there is a folder, in it as a PNG file."""
+
+    folder: Path | None = None
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, name: str, figure: Figure, alt: str, *, wide: bool = False) -> None:
+        """Draw a figure; `alt` says what is on it, `wide` that a phone scrolls it instead of shrinking it."""
+        content = figures.png(figure)
+        if self.folder is not None:
+            atomic_write(self.folder / f"{name}.png", lambda file: file.write(content))
+        self.figures[name] = {"source": _source(content, "png"), "alt": alt, "wide": wide}
+
+
+def _source(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
+    """Write a page from its template, whole or absent."""
+    loader = jinja2.FileSystemLoader(ROOT / "templates")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    write_text(path, environment.get_template(template).render(page))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
+    """A table of a page, and the sentence below it."""
+    return {"head": head, "rows": list(rows), "note": note}
+
+
+# ------------------------------------------------------------------------------------------------ one run
+
+
+def write_report(run: RunFolder) -> Path:
+    """Write the report of a run that has finished a fold, its figures beside it in `report/`, and return its path.
+
+    Raises:
+        UserError: no fold is finished, or files of the run are damaged.
+    """
+    config = run.read_config()
+    log, oof = run.read_log(config), read_oof(run, config)
+    summary = read_json(run.summary, ("oof", "folds", "estimates"))
+    task = TASKS[config.task]
+    labels, answered = answers_in(oof, config.task)
+    answers = answers_of(config.task, labels, answered)
+    whole = next(iter(answers.values()))
+    images, people = oof["ImageID"].tolist(), oof["person"].tolist()
+    drawn = Drawn(make_folder(run.path / "report"))
+    remove_leftovers(drawn.folder)
+    drawn.add("curves", figures.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
+    drawn.add(
+        "confusion",
+        figures.confusion(confusion(whole), whole.classes),
+        "Confusion matrix.",
+        wide=len(whole.classes) > 6,
+    )
+    page: dict[str, Any] = {
+        "title": f"{config.model_type} on {task.title}",
+        "about": _about(config, summary),
+        "notes": [],
+        "verdict": _verdict(config, summary),
+        "scores": _scores(config, summary, whole),
+        "folds": _folds(config, summary, log),
+        "training": "Dotted: training, which is augmented; solid: validation.",
+        "classes": _classes(summary, whole, drawn),
+        **_attributes(answers, drawn),
+        **_calibration(answers, drawn),
+        "options": _options(config),
+        "people": _people(run, oof),
+        "years": YEARS,
+        "suspects": None if task.regression else _suspects(config, oof, answers),
+    }
+    unfinished = run.unfinished()
+    if unfinished:
+        page["notes"].append(
+            f"Not all is trained: fold {some(unfinished)}. What follows is about the folds that are finished."
+        )
+    root = Path(config.valid_root or config.train_root)
+    ages, note = _ages(root, config.corrections, images)
+    page["notes"] += [note] if note else []
+    if ages is not None:
+        by_age = errors_by_age(answers, ages, oof["person"].to_numpy())
+        titles = {config.task: "any of it", **ATTRIBUTES} if config.task == "main" else ATTRIBUTES
+        drawn.add("ages", figures.errors_by_age(by_age, titles), "Share of wrong answers over the true age.")
+    if task.regression:
+        drawn.add(
+            "years",
+            figures.year_errors(year_errors(labels, answered[:, 0], oof["person"].to_numpy())),
+            "Error of the predicted years over the true age.",
+        )
+    page["mistakes"] = _mistakes(whole, labels, answered, images, people, root, regression=task.regression)
+    page["figures"] = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | drawn.figures
+    page["sections"] = _sections(page)
+    render("report.html", run.report, page)
+    return run.report
+
+
+def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
+    drawn = page["figures"]
+    parts = (
+        ("scores", "Scores", True),
+        ("training", "Training", True),
+        ("classes", "Classes", True),
+        ("confusion", "Confusion", True),
+        ("costs", "Attributes", drawn["costs"]),
+        ("calibration", "Confidence", drawn["reliability"]),
+        ("age", "Age", drawn["ages"] or drawn["years"]),
+        ("mistakes", "Mistakes", True),
+        ("labels", "Labels", page["suspects"]),
+        ("options", "Options", True),
+    )
+    return [(place, name) for place, name, there in parts if there]
+
+
+def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
+    oof = summary["oof"]
+    minutes = summary["seconds"] / 60
+    took = f"{minutes:.0f} minutes" if minutes >= 1 else f"{summary['seconds']:.0f} seconds"
+    return (
+        f"{config.backbone}, {config.image_size} px, transform {config.transform_type}; {summary['folds_finished']} of "
+        f"{summary['folds_planned']} folds of {config.epochs} epochs, trained in {took}; validated on {oof['people']} "
+        f"people, {oof['images']} photographs."
+    )
+
+
+def _kind(config: TrainConfig) -> str:
+    return "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
+
+
+def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
+    monitor = TASKS[config.task].monitor
+    known = summary["estimates"]
+    best = known.get(CORRECTED, known[BEST])[monitor]
+    how = "corrected for the choice of epochs" if CORRECTED in known else "not corrected for the choice of epochs"
+    return f"The {_kind(config)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
+
+
+def interval(plain: Mapping[str, float | None], digits: int = 3) -> str:
+    """An estimate of summary.json in words."""
+    if any(value is None for value in plain.values()):
+        return "not known"
+    return Estimate(**plain).told(digits)
+
+
+def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> dict[str, Any]:
+    names = TASKS[config.task].scores
+    rows = [
+        [title, *(interval(summary["estimates"][what][name]) for name in names)]
+        for what, title in TITLES.items()
+        if what in summary["estimates"]
+    ]
+    note = (
+        "In brackets: 95 % intervals, by bootstrap over people. The best epoch of each fold was chosen on the people "
+        "it is scored on, which flatters; corrected is without that. "
+    )
+    if CORRECTED not in summary["estimates"]:
+        note += "Answers of some epochs are missing, so nothing could be corrected here. "
+    if not TASKS[config.task].regression:
+        counts = np.bincount(whole.labels, minlength=len(whole.classes))
+        usual = Answers(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
+        note += (
+            f"Who always answered {whole.classes[counts.argmax()]} would have a macro F1 of "
+            f"{class_scores(usual)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
+        )
+    return table(["", *(SCORE_TITLES[name] for name in names)], rows, note)
+
+
+def _folds(config: TrainConfig, summary: Mapping[str, Any], log: pd.DataFrame) -> dict[str, Any]:
+    names = TASKS[config.task].scores
+    rows = [
+        [f"fold {fold['fold']}", *(f"{fold[name]:.4f}" for name in names), fold["best_epoch"], f"{fold['seconds']:.0f}"]
+        for fold in summary["folds"]
+    ]
+    if len(rows) > 1:
+        for title, values in (("mean", summary["mean"]), ("standard deviation", summary["std"])):
+            rows.append([title, *(f"{values[name]:.4f}" for name in names), "", ""])
+    return table(["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows)
+
+
+def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[str, Any]:
+    known = summary["estimates"][BEST]["f1"]
+    scores = class_scores(whole)
+    rows = [
+        [
+            row["class"],
+            row["count"],
+            f"{row['precision']:.3f}",
+            f"{row['recall']:.3f}",
+            interval(known[row["class"]], 3),
+        ]
+        for row in scores.to_dict("records")
+    ]
+    there = {
+        f"{row['class']} ({row['count']})": Estimate(**known[row["class"]])
+        for row in scores.to_dict("records")
+        if row["count"]
+    }
+    drawn.add(
+        "classes", figures.intervals({"": there}, "F1 of each class (photographs) and its interval"), "F1 by class."
+    )
+    return table(
+        ["class", "photographs", "F1", "precision", "recall"],
+        rows,
+        "Of the best epochs, as everything below. An interval of few people cannot know those who are missing.",
+    )
+
+
+def _attributes(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]:
+    if "main" not in answers:
+        return {"costs": ""}
+    parts = {title: answers[name] for name, title in ATTRIBUTES.items()}
+    matrices = {title: (confusion(each), each.classes) for title, each in parts.items()}
+    drawn.add(
+        "attributes", figures.confusions(matrices), "Confusion matrices of mask, gender and age group.", wide=True
+    )
+    costs = attribute_costs(answers["main"])
+    drawn.add("costs", figures.attribute_costs(costs, list(ATTRIBUTES.values())), "What each attribute costs.")
+    most = costs.loc[costs["cost"].idxmax()]
+    return {
+        "costs": f"Were {ATTRIBUTES[most['attribute']]} always right and the rest as it is, macro F1 would be "
+        f"{most['if_right']:.3f} instead of {most['macro_f1']:.3f}: it costs the most."
+    }
+
+
+def _calibration(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]:
+    known = {name: each for name, each in answers.items() if each.probabilities is not None}
+    if not known:
+        return {"calibration": ""}
+    tables = {name: reliability(each) for name, each in known.items()}
+    titles = {"main": "all together", **ATTRIBUTES}
+    drawn.add(
+        "reliability",
+        figures.reliability({titles[k]: each for k, each in tables.items()}),
+        "Confidence against accuracy.",
+    )
+    first = next(iter(known.values()))
+    sure, right = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
+    kind = (
+        "is too sure of itself"
+        if sure > right + 0.02
+        else "is surer than it says"
+        if sure < right - 0.02
+        else "is as sure as it should be"
+    )
+    errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
+    return {
+        "calibration": f"It says {sure:.0%} in the mean and is right {right:.0%} of the time: it {kind}. Expected "
+        f"calibration error: {errors}."
+    }
+
+
+def _ages(root: Path, corrections: str | None, images: Sequence[str]) -> tuple[np.ndarray | None, str]:
+    """The true age of the person on each photograph, or None and why it is not known."""
+    try:
+        people, _ = read_training_table(root, corrections)
+    except UserError as error:
+        return None, f"Without the photographs and their labels there is nothing about ages here ({error})"
+    ages = dict(zip(people["image"], people["age"], strict=True))
+    if not all(image in ages for image in images):
+        return None, f"{root} does not hold all photographs any more, so there is nothing about ages here."
+    return np.array([ages[image] for image in images]), ""
+
+
+def _mistakes(
+    whole: Answers,
+    labels: np.ndarray,
+    answered: np.ndarray,
+    images: Sequence[str],
+    people: Sequence[str],
+    root: Path,
+    *,
+    regression: bool,
+) -> dict[str, Any]:
+    if regression:
+        found = largest_errors(labels, answered[:, 0], images, people)
+        rows = [
+            (row, f"{row['label']:.0f}", f"{row['pred']:.1f}", f"{row['error']:.1f} years off")
+            for row in found.head(SHOWN).to_dict("records")
+        ]
+        title, note = "Largest errors", "The photographs furthest off, one of each person."
+    else:
+        found = confident_mistakes(whole, images, people)
+        rows = [
+            (
+                row,
+                whole.classes[row["label"]],
+                whole.classes[row["pred"]],
+                f"confidence {row['confidence']:.2f}, {row['images']} photographs so",
+            )
+            for row in found.head(SHOWN).to_dict("records")
+        ]
+        title = "Most confident mistakes"
+        note = f"One of each person and mistake, {len(rows)} of {len(found)}: the model, the photograph, or the label?"
+    shown = [
+        {
+            "image": row["ImageID"],
+            "label": label,
+            "pred": pred,
+            "more": more,
+            "source": thumbnail(root / row["ImageID"]),
+        }
+        for row, label, pred, more in rows
+    ]
+    if shown and not any(each["source"] for each in shown):
+        note += f" The photographs are not in {root} any more."
+    return {"title": title, "note": note if shown else "There are none.", "rows": shown}
+
+
+def _suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers]) -> dict[str, Any] | None:
+    found = find_suspects(config, oof, answers, share=0.05)
+    if not len(found.rows):
+        return None
+    rows = [
+        {
+            "name": title(row),
+            "labelled": row["labelled"],
+            "predicted": row["predicted"],
+            "suspicion": f"{row['suspicion']:.2f}",
+            "pictures": [(thumbnail(path), path.stem == row["file"]) for path in found.files.get(row["id"], ())],
+        }
+        for part in found.first(SUSPECTS)
+        for row in part.to_dict("records")
+    ]
+    note = "Suspects to be looked at, not truths: the model may be wrong as well. find_label_errors.py lists them all."
+    return {"note": note, "rows": rows}
+
+
+def thumbnail(path: Path) -> str | None:
+    """A small picture of a photograph to stand in a page, or None where it cannot be read."""
+    try:
+        picture = read_image(path, side=THUMBNAIL)
+    except (UserError, OSError):
+        return None
+    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return _source(buffer.getvalue(), "jpeg")
+
+
+def _options(config: TrainConfig) -> dict[str, Any]:
+    every = [(f, getattr(config, f.name)) for f in options(TrainConfig)]
+    hidden = ("resume", "overwrite", "save_path")
+    told = [
+        f"{flag(f.name)} {value}" if not isinstance(value, bool) else flag(f.name if value else f"no_{f.name}")
+        for f, value in every
+        if value != f.default and f.name not in hidden
+    ]
+    rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every if f.name not in hidden]
+    return {"given": f"Other than by default: {', '.join(told)}." if told else "All as by default.", "rows": rows}
+
+
+def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
+    split = read_json(run.split, SPLIT_KEYS)
+    images = oof.groupby("fold").size()
+    rows = [
+        [f"fold {fold['fold']}", len(fold["train"]), len(fold["valid"]), images.get(fold["fold"], "not yet")]
+        for fold in split["folds"]
+    ]
+    return table(["", "people trained on", "people validated on", "photographs validated on"], rows)
+
+
+# ------------------------------------------------------------------------------------------------ several runs
+
+
+def write_comparison(compared: Compared, path: Path) -> None:
+    """Write a page with several runs side by side.
+
+    Raises:
+        UserError: files of a run are damaged.
+    """
+    record = TASKS[compared.task]
+    names, monitor = record.scores, SCORE_TITLES[record.monitor]
+    found, told = compared.estimates(), compared.differences()
+    drawn = Drawn()
+    titles = {f"{b} - {a}": each for (a, b), each in told.items()}
+    shown = {pair: {SCORE_TITLES[name]: each[name] for name in names} for pair, each in titles.items()}
+    drawn.add("differences", figures.intervals(shown, "differences", zero=True), "Differences of the scores.")
+    classes = {letter: {name: each[name] for name in record.classes} for letter, each in found.items()}
+    drawn.add("classes", figures.intervals(classes, "F1 of each class"), "F1 of each class in each run.")
+    costs = []
+    for letter, run in compared.runs.items():
+        config = compared.configs[letter]
+        drawn.add(f"curves {letter}", figures.curves(config.task, run.read_log(config), config.epochs), "Curves.")
+        answers = answers_of(config.task, *answers_in(compared.tables[letter], config.task))
+        whole = next(iter(answers.values()))
+        wide = len(whole.classes) > 6
+        drawn.add(f"confusion {letter}", figures.confusion(confusion(whole), whole.classes), "Confusions.", wide=wide)
+        if "main" in answers:
+            costs.append(
+                [letter, *(f"{each.if_right:.3f} (+{each.cost:.3f})" for each in attribute_costs(whole).itertuples())]
+            )
+    page = {
+        "title": f"{len(found)} runs on {record.title}",
+        "about": compared.about(),
+        "verdicts": [
+            f"{verdict(compared.task, pair, each[record.monitor])} in {monitor}." for pair, each in told.items()
+        ],
+        "runs": table(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
+        "changed": table(["option", *found], [[name, *values] for name, values in compared.changed().items()]),
+        "scores": table(
+            ["", *(SCORE_TITLES[name] for name in names)],
+            [[row, *(each[name].told(3) for name in names)] for row, each in (found | titles).items()],
+            "In brackets: 95 % intervals over people, who are the same in all runs: differences are known better than "
+            "scores.",
+        ),
+        "classes": table(
+            ["F1 of class", *found, *titles],
+            [[name, *(each[name].told(3) for each in (found | titles).values())] for name in record.classes],
+        ),
+        "curves": [(letter, drawn.figures[f"curves {letter}"]) for letter in found],
+        "confusions": [(letter, drawn.figures[f"confusion {letter}"]) for letter in found],
+        "costs": table(["macro F1 if it were always right", *ATTRIBUTES.values()], costs),
+        "figures": drawn.figures,
+    }
+    render("comparison.html", path, page)
