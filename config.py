@@ -64,6 +64,7 @@ MOST_SHOWN, MOST_DRAWS = 20, 60  # on one sheet: a JPEG is 65,535 pixels high at
 METHODS = ("softvoting", "hardvoting")
 BAD_IMAGE = ("stop", "skip")
 CACHES = ("ram", "disk", "off")
+TRACKERS = ("none", "tensorboard", "wandb")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
@@ -237,6 +238,9 @@ class TrainConfig(Config):
         0, "save the state to resume from every so many steps too; 0 at the end of each epoch only", low=0
     )
     report: bool = option(True, "write report.html into the run at the end of every fold")
+    tracker: str = option(
+        "none", "show the scores of every epoch there too; its library must be installed", choices=TRACKERS
+    )
     resume: bool = option(False, "continue the run in the save path; with none there, start it")
     overwrite: bool = option(False, "delete the run in the save path and train anew")
 

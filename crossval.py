@@ -22,6 +22,7 @@ from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
 from tasks import SCORE_TITLES, TASKS
+from tracker import check_tracker, track_summary
 from utils import file_digest, make_folder, process_number, read_json, some, write_json, write_text
 
 
@@ -44,6 +45,8 @@ def train_run(config: TrainConfig) -> None:
     if missing:
         raise UserError(f"The report needs {some(missing)}: pip install -r requirements.txt, or pass --no-report.")
     tables = read_tables(config)
+    if process_number() == 0:
+        check_tracker(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
     # before the one or the other, as soon as it can be known.
     from foldfiles import FoldFiles
@@ -90,6 +93,7 @@ def train_run(config: TrainConfig) -> None:
                     _report(run)
     if together.main:
         print_summary(config, summary)
+        track_summary(config, run, summary)
         print(f"Saved in {run.path}")
         if config.report:
             print(f"To look at: {run.report}")

@@ -36,6 +36,7 @@ from processes import ALONE, Processes
 from split import Data
 from stop import Interrupted, StopRequest
 from tasks import SCORE_TITLES, TASKS
+from tracker import Tracker
 from utils import some
 
 CHECK_EVERY = 50  # steps after which a GPU is asked whether all losses are numbers, for which it has to be waited for
@@ -180,8 +181,9 @@ class FoldTrainer:
             print(f"fold {self.number}: finished earlier")
         else:
             self._build()
-        while self.epoch < self.config.epochs:
-            self._train_epoch()
+            with Tracker(self.config, self.files.run, self.files.run.fold(self.number).name, self.rows) as self.tracker:
+                while self.epoch < self.config.epochs:
+                    self._train_epoch()
         if not self.files.keeper.kept:
             raise UserError(f"No epoch of fold {self.number} had a score that is a number; lower --lr.")
 
@@ -351,6 +353,7 @@ class FoldTrainer:
         }
         self.rows.append({**row, **scores, "images_per_s": speed, "seconds": seconds})
         self.files.write_log(self.rows)
+        self.tracker.log(self.rows[-1])
         told = "  ".join(f"{SCORE_TITLES[name]} {scores[name]:.4f}" for name in self.task.scores)
         print(
             f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {rate:.2e}  "

@@ -47,7 +47,7 @@ CHECKPOINTS = (".pt", ".pth")  # what their files end with
 # and which photographs can be read is compared by what was found, see `check_same_data`.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
-    *("on_bad_image", "max_megapixels", "cache", "report"),
+    *("on_bad_image", "max_megapixels", "cache", "report", "tracker"),
 )
 SPLIT_KEYS = ("fingerprint", "folds")
 UNREADABLE_LIST = "unreadable.csv"  # the photographs that were skipped
