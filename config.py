@@ -69,6 +69,8 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
+RUNS_HELP = "runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each"
+RUNS_DEFAULT = "all runs of the task where train.py saves"
 ALIASES = {
     "MultiClassTHANet": "MultiClassTHANet_MK1",
     "THANet": "THANet_MK1",
@@ -347,9 +349,16 @@ class EnsembleConfig(PredictConfig):
     folds: tuple[int, ...] | None = option(None, "folds that take part, as in 0,2", default_text="all")
     members_at_once: int = option(0, "members held in memory at a time, the others take turns; 0 as many as fit", low=0)
     method: str = option("softvoting", "average the probabilities, or count votes", choices=METHODS)
+    recipe: str | None = option(
+        None, "a recipe.json of design_ensemble.py, which says what takes part and how", path=True, default_text="none"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        said = ("root", "top_k", "folds", "method", "tta", "model_type", "backbone", "image_size", "transform_type")
+        against = [flag(name) for name in said if name in self.given]
+        if self.recipe and against:
+            raise UserError(f"--recipe says itself what takes part and how; leave out {', '.join(against)}.")
         if "task" in self.given and TASKS[self.task].regression and self.method == "hardvoting":
             raise UserError(f"--method hardvoting counts classes and task {self.task} has none; use softvoting.")
 
@@ -379,8 +388,8 @@ class CompareConfig(Config):
     task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
     root: tuple[str, ...] | None = option(
         None,
-        "two or more runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each",
-        default_text="all runs of the task where train.py saves",
+        f"two or more {RUNS_HELP}",
+        default_text=RUNS_DEFAULT,
     )
     report: str | None = option(None, "also write an HTML page with both side by side", path=True, default_text="none")
 
@@ -394,8 +403,8 @@ class ReportConfig(Config):
     task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
     root: tuple[str, ...] | None = option(
         None,
-        "runs, with commas between them: folders of runs, or folders that hold one each",
-        default_text="all runs of the task where train.py saves",
+        RUNS_HELP,
+        default_text=RUNS_DEFAULT,
     )
 
 
@@ -413,6 +422,51 @@ class LabelErrorConfig(JoinConfig):
         super().__post_init__()
         if self.share > 1:
             raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {self.share}.")
+
+
+@dataclass
+class DesignConfig(Config):
+    """Find out on the people that each fold held out which checkpoints to combine and how, and write a recipe of it."""
+
+    command: ClassVar[str] = "design_ensemble.py"
+
+    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    root: tuple[str, ...] | None = option(
+        None,
+        RUNS_HELP,
+        default_text=RUNS_DEFAULT,
+    )
+    train_root: str | None = option(
+        None, "where the training photographs lie now", path=True, default_text="where they lay in training"
+    )
+    valid_root: str | None = option(
+        None, "where those of --valid-root lie now", path=True, default_text="where they lay in training"
+    )
+    corrections: str | None = option(
+        None, "where the CSV of label corrections lies now", path=True, default_text="where it lay in training"
+    )
+    top_k: int = option(EnsembleConfig.top_k, "checkpoints of each fold to choose from, the best first", low=1)
+    tta: int = option(2, "test-time views to try, from 1 to so many", low=1)
+    soups: bool = option(True, "try the averaged weights of each fold's checkpoints too")
+    calibrate: bool = option(False, "fit a temperature and an offset for each class; of classes only")
+    seed: int = option(
+        42, "seed of the resamples of the people, and of the groups that are chosen and scored on", low=0
+    )
+    name: str | None = option(
+        None, "what the folder of the recipe is called", path=True, default_text="the networks of the runs"
+    )
+    batch_size: int = option(PredictConfig.batch_size, "photographs a step", low=1)
+    num_workers: int = option(TrainConfig.num_workers, WORKERS_HELP, low=-1)
+    device: str = option(TrainConfig.device, "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto", "numbers to compute with; auto is float16 on a GPU and float32 elsewhere", choices=PRECISIONS
+    )
+    save_path: str = option("./ensembles", "folder that holds the recipes", path=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name and Path(self.name).name != self.name:
+            raise UserError(f"--name must be a name without a folder. Got '{self.name}'.")
 
 
 @dataclass

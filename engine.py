@@ -205,6 +205,7 @@ def predict(
     kinds: Sequence[int] | None = None,
     at_once: int | None = None,
     title: str = "predict",
+    apart: bool = False,
     together: Processes = ALONE,
 ) -> np.ndarray:
     """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
@@ -216,6 +217,7 @@ def predict(
         kinds: which of several kinds of views that the loader gives each network sees; None where there is only one.
         at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
             memory that is free; None holds all.
+        apart: keep the answers to each view, `(networks, N, V, C)`, instead of their mean.
         together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
     """
     at_once = at_once or len(networks)
@@ -230,26 +232,26 @@ def predict(
                 held = [networks[k].eval() for k in group]
             seen = [kinds[k] if kinds else 0 for k in group]
             for views in part:
-                for k, answer in zip(group, _mean_answers(held, seen, views, task, device), strict=True):
-                    answers[k].append(answer)
+                for k, answer in zip(group, _answers(held, seen, views, task, device), strict=True):
+                    answers[k].append(answer if apart else answer.mean(dim=1))
     if together.size == 1:
         return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
-    none = torch.empty(0, TASKS[task].outputs)
+    none = torch.empty(0, *([loader.dataset.views] if apart else ()), TASKS[task].outputs)
     rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in answers], dim=1).numpy()
     return loader.batch_sampler.join(rows).swapaxes(0, 1)  # there images come first
 
 
-def _mean_answers(
+def _answers(
     networks: Sequence[nn.Module], kinds: Sequence[int], views: list[Tensor], task: str, device: torch.device
 ) -> list[Tensor]:
-    """What each network answers on the mean of its kind of `views (B, V, 3, S, S)`, `(B, C)`."""
+    """What each network answers on each of its kind of `views (B, V, 3, S, S)`, `(B, V, C)`."""
     moved: dict[int, Tensor] = {}
     answers = []
     for network, kind in zip(networks, kinds, strict=True):
         if kind not in moved:
             moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
         answer = predict_task(network(moved[kind]), task)
-        answers.append(answer.view(*views[kind].shape[:2], -1).mean(dim=1))
+        answers.append(answer.view(*views[kind].shape[:2], -1))
     return answers
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,20 @@ from torch import nn
 import voting
 from augmentation import build_transform
 from cache import Pictures
-from checkpoint import Member, ModelInfo, answered_task, find_best, find_members, open_member
+from checkpoint import Member, answered_task, find_best, find_members, open_member
 from config import EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
+from ensemble import Recipe
 from machine import count_workers, free_memory
 from metrics import predicted_class
 from model import inference_network
 from picture import needed_side, skip_or_stop, unreadable_images
 from processes import Processes
-from runfolder import UNREADABLE_LIST, RunFolder
+from runfolder import UNREADABLE_LIST, RunFolder, existing_checkpoint
 from table import PredictionList
 from tasks import TASKS
-from utils import make_folder, read_json, remove_leftovers, some, write_json, write_text
+from utils import file_digest, make_folder, read_json, remove_leftovers, some, write_json, write_text
 
 
 def predict_singular(config: SingularConfig, place: Path, photographs: PredictionList) -> None:
@@ -59,6 +61,31 @@ def predict_ensemble(config: EnsembleConfig, run: RunFolder, photographs: Predic
     write_prediction(config, members, photographs, run.name, method=config.method, at_once=config.members_at_once)
 
 
+def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: PredictionList) -> None:
+    """Predict with the members of a recipe and mix them as it says; that of submit_ensemble.py with --recipe.
+
+    Args:
+        recipe: what `ensemble.read_recipe` read. photographs: what to predict.
+
+    Raises:
+        UserError: a checkpoint is missing, or is not the one that the recipe was made with.
+    """
+    if "task" in config.given and config.task != recipe.task:
+        raise UserError(f"{config.recipe} is a recipe for task {recipe.task}, not {config.task}; leave --task out.")
+    members = []
+    for entry in recipe.members:
+        path = existing_checkpoint(Path(config.recipe).parent / entry["file"])
+        if file_digest(path) != entry["digest"]:
+            raise UserError(
+                f"{path} is not the checkpoint that {config.recipe} was made with (digest {file_digest(path)}, not "
+                f"{entry['digest']}); put that one back, or make the recipe anew with design_ensemble.py."
+            )
+        members.append(open_member(path, config, fold=entry["fold"]))
+    config.tta = recipe.tta
+    name, at_once = Path(config.recipe).absolute().parent.name, config.members_at_once
+    write_prediction(config, members, photographs, name, method="recipe", at_once=at_once, recipe=recipe)
+
+
 # ------------------------------------------------------------------------------------------------ prediction
 
 
@@ -70,14 +97,16 @@ def write_prediction(
     *,
     method: str,
     at_once: int,
+    recipe: Recipe | None = None,
 ) -> None:
     """Predict every photograph with every member and write the members' probabilities and the submissions.
 
     Args:
         photographs: what to predict.
         run_name: the name of the folder to write in.
-        method: singular, softvoting or hardvoting.
+        method: singular, softvoting, hardvoting or recipe.
         at_once: how many members to hold in memory at a time; 0 as many as fit.
+        recipe: that of the method of this name.
 
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
@@ -85,9 +114,8 @@ def write_prediction(
     task = answered_task(members, config)
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
-    cuts = [_how_it_sees(config.transform_type or member.info.transform_type, member.info) for member in members]
-    transforms = {cut: _transform(*cut, config.tta) for cut in dict.fromkeys(cuts)}
-    transform_type = ", ".join(dict.fromkeys(name for name, *_ in cuts))
+    transforms = transforms_of(members, config.tta, config.transform_type)
+    transform_type = ", ".join(dict.fromkeys(config.transform_type or member.info.transform_type for member in members))
     for note in photographs.notes:
         print(note)
     together = Processes.here()
@@ -98,7 +126,7 @@ def write_prediction(
         config.joined = True
         unreadable = together.share_locally(lambda: _look_at(photographs, config))
         at_once = at_once or _members_that_fit(members, device, together.local_size)
-        networks = _networks(members, device, dtype, at_once)
+        networks = networks_of(members, device, dtype, at_once)
         if together.main:
             make_folder(make_folder(folder) / "members")  # a place that cannot be written to is found out now
         readable = np.array([str(path) not in unreadable for path in photographs.paths])
@@ -106,16 +134,11 @@ def write_prediction(
         if any(other != ids for other in together.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
         pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
-        first, *others = transforms.values()
-        dataset = ViewDataset(paths, ids, first, others=others, views=config.tta, pictures=pictures)
-        workers = count_workers(config.num_workers, device, sharing=together.local_size)
-        size = max(1, config.batch_size // config.tta)
-        loader = view_loader(dataset, batch_size=size, workers=workers, device=device, together=together)
-        kinds = [list(transforms).index(cut) for cut in cuts]
-        answers = predict(networks, loader, task, device, kinds=kinds, at_once=at_once, together=together)
+        asked = Asked(task, config.tta, pictures, config.batch_size, config.num_workers, device, together)
+        answers = asked.answers(networks, transforms, paths, ids, at_once=at_once)
     if not together.main:
         return
-    _check_numbers(answers, members, dtype)
+    check_numbers(answers, members, dtype)
     if unreadable:
         answers = _with_usual(answers, readable, usual_answer(members, task, answers))
     settings = {
@@ -126,7 +149,11 @@ def write_prediction(
         "members": [_describe(member) for member in members],
         "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
     }
-    files = _write_files(folder, settings, members, method, photographs, unreadable, answers)
+    if recipe is None:
+        combined = combine(answers, members, task, method)
+    else:
+        settings["recipe"], combined = recipe.mixing(), {"submission_recipe": recipe.mix(answers)}
+    files = _write_files(folder, settings, members, photographs, unreadable, answers, combined)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
         f"Averaged {count} = {len(members) * config.tta} predictions of {len(paths)} images "
@@ -137,7 +164,7 @@ def write_prediction(
     print(f"  {folder / 'members'}: the probabilities of each member")
 
 
-def _check_numbers(answers: np.ndarray, members: Sequence[Member], dtype: torch.dtype) -> None:
+def check_numbers(answers: np.ndarray, members: Sequence[Member], dtype: torch.dtype) -> None:
     """Refuse answers that are no numbers."""
     wrong = [member.path.name for member, rows in zip(members, answers, strict=True) if not np.isfinite(rows).all()]
     if wrong:
@@ -154,9 +181,21 @@ def _look_at(photographs: PredictionList, config: PredictConfig) -> dict[str, st
     return unreadable
 
 
-def _how_it_sees(transform_type: str, info: ModelInfo) -> tuple[str, int, tuple[float, ...], tuple[float, ...]]:
-    """What two members must share to see the same views: transform, size and normalisation."""
-    return transform_type, info.image_size, tuple(info.mean), tuple(info.std)
+def transforms_of(members: Sequence[Member], views: int, transform_type: str | None = None) -> list[Callable]:
+    """How each member sees photographs, the same object for all that share transform, size and normalisation.
+
+    Args:
+        transform_type: how all do; None leaves it to what each was trained with.
+
+    Raises:
+        UserError: one has fewer views.
+    """
+    infos = [member.info for member in members]
+    cuts = [
+        (transform_type or info.transform_type, info.image_size, tuple(info.mean), tuple(info.std)) for info in infos
+    ]
+    made = {cut: _transform(*cut, views) for cut in dict.fromkeys(cuts)}
+    return [made[cut] for cut in cuts]
 
 
 def _transform(name: str, size: int, mean: tuple[float, ...], std: tuple[float, ...], views: int) -> Callable:
@@ -177,7 +216,52 @@ def _with_usual(answers: np.ndarray, readable: np.ndarray, usual: np.ndarray) ->
     return filled
 
 
-def _networks(members: Sequence[Member], device: torch.device, dtype: torch.dtype, at_once: int) -> Sequence[nn.Module]:
+@dataclass(frozen=True)
+class Asked:
+    """What networks are asked: a task of photographs, in so many views, and how the photographs are loaded."""
+
+    task: str
+    views: int
+    pictures: Pictures
+    batch_size: int
+    workers: int
+    device: torch.device
+    together: Processes
+
+    def answers(
+        self,
+        networks: Sequence[nn.Module],
+        transforms: Sequence[Callable],
+        paths: Sequence[str],
+        ids: Sequence[str],
+        *,
+        at_once: int | None = None,
+        apart: bool = False,
+    ) -> np.ndarray:
+        """What each network answers of the photographs, `(M, N, C)` or with views kept `apart` `(M, N, V, C)`.
+
+        Args:
+            networks, transforms: of each member, from `networks_of` and `transforms_of`.
+            paths, ids: of each photograph.
+            at_once, apart: see `engine.predict`.
+        """
+        first, *others = kinds = list(dict.fromkeys(transforms))
+        dataset = ViewDataset(paths, ids, first, others=others, views=self.views, pictures=self.pictures)
+        loader = view_loader(
+            dataset,
+            batch_size=max(1, self.batch_size // self.views),
+            workers=count_workers(self.workers, self.device, sharing=self.together.local_size),
+            device=self.device,
+            together=self.together,
+        )
+        seen = [kinds.index(transform) for transform in transforms]
+        options = {"kinds": seen, "at_once": at_once, "apart": apart, "together": self.together}
+        return predict(networks, loader, self.task, self.device, **options)
+
+
+def networks_of(
+    members: Sequence[Member], device: torch.device, dtype: torch.dtype, at_once: int
+) -> Sequence[nn.Module]:
     """The members' networks, or where they take turns what makes them; weights that do not fit are found out here."""
     if at_once >= len(members):
         return [*_Networks(members, device, dtype)]
@@ -275,16 +359,15 @@ def _write_files(
     folder: Path,
     settings: dict[str, Any],
     members: Sequence[Member],
-    method: str,
     photographs: PredictionList,
     unreadable: dict[str, str],
     answers: np.ndarray,
+    combined: dict[str, np.ndarray],
 ) -> list[Path]:
     """Write all that a prediction leaves, `settings` as prediction.json, and return the submission files."""
     task, left_out = settings["task"], settings["unreadable"]
     _clear_earlier(folder, settings)
     _write_members(folder, photographs, members, answers)
-    combined = combine(answers, members, task, method)
     files = [write_submission(folder / f"{name}.csv", photographs.ids, task, rows) for name, rows in combined.items()]
     if unreadable:
         why = [unreadable.get(str(path)) for path in photographs.paths]
@@ -310,10 +393,13 @@ def write_submission(path: Path, ids: Sequence[str], task: str, combined: np.nda
 
 
 def _write_members(folder: Path, photographs: PredictionList, members: Sequence[Member], answers: np.ndarray) -> None:
-    for member, probabilities in zip(members, answers, strict=True):
+    names = [_member_name(member) for member in members]
+    for number, (name, probabilities) in enumerate(zip(names, answers, strict=True)):
         columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
         rows = pd.DataFrame({"ImageID": photographs.ids, **columns})
-        write_text(folder / "members" / f"{_member_name(member)}.csv", rows.to_csv(index=False, float_format="%.8g"))
+        if names.count(name) > 1:  # files of several runs may have the same name
+            name = f"{name}_{number}"
+        write_text(folder / "members" / f"{name}.csv", rows.to_csv(index=False, float_format="%.8g"))
 
 
 def _member_name(member: Member) -> str:

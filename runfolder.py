@@ -15,6 +15,7 @@ from config import (
     ROOT,
     CompareConfig,
     Config,
+    DesignConfig,
     EnsembleConfig,
     JoinConfig,
     ReportConfig,
@@ -487,7 +488,7 @@ def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     return RunFolder(runs[0])
 
 
-def find_runs(config: CompareConfig | ReportConfig) -> list[RunFolder]:
+def find_runs(config: CompareConfig | DesignConfig | ReportConfig) -> list[RunFolder]:
     """The K-fold run of each of --root, see `find_run`; by default all of the task that train.py left.
 
     Raises:

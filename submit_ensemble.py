@@ -17,14 +17,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def predict(config: EnsembleConfig) -> None:
-    """See `prediction.predict_ensemble`. What is missing is told before torch is imported, which takes seconds."""
+    """See `prediction.predict_ensemble` and `predict_recipe`.
+
+    What is missing is told before torch is imported, which takes seconds.
+    """
+    from ensemble import read_recipe
     from runfolder import find_run
     from table import read_prediction_list
 
-    run, photographs = find_run(config), read_prediction_list(config.data_root)
-    from prediction import predict_ensemble
+    members = read_recipe(config.recipe) if config.recipe else find_run(config)
+    photographs = read_prediction_list(config.data_root)
+    from prediction import predict_ensemble, predict_recipe
 
-    predict_ensemble(config, run, photographs)
+    (predict_recipe if config.recipe else predict_ensemble)(config, members, photographs)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,21 @@ def arithmetic_mean(members: np.ndarray) -> np.ndarray:
     return members.mean(axis=0)
 
 
-def geometric_mean(members: np.ndarray, *, years: bool = False) -> np.ndarray:
-    """The geometric mean over members: `(M, N, C)` to `(N, C)`.
+def geometric_mean(members: np.ndarray, *, years: bool = False, weights: np.ndarray | None = None) -> np.ndarray:
+    """The geometric mean over members, with weights `(M,)` if given, which need not sum to 1: `(M, N, C)` to `(N, C)`.
 
     Probabilities are scaled so that each row sums to 1. Years are not, and those below one count as one.
     """
     floor = 1.0 if years else SMALLEST
-    mean = np.exp(np.log(np.clip(members.astype(np.float64), floor, None)).mean(axis=0))
+    mean = np.exp(np.average(np.log(np.clip(members.astype(np.float64), floor, None)), axis=0, weights=weights))
     return mean if years else mean / mean.sum(axis=1, keepdims=True)
 
 
 def weighted_mean(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean over members with weights `(M,)`, which need not sum to 1: `(M, N, C)` to `(N, C)`."""
+    """The mean over members with weights `(M,)`, or `(M, N)` for each row, which need not sum to 1: `(M, N, C)` to
+    `(N, C)`."""
+    if weights.ndim == 2:
+        weights = np.broadcast_to(weights[:, :, None], members.shape)
     return np.average(members, axis=0, weights=weights)
 
 

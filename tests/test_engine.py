@@ -312,6 +312,14 @@ def test_prediction_is_the_mean_of_the_views_probabilities_for_each_network(batc
             assert got[m, n] == pytest.approx(np.mean(answers, axis=0), abs=1e-5)
 
 
+def test_views_that_are_kept_apart_have_the_mean_that_is_else_given():
+    networks, loader = [Toy("main").eval(), Toy("mask", "gender", "ageg").eval()], loader_of(Pictures(7, views=3), 4)
+    apart = predict(networks, loader, "main", CPU, apart=True)
+    assert apart.shape == (2, 7, 3, 18)
+    assert np.ptp(apart, axis=2).max() > 0.01
+    assert apart.mean(axis=2) == pytest.approx(predict(networks, loader, "main", CPU), abs=1e-6)
+
+
 class MadeWhenAsked:
     """Networks that are made when they are asked for, and how many were held at most at a time."""
 

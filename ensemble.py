@@ -1,0 +1,265 @@
+"""Choosing an ensemble by its out-of-fold answers: mixing, greedy selection, calibration, and what they are worth.
+
+Whatever is chosen by answers is flattered by the same answers, so everything here is scored nested as well: chosen on
+some people and scored on others (`nested`). No network and no photograph is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import voting
+from config import UserError
+from intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
+from tasks import TASKS
+from utils import read_json
+
+MEANS = ("arithmetic", "geometric")
+PICKS = 30  # of the greedy selection
+GROUPS = 10  # of people, for what is scored nested
+TEMPERATURES = np.geomspace(0.1, 10, 201)
+OFFSETS = np.array(sorted(np.linspace(-2, 2, 41).round(1), key=abs))  # of equals the first is taken, the smallest
+SWEEPS = 2  # of the coordinate ascent over the classes
+RECIPE_FORMAT = 1
+
+Rows = np.ndarray | slice
+Mix = Callable[[Rows], np.ndarray]  # `(N, C)` answers on some of the photographs
+
+# ------------------------------------------------------------------------------------------------ what is right
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The scores of some answers with their intervals, the monitored one of them, and what they are computed from."""
+
+    scores: dict[str, Estimate]
+    value: Estimate
+    sums: Sums
+
+
+class Truth:
+    """What answers on photographs are held against.
+
+    Args:
+        task: one of TASKS. labels: `(N,)` classes, or ages in years. people: `(N,)` who is on each.
+        seed: of the resamples of the people and of their groups.
+    """
+
+    def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
+        self.task, self.record, self.labels = task, TASKS[task], labels
+        names, self.people = np.unique(people, return_inverse=True)
+        self.draws = resampled([len(names)], seed=seed)
+        self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
+        self.sign = 1 if self.record.higher_is_better else -1
+
+    def goodness(self, answers: np.ndarray, rows: Rows = slice(None)) -> float:
+        """The monitored score of `(n, C)` answers on some of the photographs, turned so that higher is better."""
+        labels = self.labels[rows]
+        if self.record.regression:
+            return -float(np.sqrt(np.mean((answers[:, 0] - labels) ** 2)))
+        count = len(self.record.classes)
+        table = np.bincount(labels * count + answers.argmax(axis=1), minlength=count**2).reshape(count, count)
+        sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
+        return float(scores_of(self.task, sums)[self.record.monitor])
+
+    def measure(self, answers: np.ndarray) -> Measured:
+        """What `(N, C)` answers on all photographs score."""
+        sums = sums_of([person_tallies(self.task, answers, self.labels, self.people)], self.draws)
+        scores = estimates(self.task, sums)
+        return Measured(scores, scores[self.record.monitor], sums)
+
+    def gain(self, first: Measured, second: Measured) -> Estimate:
+        """By how much the first is better, with an interval of 95 % over the same resamples of the people."""
+        worse, better = (second, first) if self.sign > 0 else (first, second)
+        return differences(self.task, worse.sums, better.sums)[self.record.monitor]
+
+
+def in_words(gain: Estimate) -> str:
+    """'better by 0.012 (0.003 to 0.021)', 'worse by ...', or 'not told apart (...)' where the interval holds zero."""
+    if gain.low <= 0 <= gain.high:
+        return f"not told apart ({gain.value:+.3f}, {gain.low:+.3f} to {gain.high:+.3f})"
+    low, high = sorted((abs(gain.low), abs(gain.high)))
+    return f"{'better' if gain.low > 0 else 'worse'} by {abs(gain.value):.3f} ({low:.3f} to {high:.3f})"
+
+
+# ------------------------------------------------------------------------------------------------ mixing and selection
+
+
+class Library:
+    """The kinds of members that may be picked, each by what it answers out of fold.
+
+    Args:
+        answers: of each kind `(S, N, C)` from its S members that answer every photograph. mean: one of MEANS.
+        years: whether the answers are years.
+    """
+
+    def __init__(self, answers: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
+        self.mean, self.years = mean, years
+        floor = 1.0 if years else voting.SMALLEST  # as `voting.geometric_mean`
+        values = np.stack(answers).astype(np.float64)
+        self.values = (np.log(values.clip(floor)) if mean == "geometric" else values).mean(axis=1)  # (U, N, C)
+
+    def finished(self, values: np.ndarray) -> np.ndarray:
+        """Probabilities, or years, of what `values` add up to."""
+        if self.mean == "arithmetic":
+            return values
+        values = np.exp(values)
+        return values if self.years else values / values.sum(axis=-1, keepdims=True)
+
+    def mix(self, weights: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
+        """`(n, C)`, the mean of all kinds with weights `(U,)`."""
+        return self.finished(np.tensordot(weights / weights.sum(), self.values[:, rows], axes=1))
+
+
+def greedy(library: Library, truth: Truth, rows: Rows = slice(None), *, picks: int = PICKS) -> np.ndarray:
+    """How often each kind is picked, `(U,) int64`: one after another, with replacement, whatever helps most.
+
+    Of all prefixes of the picks it is the best one, of equals the shortest. Ensemble selection from libraries of models
+    (Caruana, Niculescu-Mizil, Crew and Ksikes 2004, doi 10.1145/1015330.1015432).
+    """
+    values = library.values[:, rows]
+    total, counts, best, chosen = 0.0, np.zeros(len(values), np.int64), -np.inf, np.eye(len(values), dtype=np.int64)[0]
+    for number in range(1, picks + 1):
+        scores = [truth.goodness(library.finished((total + each) / number), rows) for each in values]
+        pick = int(np.argmax(scores))
+        total = total + values[pick]
+        counts[pick] += 1
+        if scores[pick] > best:
+            best, chosen = scores[pick], counts.copy()
+    return chosen
+
+
+def best_of(candidates: np.ndarray, library: Library, truth: Truth, rows: Rows = slice(None)) -> np.ndarray:
+    """The weights `(U,)` of `candidates (W, U)` that score best, of equals the first."""
+    return candidates[np.argmax([truth.goodness(library.mix(weights, rows), rows) for weights in candidates])]
+
+
+def nested(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarray:
+    """`(N, C)` answers on the people of each group, as chosen on the people of all others.
+
+    Args:
+        choose: gets the rows to choose by, and returns what answers other rows. groups: `(N,)`, that of each row.
+    """
+    parts = [(np.flatnonzero(groups == group), np.flatnonzero(groups != group)) for group in np.unique(groups)]
+    found = [(rows, choose(others)(rows)) for rows, others in parts]
+    answers = np.empty((len(groups), found[0][1].shape[1]))
+    for rows, part in found:
+        answers[rows] = part
+    return answers
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def calibrated(probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float) -> np.ndarray:
+    """Probabilities `(N, C)` whose logarithms are divided by a temperature and moved by an offset for each class."""
+    logits = np.log(probabilities.clip(voting.SMALLEST)) / temperature + offsets
+    values = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of minus the logarithm of what the true class `(N,)` was given."""
+    return float(-np.log(probabilities[np.arange(len(labels)), labels].clip(voting.SMALLEST)).mean())
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature of TEMPERATURES with the least log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    return float(min(TEMPERATURES, key=lambda value: log_loss(calibrated(probabilities, value, 0.0), labels)))
+
+
+def fit_offsets(probabilities: np.ndarray, truth: Truth, rows: Rows = slice(None)) -> np.ndarray:
+    """Offsets `(C,)` of the log probabilities of some rows that raise the monitored score, one class after another."""
+    logits = np.log(probabilities.clip(voting.SMALLEST))
+    offsets = np.zeros(logits.shape[1])
+    for number in list(range(len(offsets))) * SWEEPS:
+        tried = np.tile(offsets, (len(OFFSETS), 1))
+        tried[:, number] = OFFSETS
+        offsets = tried[np.argmax([truth.goodness(logits + each, rows) for each in tried])]
+    return offsets
+
+
+def fit_calibration(
+    probabilities: np.ndarray, truth: Truth, rows: Rows, *, temper: bool, move: bool
+) -> tuple[float, np.ndarray]:
+    """The temperature (1 unless it is to `temper`) and the offsets (0 unless to `move`) of answers on some rows."""
+    temperature = fit_temperature(probabilities, truth.labels[rows]) if temper else 1.0
+    if not move:
+        return temperature, np.zeros(probabilities.shape[1])
+    return temperature, fit_offsets(calibrated(probabilities, temperature, 0.0), truth, rows)
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What recipe.json says of a prediction: the members with their weights, in how many views, and how to mix them.
+
+    Each of `members` holds at least task, file (below the recipe's folder, or elsewhere by ../), digest of the file,
+    fold, and weight.
+    """
+
+    task: str
+    tta: int
+    mean: str
+    temperature: float
+    offsets: list[float] | None
+    members: list[dict[str, Any]]
+
+    def mix(self, answers: np.ndarray) -> np.ndarray:
+        """`(N, C)` from `(M, N, C)`, what each member answers."""
+        weights = np.array([member["weight"] for member in self.members])
+        if self.mean == "arithmetic":
+            mixed = voting.weighted_mean(answers, weights)
+        else:
+            mixed = voting.geometric_mean(answers, years=TASKS[self.task].regression, weights=weights)
+        if self.temperature == 1 and self.offsets is None:
+            return mixed
+        return calibrated(mixed, self.temperature, np.array(self.offsets or 0.0))
+
+    def mixing(self) -> dict[str, Any]:
+        """How the members are mixed, for prediction.json."""
+        weights = [member["weight"] for member in self.members]
+        return {"mean": self.mean, "weights": weights, "temperature": self.temperature, "offsets": self.offsets}
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """The recipe in a file that design_ensemble.py wrote.
+
+    Raises:
+        UserError: it is missing, damaged, or says what cannot be done.
+    """
+    names = [f.name for f in fields(Recipe)]
+    values = read_json(Path(path), ("format", *names))
+    if values["format"] != RECIPE_FORMAT:
+        raise UserError(f"{path} is of recipe format {values['format']}; this toolkit reads {RECIPE_FORMAT}.")
+    recipe = Recipe(**{name: values[name] for name in names})
+    try:
+        others = sorted({member["task"] for member in recipe.members} - {recipe.task})
+        weights = np.array([member["weight"] for member in recipe.members], np.float64)
+        outputs = TASKS[recipe.task].outputs
+        sound = {
+            "tta": isinstance(recipe.tta, int) and recipe.tta > 0,
+            "mean": recipe.mean in MEANS,
+            "temperature": recipe.temperature > 0 and not (TASKS[recipe.task].regression and recipe.temperature != 1),
+            "offsets": recipe.offsets is None or np.isfinite(np.reshape(recipe.offsets, outputs)).all(),
+            "members": all(
+                isinstance(m["file"], str) and isinstance(m["digest"], str) and isinstance(m["fold"], int)
+                for m in recipe.members
+            ),
+            "weights": len(weights) > 0 and np.isfinite(weights).all() and weights.min() >= 0 < weights.sum(),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make it anew.") from None
+    wrong = [name for name, good in sound.items() if not good]
+    if wrong:
+        raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be; make it anew with design_ensemble.py.")
+    if others:
+        raise UserError(f"{path} has members of task {', '.join(others)}, which do not answer task {recipe.task}.")
+    return recipe
