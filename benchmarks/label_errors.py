@@ -16,16 +16,17 @@ from side_by_side import ROOT  # isort: skip  # noqa: F401
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import train
-from label_errors import suspect_people
-from mistakes import answers_of
+from label_errors import OF_PEOPLE, suspect_people
+from mistakes import Answers, answers_of
 from table import read_training_table
-from tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES
+from tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, age_group
 from utils import make_folder, write_text
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     options.add_argument("--work", required=True, help="folder for the corrections and the run")
     options.add_argument("--share", type=float, default=0.03, help="share of people to give a wrong label")
     options.add_argument("--top", type=float, default=0.05, help="share of people to look at")
+    options.add_argument("--simulations", type=int, default=200, help="further swaps on the same answers")
     options.add_argument("--swap-seed", type=int, default=0, help="seed of the choice of people")
     given, training = options.parse_known_args()
     table, report = read_training_table(given.train_root)
@@ -47,25 +49,45 @@ def main() -> None:
     code = train.main([*words, "--save-path", str(work / "models"), "--resume", *training])
     if code:
         raise SystemExit(code)
-    run, *_ = (work / "models" / "main").iterdir()
+    (run,) = (work / "models" / "main").glob("kfold-*")
     oof = pd.read_csv(run / "oof.csv")
     ids = oof["ImageID"].map(dict(zip(table["image"], table["id"], strict=True)))
     probabilities = oof[[f"p{k}" for k in range(len(MAIN_CLASSES))]].to_numpy()
     answers = answers_of("main", oof["label"].to_numpy(), probabilities)
-    ranked = suspect_people(answers, ids, oof["fold"])
-    print_found(swapped, ranked, given.top)
+    true = table.set_index("image").loc[oof["ImageID"]]
+    rows = [("trained on them", *found(answers, ids, oof["fold"], swapped, given.top))]
+    # The same answers with other people's labels swapped afterwards: many more people, though no network saw them.
+    drawn = [swap(table, given.share, 1000 + k) for k in range(given.simulations)]
+    later = [found(relabelled(answers, true, each), ids, oof["fold"], each, given.top) for each in drawn]
+    rows += [(f"{len(later)} times swapped after training", *map(sum, zip(*later, strict=True)))] if later else []
+    print(f"\nAmong the {given.top:.0%} of {ids.nunique()} people with the highest suspicion")
+    print("| wrong labels | genders | found | age groups | found | found of all |")
+    print("|---|---|---|---|---|---|")
+    for what, genders, right, groups, older in rows:
+        share = (right + older) / max(genders + groups, 1)
+        print(f"| {what} | {genders} | {right} | {groups} | {older} | {share:.0%} |")
 
 
-def print_found(swapped: pd.DataFrame, ranked: pd.DataFrame, top: float) -> None:
-    """Print how many of the swapped people stand among the first of those ranked by suspicion."""
-    first = ranked.head(math.ceil(top * len(ranked)))["id"]
-    genders = swapped["gender"].astype(bool)
-    print(f"\nAmong the {len(first)} of {len(ranked)} people with the highest suspicion")
-    print("| wrong label | people | found | share of them |")
-    print("|---|---|---|---|")
-    for what, rows in (("gender", swapped[genders]), ("age group", swapped[~genders]), ("all", swapped)):
-        found = int(rows["id"].isin(first).sum())
-        print(f"| {what} | {len(rows)} | {found} | {found / max(len(rows), 1):.0%} |")
+def found(
+    answers: dict[str, Answers], ids: pd.Series, folds: pd.Series, swapped: pd.DataFrame, top: float
+) -> tuple[int, int, int, int]:
+    """How many genders were swapped, how many of these people are among the first, and the same of age groups."""
+    ranked = suspect_people(answers, ids, folds)
+    first = swapped["id"].isin(ranked.head(math.ceil(top * len(ranked)))["id"])
+    genders = swapped["gender"] != ""
+    return sum(genders), sum(genders & first), sum(~genders), sum(~genders & first)
+
+
+def relabelled(answers: dict[str, Answers], true: pd.DataFrame, swapped: pd.DataFrame) -> dict[str, Answers]:
+    """The answers with the true labels of all but the swapped people."""
+    labels = {name: true[name].to_numpy(copy=True) for name in OF_PEOPLE}
+    for row in swapped.itertuples():
+        own = (true["id"] == row.id).to_numpy()
+        if row.gender:
+            labels["gender"][own] = GENDERS.index(row.gender)
+        else:
+            labels["ageg"][own] = age_group(row.age)
+    return {name: replace(answers[name], labels=labels[name]) for name in OF_PEOPLE}
 
 
 def swap(table: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
