@@ -18,14 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare(config: CompareConfig) -> None:
-    """See `comparison.print_comparison` and `report.write_comparison`."""
+    """See `comparison.print_comparison` and `overview.write_comparison`."""
     import comparison
     from runfolder import find_runs
 
     compared = comparison.compare(find_runs(config))
     comparison.print_comparison(compared)
     if config.report:
-        from report import write_comparison  # imports matplotlib
+        from overview import write_comparison  # imports matplotlib
 
         write_comparison(compared, Path(config.report))
         print(f"To look at: {config.report}")

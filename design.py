@@ -40,9 +40,11 @@ from ensemble import (
     log_loss,
     nested,
 )
+from intervals import Estimate
 from machine import choose_device
 from metrics import score
 from model import inference_network
+from overview import write_ensemble
 from prediction import Asked, check_numbers, networks_of, transforms_of
 from processes import ALONE
 from runfolder import KFOLD, SPLIT_KEYS, RunFolder, as_plain, checkpoint_files
@@ -153,11 +155,17 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
         },
     }
     write_json(place / RECIPE, recipe)
+    gain = in_words(Estimate(**scores["greedy_gain"]))
+    judged = (
+        f"{len(np.unique(truth.people))} people, {len(table)} photographs, each answered by folds that held it out."
+    )
+    write_ensemble(place / "ensemble.html", rows, recipe, gain=gain, about=judged)
     seconds = {member.path: kind.run.seconds for kind, _ in taken for member in kind.members}
     print(
         f"\nThe recipe takes {len(recipe['members'])} checkpoints x {views} view{'s' * (views > 1)}, about "
         f"{1 / (views * sum(seconds.values())):.3g} images/s on this machine. Predict with it by:\n"
-        f"  python submit_ensemble.py --recipe {shlex.quote(str(place / RECIPE))}"
+        f"  python submit_ensemble.py --recipe {shlex.quote(str(place / RECIPE))}\n"
+        f"To look at: {place / 'ensemble.html'}"
     )
 
 

@@ -139,6 +139,36 @@ def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
     return figure
 
 
+def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
+    """Scores with their intervals over images a second, a colour for each run; those that carry a mark are named.
+
+    Args:
+        table: with run, mark, images_per_s, low, high and the monitored score.
+    """
+    figure, (axes,) = _figure(3.4)
+    for k, (run, rows) in enumerate(table.groupby("run", sort=False)):
+        spread = 1.015 ** (np.arange(len(rows)) - len(rows) / 2)  # so that those of the same cost stand apart
+        reach = [rows[monitor] - rows["low"], rows["high"] - rows[monitor]]
+        name = "/".join(str(run).split("/")[-3:])
+        place = rows["images_per_s"] * spread
+        axes.errorbar(
+            place, rows[monitor], yerr=reach, fmt="o", color=f"C{k % 10}", markersize=4, linewidth=0.7, label=name
+        )
+        for at, row in zip(place, rows.itertuples(), strict=True):
+            if row.mark:
+                text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
+                right = at > table["images_per_s"].median()
+                side = {"xytext": (-6 if right else 6, 6), "ha": "right" if right else "left"}
+                axes.annotate(text, (at, getattr(row, monitor)), textcoords="offset points", fontsize=8, **side)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.set_xlabel("images a second")
+    axes.set_title(SCORE_TITLES[monitor])
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """Confidence against accuracy in bins, tables of `mistakes.reliability` by their titles."""
     figure, every = _figure(2.6, len(tables))

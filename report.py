@@ -5,22 +5,15 @@ It is made of the run's files alone, and of the photographs where they still are
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from PIL import Image
 
 import figures
-from comparison import Compared, verdict
-from config import ROOT, TrainConfig, UserError, default_text, flag, options
+from config import TrainConfig, UserError, default_text, flag, options
 from intervals import BEST, CORRECTED, TITLES, Estimate
 from label_errors import find_suspects, title
 from mistakes import (
@@ -37,49 +30,13 @@ from mistakes import (
     reliability,
     year_errors,
 )
-from picture import read_image
+from page import ATTRIBUTES, Drawn, interval, render, table, thumbnail
 from runfolder import SPLIT_KEYS, RunFolder, answers_in, read_oof
 from table import read_training_table
 from tasks import SCORE_TITLES, TASKS
-from utils import atomic_write, make_folder, read_json, remove_leftovers, some, write_text
+from utils import make_folder, read_json, remove_leftovers, some
 
 SHOWN, SUSPECTS = 24, 8  # mistakes, and people and photographs whose labels are suspected
-THUMBNAIL = 160  # pixels of the longer side
-ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
-
-
-@dataclass
-class Drawn:
-    """The figures of a page: each stands in the page itself and, if there is a folder, in it as a PNG file."""
-
-    folder: Path | None = None
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def add(self, name: str, figure: Figure, alt: str, *, wide: bool = False) -> None:
-        """Draw a figure; `alt` says what is on it, `wide` that a phone scrolls it instead of shrinking it."""
-        content = figures.png(figure)
-        if self.folder is not None:
-            atomic_write(self.folder / f"{name}.png", lambda file: file.write(content))
-        self.figures[name] = {"source": _source(content, "png"), "alt": alt, "wide": wide}
-
-
-def _source(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
-    """Write a page from its template, whole or absent."""
-    loader = jinja2.FileSystemLoader(ROOT / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    write_text(path, environment.get_template(template).render(page))
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
-    """A table of a page, and the sentence below it."""
-    return {"head": head, "rows": list(rows), "note": note}
-
-
-# ------------------------------------------------------------------------------------------------ one run
 
 
 def write_report(run: RunFolder) -> Path:
@@ -186,13 +143,6 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     return f"The {_kind(config)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
 
 
-def interval(plain: Mapping[str, float | None], digits: int = 3) -> str:
-    """An estimate of summary.json in words."""
-    if any(value is None for value in plain.values()):
-        return "not known"
-    return Estimate(**plain).told(digits)
-
-
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> dict[str, Any]:
     names = TASKS[config.task].scores
     rows = [
@@ -286,13 +236,9 @@ def _calibration(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]
     )
     first = next(iter(known.values()))
     sure, right = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
-    kind = (
-        "is too sure of itself"
-        if sure > right + 0.02
-        else "is surer than it says"
-        if sure < right - 0.02
-        else "is as sure as it should be"
-    )
+    kind = "is as sure as it should be"
+    if abs(sure - right) > 0.02:
+        kind = "is too sure of itself" if sure > right else "may be surer"
     errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
     return {
         "calibration": f"It says {sure:.0%} in the mean and is right {right:.0%} of the time: it {kind}. Expected "
@@ -376,18 +322,6 @@ def _suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answ
     return {"note": note, "rows": rows}
 
 
-def thumbnail(path: Path) -> str | None:
-    """A small picture of a photograph to stand in a page, or None where it cannot be read."""
-    try:
-        picture = read_image(path, side=THUMBNAIL)
-    except (UserError, OSError):
-        return None
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    return _source(buffer.getvalue(), "jpeg")
-
-
 def _options(config: TrainConfig) -> dict[str, Any]:
     every = [(f, getattr(config, f.name)) for f in options(TrainConfig)]
     hidden = ("resume", "overwrite", "save_path")
@@ -408,59 +342,3 @@ def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
         for fold in split["folds"]
     ]
     return table(["", "people trained on", "people validated on", "photographs validated on"], rows)
-
-
-# ------------------------------------------------------------------------------------------------ several runs
-
-
-def write_comparison(compared: Compared, path: Path) -> None:
-    """Write a page with several runs side by side.
-
-    Raises:
-        UserError: files of a run are damaged.
-    """
-    record = TASKS[compared.task]
-    names, monitor = record.scores, SCORE_TITLES[record.monitor]
-    found, told = compared.estimates(), compared.differences()
-    drawn = Drawn()
-    titles = {f"{b} - {a}": each for (a, b), each in told.items()}
-    shown = {pair: {SCORE_TITLES[name]: each[name] for name in names} for pair, each in titles.items()}
-    drawn.add("differences", figures.intervals(shown, "differences", zero=True), "Differences of the scores.")
-    classes = {letter: {name: each[name] for name in record.classes} for letter, each in found.items()}
-    drawn.add("classes", figures.intervals(classes, "F1 of each class"), "F1 of each class in each run.")
-    costs = []
-    for letter, run in compared.runs.items():
-        config = compared.configs[letter]
-        drawn.add(f"curves {letter}", figures.curves(config.task, run.read_log(config), config.epochs), "Curves.")
-        answers = answers_of(config.task, *answers_in(compared.tables[letter], config.task))
-        whole = next(iter(answers.values()))
-        wide = len(whole.classes) > 6
-        drawn.add(f"confusion {letter}", figures.confusion(confusion(whole), whole.classes), "Confusions.", wide=wide)
-        if "main" in answers:
-            costs.append(
-                [letter, *(f"{each.if_right:.3f} (+{each.cost:.3f})" for each in attribute_costs(whole).itertuples())]
-            )
-    page = {
-        "title": f"{len(found)} runs on {record.title}",
-        "about": compared.about(),
-        "verdicts": [
-            f"{verdict(compared.task, pair, each[record.monitor])} in {monitor}." for pair, each in told.items()
-        ],
-        "runs": table(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
-        "changed": table(["option", *found], [[name, *values] for name, values in compared.changed().items()]),
-        "scores": table(
-            ["", *(SCORE_TITLES[name] for name in names)],
-            [[row, *(each[name].told(3) for name in names)] for row, each in (found | titles).items()],
-            "In brackets: 95 % intervals over people, who are the same in all runs: differences are known better than "
-            "scores.",
-        ),
-        "classes": table(
-            ["F1 of class", *found, *titles],
-            [[name, *(each[name].told(3) for each in (found | titles).values())] for name in record.classes],
-        ),
-        "curves": [(letter, drawn.figures[f"curves {letter}"]) for letter in found],
-        "confusions": [(letter, drawn.figures[f"confusion {letter}"]) for letter in found],
-        "costs": table(["macro F1 if it were always right", *ATTRIBUTES.values()], costs),
-        "figures": drawn.figures,
-    }
-    render("comparison.html", path, page)

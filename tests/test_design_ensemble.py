@@ -85,6 +85,9 @@ def test_what_a_design_leaves(runs, design_of):
     assert sorted(marks) == ["best", "cheapest"]
     best = table[table["mark"].str.contains("best")].iloc[0]
     assert best["macro_f1"] == table["macro_f1"].max()
+    page = (place / "ensemble.html").read_text()
+    assert f"{best['macro_f1']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in page
+    assert outcome.out.endswith(f"To look at: {place / 'ensemble.html'}\n")
     recipe = read(place)
     assert (recipe["task"], recipe["made"]["people"], recipe["made"]["images"]) == ("main", 12, 84)
     assert sum(member["weight"] for member in recipe["members"]) == pytest.approx(1)

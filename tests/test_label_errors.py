@@ -186,13 +186,13 @@ def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
     folder = make_run(data.train_root, truth)
     data.photo(0, "mask1").write_bytes(b"no picture")
     heights = []
-    for show in (1, 3):
+    for show in (1, 2, 3):
         assert run("find_label_errors", "--root", folder, "--share", 1, "--show", show).code == 0
         with Image.open(folder / "suspects.jpg") as sheet:
             heights.append(sheet.height)
-            red, green, _ = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
-    assert (heights[0] - 44) / 2 == (heights[1] - 44) / 4  # the photograph's line stands in both
-    assert ((red > 200) & (green < 60)).sum() > 300  # the frame of the one suspected photograph
+            red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
+    assert heights[2] - heights[1] == heights[1] - heights[0] > 0
+    assert ((red > 200) & (green < 120) & (blue < 60)).sum() > 300  # the frame of the one suspected photograph
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])

@@ -1,0 +1,108 @@
+"""Time and memory of what a fold's end costs beside training: summary with its intervals, and the report.
+
+    python benchmarks/report.py --people 2700 --epochs 30
+
+Makes up a finished run of 5 folds over so many people, seven photographs each (2,700 are 18,900 photographs), with
+answers of every epoch and drawn photographs, joins it as the end of the last fold does, and writes its report.
+"""
+
+from __future__ import annotations
+
+# First, since it makes the modules of the toolkit known.
+from side_by_side import ROOT  # isort: skip  # noqa: F401
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from config import TrainConfig
+from runfolder import RunFolder, oof_columns
+from split import label_fingerprint, split_people
+from table import read_training_table
+from tasks import SHOTS
+from utils import make_folder, write_json
+
+FOLDS = 5
+
+
+def main() -> None:
+    """Make the run, and print what each part took."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--people", type=int, default=2700)
+    options.add_argument("--epochs", type=int, default=30)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "images"
+        photographs(root, given.people)
+        run, config = made_up(Path(place), root, given.epochs)
+        before, start = peak(), time.perf_counter()
+        run.finish(config)
+        finished, middle = peak(), time.perf_counter()
+        from report import write_report
+
+        page = write_report(run)
+        end = time.perf_counter()
+        print(f"{given.people} people, {7 * given.people} photographs, {FOLDS} folds, {given.epochs} epochs")
+        print(f"summary with intervals: {middle - start:.1f} s, {finished - before:.0f} MB more at the peak")
+        print(
+            f"report: {end - middle:.1f} s, {peak() - finished:.0f} MB more, {page.stat().st_size / 1e6:.2f} MB large"
+        )
+        print(f"answers of all epochs on disk: {sum(p.stat().st_size for p in run.path.rglob('*.npy')) / 1e6:.0f} MB")
+
+
+def photographs(root: Path, people: int) -> None:
+    """Seven photographs of each person, of 384 x 512 pixels; all shots of a person are the same file."""
+    random = np.random.default_rng(0)
+    for k in range(people):
+        gender, age = ("male", "female")[int(random.random() < 0.58)], int(random.integers(18, 66))
+        folder = make_folder(root / f"{k:06d}_{gender}_Asian_{age}")
+        first = None
+        for shot in SHOTS:
+            path = folder / f"{shot}.jpg"
+            if first is None:
+                colours = random.integers(0, 255, (8, 6, 3)).astype(np.uint8)
+                Image.fromarray(colours).resize((384, 512), Image.Resampling.BICUBIC).save(path)
+                first = path
+            else:
+                path.hardlink_to(first)
+
+
+def made_up(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfig]:
+    """A finished run whose answers are right more often from epoch to epoch."""
+    config = TrainConfig(train_root=str(root), cv=FOLDS, epochs=epochs, save_path=str(place))
+    run = RunFolder.of(place, config.task, config.model_type, cv=FOLDS)
+    table, _ = read_training_table(root)
+    split = split_people(table, cv=FOLDS, seed=config.seed)
+    make_folder(run.path)
+    write_json(run.split, split.as_dict())
+    write_json(run.config, {**config.as_dict(), "fingerprints": {"labels": label_fingerprint(table)}})
+    random = np.random.default_rng(0)
+    for number, fold in enumerate(split.folds):
+        run.prepare([number])
+        rows = table[table["person"].isin(fold.valid)].reset_index(drop=True)
+        labels = rows["label"].to_numpy()
+        for epoch in range(1, epochs + 1):
+            logits = random.normal(0, 1, (len(rows), 18))
+            logits[np.arange(len(rows)), labels] += 1 + 2 * epoch / epochs
+            answers = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            run.write_answers(number, epoch, answers)
+        about = pd.DataFrame({"ImageID": rows["image"], "person": rows["person"], "fold": number, "label": labels})
+        run.write_fold_oof(number, pd.concat([about, oof_columns(config.task, answers)], axis=1))
+        told = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
+        run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **told} for k in range(epochs)])
+    return run, config
+
+
+def peak() -> float:
+    """The most memory that this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+if __name__ == "__main__":
+    main()
