@@ -34,9 +34,9 @@ class Estimate:
         return self.told(4)
 
     def told(self, digits: int) -> str:
-        """The value and its interval to so many digits behind the point."""
+        """The value and its interval, where there is one, to so many digits behind the point."""
         value, low, high = (f"{each:.{digits}f}" for each in (self.value, self.low, self.high))
-        return f"{value} ({low} to {high})"
+        return f"{value} ({low} to {high})" if self.low < self.high else value
 
 
 @dataclass(frozen=True)

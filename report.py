@@ -182,13 +182,7 @@ def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[s
     known = summary["estimates"][BEST]["f1"]
     scores = class_scores(whole)
     rows = [
-        [
-            row["class"],
-            row["count"],
-            f"{row['precision']:.3f}",
-            f"{row['recall']:.3f}",
-            interval(known[row["class"]], 3),
-        ]
+        [row["class"], row["count"], interval(known[row["class"]]), f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
         for row in scores.to_dict("records")
     ]
     there = {
@@ -202,7 +196,7 @@ def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[s
     return table(
         ["class", "photographs", "F1", "precision", "recall"],
         rows,
-        "Of the best epochs, as everything below. An interval of few people cannot know those who are missing.",
+        "Of the best epochs, as everything below. Where none or all of a class is right, there is no interval.",
     )
 
 
@@ -238,7 +232,7 @@ def _calibration(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]
     sure, right = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
     kind = "is as sure as it should be"
     if abs(sure - right) > 0.02:
-        kind = "is too sure of itself" if sure > right else "may be surer"
+        kind = "is too sure of itself" if sure > right else "is more often right than it believes"
     errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
     return {
         "calibration": f"It says {sure:.0%} in the mean and is right {right:.0%} of the time: it {kind}. Expected "

@@ -11,6 +11,7 @@ import shutil
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 
 NAME = "kfold-ensemble-VanillaResNet"
 
@@ -67,6 +68,14 @@ def test_the_page_says_what_the_run_came_to(trained):
         found = summary["estimates"][what]["macro_f1"]
         assert f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" in text
     oof = pd.read_csv(run / "oof.csv", dtype={"person": str})
+    classes = re.search(r'<h2 id="classes">.*?</table>', (run / "report.html").read_text(), re.DOTALL)[0]
+    head, *rows = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", classes))
+    assert head == ["class", "photographs", "F1", "precision", "recall"]
+    scores = precision_recall_fscore_support(oof["label"], oof["pred"], labels=range(18), zero_division=0)
+    for row, precision, recall, f1, count in zip(rows, *scores, strict=True):
+        assert row[1] == str(count)
+        assert row[2].startswith(f"{f1:.3f}")
+        assert row[3:] == [f"{precision:.3f}", f"{recall:.3f}"]
     wrong = oof[oof["label"] != oof["pred"]]
     first = wrong.assign(sure=wrong.filter(regex=r"^p\d+$").max(axis=1)).sort_values("sure").iloc[-1]
     assert first["ImageID"] in text
