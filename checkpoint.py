@@ -31,8 +31,9 @@ from config import (
     flag,
     resolve_name,
 )
+from finding import checkpoint_files, existing_checkpoint
 from model import Network, create_model
-from runfolder import RunFolder, changed_options, checkpoint_files, existing_checkpoint
+from runfolder import RunFolder, changed_options
 from tasks import TASKS
 from utils import UNREADABLE, atomic_write, first_line, some
 
@@ -373,7 +374,7 @@ def _describe_bare(model_type: str, config: PredictConfig) -> ModelInfo:
 
 
 def find_best(folder: Path, config: PredictConfig) -> Member:
-    """The best checkpoint of a single run, which holds some (see `runfolder.find_single`)."""
+    """The best checkpoint of a single run, which holds some (see `finding.find_single`)."""
     return _best_of_fold(RunFolder(folder).fold(0), 0, 1, config, None)[0]
 
 

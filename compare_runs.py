@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(config: CompareConfig) -> None:
     """See `comparison.print_comparison` and `overview.write_comparison`."""
     import comparison
-    from runfolder import find_runs
+    from finding import find_runs
 
     compared = comparison.compare(find_runs(config))
     comparison.print_comparison(compared)

@@ -14,10 +14,11 @@ import pandas as pd
 
 from cache import look_at_pictures
 from config import TrainConfig, UserError
+from finding import existing_checkpoint
 from intervals import CORRECTED, TITLES, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
-from runfolder import SPLIT_KEYS, RunFolder, existing_checkpoint
+from runfolder import SPLIT_KEYS, RunFolder
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables

@@ -40,6 +40,7 @@ from ensemble import (
     log_loss,
     nested,
 )
+from finding import checkpoint_files
 from intervals import Estimate
 from machine import choose_device
 from metrics import score
@@ -47,7 +48,7 @@ from model import inference_network
 from overview import write_ensemble
 from prediction import Asked, check_numbers, networks_of, transforms_of
 from processes import ALONE
-from runfolder import KFOLD, SPLIT_KEYS, RunFolder, as_plain, checkpoint_files
+from runfolder import KFOLD, SPLIT_KEYS, RunFolder, as_plain
 from split import Data, Fold, Split
 from tasks import SCORE_TITLES, TASKS
 from utils import (
@@ -110,7 +111,7 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     """Predict the validation people of every fold and write a recipe; the command of design_ensemble.py.
 
     Args:
-        folders: the runs, as `runfolder.find_runs` found them.
+        folders: the runs, as `finding.find_runs` found them.
 
     Raises:
         UserError: the runs do not belong together, are not whole, or lie beside other photographs.

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def design(config: DesignConfig) -> None:
     """See `design.design_ensemble`. What is missing is told before torch is imported, which takes seconds."""
-    from runfolder import find_runs
+    from finding import find_runs
 
     runs = find_runs(config)
     from design import design_ensemble

@@ -23,8 +23,8 @@ def find(config: LabelErrorConfig) -> None:
         UserError: there is no run, none of its folds is finished, it learnt years, or somebody has edited its
             corrections.csv.
     """
+    from finding import find_run
     from label_errors import find_label_errors
-    from runfolder import find_run
 
     find_label_errors(find_run(config), share=config.share, show=config.show, overwrite=config.overwrite)
 

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def join(config: JoinConfig) -> None:
     """See `crossval.join_folds`. What is missing is told before torch is imported, which takes seconds."""
     from crossval import join_folds
-    from runfolder import find_run
+    from finding import find_run
 
     join_folds(find_run(config))
 

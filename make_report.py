@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(config: ReportConfig) -> None:
     """See `report.write_report`."""
-    from runfolder import find_runs
+    from finding import find_runs
 
     runs = find_runs(config)
     from report import write_report  # imports matplotlib

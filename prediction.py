@@ -20,12 +20,13 @@ from config import EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
 from ensemble import Recipe
+from finding import existing_checkpoint
 from machine import count_workers, free_memory
 from metrics import predicted_class
 from model import inference_network
 from picture import needed_side, skip_or_stop, unreadable_images
 from processes import Processes
-from runfolder import UNREADABLE_LIST, RunFolder, existing_checkpoint
+from runfolder import UNREADABLE_LIST, RunFolder
 from table import PredictionList
 from tasks import TASKS
 from utils import file_digest, make_folder, read_json, remove_leftovers, some, write_json, write_text
@@ -35,7 +36,7 @@ def predict_singular(config: SingularConfig, place: Path, photographs: Predictio
     """Predict with one network and write submission.csv; the command of submit_singular.py.
 
     Args:
-        place: what `runfolder.find_single` found. photographs: what to predict.
+        place: what `finding.find_single` found. photographs: what to predict.
     """
     if place.is_dir():
         member, run_name = find_best(place, config), place.name
@@ -52,7 +53,7 @@ def predict_ensemble(config: EnsembleConfig, run: RunFolder, photographs: Predic
     """Predict with the best checkpoints of every fold and write the submission files; that of submit_ensemble.py.
 
     Args:
-        run: the K-fold run, as `runfolder.find_run` found it. photographs: what to predict.
+        run: the K-fold run, as `finding.find_run` found it. photographs: what to predict.
     """
     members = find_members(run, config, top_k=config.top_k, folds=config.folds)
     unfinished = run.unfinished()

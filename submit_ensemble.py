@@ -22,7 +22,7 @@ def predict(config: EnsembleConfig) -> None:
     What is missing is told before torch is imported, which takes seconds.
     """
     from ensemble import read_recipe
-    from runfolder import find_run
+    from finding import find_run
     from table import read_prediction_list
 
     members = read_recipe(config.recipe) if config.recipe else find_run(config)

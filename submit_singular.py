@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def predict(config: SingularConfig) -> None:
     """See `prediction.predict_singular`. What is missing is told before torch is imported, which takes seconds."""
-    from runfolder import find_single
+    from finding import find_single
     from table import read_prediction_list
 
     place, photographs = find_single(config), read_prediction_list(config.data_root)

@@ -152,6 +152,8 @@ def track_summary(config: TrainConfig, run: RunFolder, summary: dict[str, Any]) 
     """Track the closing scores of a run whose folds are all finished, as a stream of their own with one step."""
     if summary["folds_finished"] < summary["folds_planned"]:
         return
-    scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in TASKS[config.task].scores}
+    names = TASKS[config.task].scores
+    scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in names}
+    scores |= {f"{part}/{name}": each[name]["value"] for part, each in summary["estimates"].items() for name in names}
     with Tracker(config, run, "summary", [{"epoch": config.epochs, **scores}]):
         pass

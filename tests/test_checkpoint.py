@@ -29,8 +29,9 @@ from checkpoint import (
     save_checkpoint,
 )
 from config import EnsembleConfig, SingularConfig, UserError
+from finding import find_single
 from model import create_model
-from runfolder import RunFolder, find_single
+from runfolder import RunFolder
 from tasks import TASKS
 
 
@@ -754,7 +755,7 @@ def test_the_best_checkpoint_of_a_single_run(make_run):
 
 
 def test_no_single_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("runfolder.ROOT", tmp_path)
+    monkeypatch.setattr("finding.ROOT", tmp_path)
     options = {"task": "gender", "model_type": "VanillaResNet"}
     with pytest.raises(UserError) as caught:
         find_single(SingularConfig(**options))
