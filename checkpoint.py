@@ -413,7 +413,7 @@ def check_fold(run: RunFolder, number: int, config: TrainConfig, fingerprint: st
     gone = [] if run.fold_oof(number).is_file() else [run.fold_oof(number).name]
     gone += [] if files else ["its checkpoints"]
     if gone:
-        raise UserError(f"{run.fold(number)} is a finished fold without {some(gone)}; copy what is missing.")
+        raise UserError(f"{run.fold(number)} is a trained fold without {some(gone)}; copy what is missing.")
     _, info = load_checkpoint(files[0])
     if info is None or info.config is None:
         raise UserError(f"{files[0]} is no checkpoint of train.py.")

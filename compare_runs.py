@@ -21,8 +21,12 @@ def compare(config: CompareConfig) -> None:
     """See `comparison.print_comparison` and `overview.write_comparison`."""
     import comparison
     from finding import find_runs
+    from utils import make_folder
 
-    compared = comparison.compare(find_runs(config))
+    runs = find_runs(config)
+    if config.report:
+        make_folder(Path(config.report).parent)
+    compared = comparison.compare(runs)
     comparison.print_comparison(compared)
     if config.report:
         from overview import write_comparison  # imports matplotlib

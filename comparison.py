@@ -10,9 +10,9 @@ from itertools import combinations
 import pandas as pd
 
 from config import TrainConfig, UserError, flag
-from intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, run_sums
+from intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, in_words, run_sums
 from runfolder import RunFolder, lasting_options, read_oof
-from tasks import SCORE_TITLES, TASKS
+from tasks import IN_YEARS, SCORE_TITLES, TASKS
 from utils import read_json, some
 
 
@@ -97,6 +97,7 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
     names = ("task", "cv", "seed")
     found = [
         f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
+        + (", so that other people are in their folds" if name != "task" else "")
         for name in names
         if getattr(one, name) != getattr(other, name)
     ]
@@ -108,19 +109,16 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
     return found
 
 
-def verdict(task: str, pair: tuple[str, str], difference: Estimate, *, score: str | None = None) -> str:
-    """A difference in words: which run is better and by how much, or that they are not told apart."""
-    score = score or TASKS[task].monitor
+def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
+    """How much higher `score` of the second is, in words: which run is better, or that they are not told apart."""
     first, second = pair
-    higher = difference.value > 0
-    low, high = (difference.low, difference.high) if higher else (-difference.high, -difference.low)
-    better = second if higher == (score not in ("mae", "rmse")) else first
-    amount = f"{abs(difference.value):.4f} ({low:.4f} to {high:.4f})"
-    if low > 0:
-        return f"{better} is better by {amount}"
-    if difference.value == 0:
+    gain = -difference if score in IN_YEARS else difference  # of the second
+    better, gain = (second, gain) if gain.value > 0 else (first, -gain)
+    if gain.low > 0:
+        return f"{better} is {in_words(gain)}"
+    if gain.value == 0:
         return f"{first} and {second} are not told apart: they score the same"
-    return f"{first} and {second} are not told apart: {better} scores better by {amount}"
+    return f"{first} and {second} are not told apart: {better} scores better by {gain}"
 
 
 def print_comparison(compared: Compared) -> None:
@@ -139,8 +137,9 @@ def print_comparison(compared: Compared) -> None:
         print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
     print()
     for pair, found in told.items():
-        print(f"{verdict(compared.task, pair, found[record.monitor])} in {SCORE_TITLES[record.monitor]}.")
+        print(f"{verdict(pair, found[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}.")
         apart = [name for name in record.classes if found[name].low > 0 or found[name].high < 0]
         for name in apart:
-            print(f"    class {name}: {verdict(compared.task, pair, found[name], score='f1')} in F1.")
-    print(f"Of 20 comparisons of equals one is told apart by luck; these are {len(told) * (1 + len(record.classes))}.")
+            print(f"    class {name}: {verdict(pair, found[name], 'f1')} in F1.")
+    count = len(told) * (1 + len(record.classes))
+    print(f"This looked at {count} differences; of 20 between equals, one is told apart by luck.")

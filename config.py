@@ -401,6 +401,9 @@ class ReportConfig(Config):
     command: ClassVar[str] = "make_report.py"
 
     task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    train_root: str | None = option(
+        None, "where the photographs lie now", path=True, default_text="where they lay in training"
+    )
     root: tuple[str, ...] | None = option(
         None,
         RUNS_HELP,
@@ -414,7 +417,9 @@ class LabelErrorConfig(JoinConfig):
 
     command: ClassVar[str] = "find_label_errors.py"
 
-    share: float = option(0.05, "people, and as many photographs, to suspect at most, as a share of the people", low=0)
+    share: float = option(
+        0.05, "people, and as many photographs, to suspect at most, as a share of the people", low=0.001
+    )
     show: int = option(20, "people, and as many photographs, to print and to draw, the most suspicious first", low=1)
     overwrite: bool = option(False, "replace a corrections.csv that somebody has edited")
 

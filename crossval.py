@@ -14,17 +14,27 @@ import pandas as pd
 
 from cache import look_at_pictures
 from config import TrainConfig, UserError
-from finding import existing_checkpoint
-from intervals import CORRECTED, TITLES, Estimate
+from finding import checkpoint_files, existing_checkpoint
+from intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
-from runfolder import SPLIT_KEYS, RunFolder
+from runfolder import SPLIT_KEYS, RunFolder, score_kind
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
 from tasks import SCORE_TITLES, TASKS
 from tracker import check_tracker, track_summary
-from utils import file_digest, make_folder, process_number, read_json, some, write_json, write_text
+from utils import (
+    DiskError,
+    file_digest,
+    first_line,
+    make_folder,
+    process_number,
+    read_json,
+    some,
+    write_json,
+    write_text,
+)
 
 
 def train_run(config: TrainConfig) -> None:
@@ -90,24 +100,26 @@ def train_run(config: TrainConfig) -> None:
             FoldTrainer(config, files, loaders[number], device, initial, stop, locks, together).train()
             if together.main:
                 summary = run.finish(config)
-                if config.report:
-                    _report(run)
+                page = _report(run) if config.report else None
     if together.main:
         print_summary(config, summary)
         track_summary(config, run, summary)
         print(f"Saved in {run.path}")
-        if config.report:
-            print(f"To look at: {run.report}")
+        if page:
+            print(f"To look at: {page}")
 
 
-def _report(run: RunFolder) -> None:
-    """Write the report; what it cannot be made of is no reason to end a training."""
-    from report import write_report  # imports matplotlib, which takes a second
-
+def _report(run: RunFolder) -> Path | None:
+    """Write the report and return its path; what keeps it from being made is told, and no reason to end a training."""
     try:
-        write_report(run)
-    except UserError as error:
-        print(f"There is no report: {error}")
+        from report import write_report  # imports matplotlib, which takes a second
+
+        return write_report(run)
+    except DiskError:
+        raise
+    except Exception as error:
+        print(f"There is no report ({first_line(error)}); python make_report.py --root {run.path} makes it.")
+        return None
 
 
 def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
@@ -251,18 +263,20 @@ def join_folds(run: RunFolder) -> None:
     from checkpoint import check_fold  # imports torch
 
     fingerprint = read_json(run.split, SPLIT_KEYS)["fingerprint"]
-    for number in finished:
-        check_fold(run, number, config, fingerprint)
+    for number in run.folds():
+        if checkpoint_files(run.fold(number)) or number in finished:
+            check_fold(run, number, config, fingerprint)
     print_summary(config, run.finish(config))
     print(f"Joined in {run.path}")
-    if config.report:
-        _report(run)
+    page = _report(run) if config.report else None
+    if page:
+        print(f"To look at: {page}")
 
 
 def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     """The closing table: the best epoch of each fold, mean and deviation, and the score over all people."""
     names = TASKS[config.task].scores
-    overall = "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
+    overall = score_kind(config)
 
     def line(what: str, values: dict[str, float], more: str = "") -> str:
         return f"{what:<22}" + "".join(f"{values[name]:>12.4f}" for name in names) + more
@@ -275,16 +289,18 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
         print(line("standard deviation", summary["std"]))
     oof = summary["oof"]
     print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
-    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>28}" for name in names))
+    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>30}" for name in names))
     for what, title in TITLES.items():
         if what in summary["estimates"]:
             told = (str(Estimate(**summary["estimates"][what][name])) for name in names)
-            print(f"{title:<22}" + "".join(f"{text:>28}" for text in told))
+            print(f"{title:<22}" + "".join(f"{text:>30}" for text in told))
     print(f"with 95 % intervals over {oof['people']} people.", end=" ")
     if CORRECTED in summary["estimates"]:
         print("The epochs were chosen on these people: corrected is without what that flatters.")
     else:
-        print("Answers of some epochs are missing, so the score is not corrected for the choice of epochs.")
+        print(NOT_CORRECTED)
     missing = summary["folds_planned"] - summary["folds_finished"]
     if missing:
-        print(f"{missing} of {summary['folds_planned']} folds are still to be trained: pass --resume to add them.")
+        print(
+            f"{missing} of {summary['folds_planned']} folds are still to be trained: train.py with --resume adds them."
+        )

@@ -33,17 +33,14 @@ from ensemble import (
     Rows,
     Truth,
     best_of,
-    calibrated,
     fit_calibration,
     greedy,
-    in_words,
-    log_loss,
     nested,
 )
 from finding import checkpoint_files
-from intervals import Estimate
+from intervals import Estimate, in_words
 from machine import choose_device
-from metrics import score
+from metrics import log_loss, score, tempered
 from model import inference_network
 from overview import write_ensemble
 from prediction import Asked, check_numbers, networks_of, transforms_of
@@ -441,13 +438,13 @@ def _calibrate(library: Library, way: Way, truth: Truth, found: dict[str, Any]) 
     def fitted(temper: bool, move: bool, rows: Rows) -> Mix:
         mix = _mixing(library, way, rows)
         values = fit_calibration(mix(rows), truth, rows, temper=temper, move=move)
-        return lambda others: calibrated(mix(others), *values)
+        return lambda others: tempered(mix(others), *values)
 
     def scored_on_others(temper: bool, move: bool) -> np.ndarray:
         return nested(partial(fitted, temper, move), truth.groups)
 
-    bare, tempered = scored_on_others(False, False), scored_on_others(True, False)
-    losses = [log_loss(answers, truth.labels) for answers in (bare, tempered)]
+    bare = scored_on_others(False, False)
+    losses = [log_loss(answers, truth.labels) for answers in (bare, scored_on_others(True, False))]
     temper = losses[1] <= losses[0]
     before, after = truth.measure(bare), truth.measure(scored_on_others(temper, True))
     gain = truth.gain(after, before)

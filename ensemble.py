@@ -16,13 +16,13 @@ import numpy as np
 import voting
 from config import UserError
 from intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
+from metrics import SMALLEST, fit_temperature, tempered
 from tasks import TASKS
 from utils import read_json
 
 MEANS = ("arithmetic", "geometric")
 PICKS = 30  # of the greedy selection
 GROUPS = 10  # of people, for what is scored nested
-TEMPERATURES = np.geomspace(0.1, 10, 201)
 OFFSETS = np.array(sorted(np.linspace(-2, 2, 41).round(1), key=abs))  # of equals the first is taken, the smallest
 SWEEPS = 2  # of the coordinate ascent over the classes
 RECIPE_FORMAT = 1
@@ -79,14 +79,6 @@ class Truth:
         return differences(self.task, worse.sums, better.sums)[self.record.monitor]
 
 
-def in_words(gain: Estimate) -> str:
-    """'better by 0.012 (0.003 to 0.021)', 'worse by ...', or 'not told apart (...)' where the interval holds zero."""
-    if gain.low <= 0 <= gain.high:
-        return f"not told apart ({gain.value:+.3f}, {gain.low:+.3f} to {gain.high:+.3f})"
-    low, high = sorted((abs(gain.low), abs(gain.high)))
-    return f"{'better' if gain.low > 0 else 'worse'} by {abs(gain.value):.3f} ({low:.3f} to {high:.3f})"
-
-
 # ------------------------------------------------------------------------------------------------ mixing and selection
 
 
@@ -100,7 +92,7 @@ class Library:
 
     def __init__(self, answers: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
         self.mean, self.years = mean, years
-        floor = 1.0 if years else voting.SMALLEST  # as `voting.geometric_mean`
+        floor = 1.0 if years else SMALLEST  # as `voting.geometric_mean`
         values = np.stack(answers).astype(np.float64)
         self.values = (np.log(values.clip(floor)) if mean == "geometric" else values).mean(axis=1)  # (U, N, C)
 
@@ -156,26 +148,9 @@ def nested(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-def calibrated(probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float) -> np.ndarray:
-    """Probabilities `(N, C)` whose logarithms are divided by a temperature and moved by an offset for each class."""
-    logits = np.log(probabilities.clip(voting.SMALLEST)) / temperature + offsets
-    values = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
-
-
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of minus the logarithm of what the true class `(N,)` was given."""
-    return float(-np.log(probabilities[np.arange(len(labels)), labels].clip(voting.SMALLEST)).mean())
-
-
-def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of TEMPERATURES with the least log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
-    return float(min(TEMPERATURES, key=lambda value: log_loss(calibrated(probabilities, value, 0.0), labels)))
-
-
 def fit_offsets(probabilities: np.ndarray, truth: Truth, rows: Rows = slice(None)) -> np.ndarray:
     """Offsets `(C,)` of the log probabilities of some rows that raise the monitored score, one class after another."""
-    logits = np.log(probabilities.clip(voting.SMALLEST))
+    logits = np.log(probabilities.clip(SMALLEST))
     offsets = np.zeros(logits.shape[1])
     for number in list(range(len(offsets))) * SWEEPS:
         tried = np.tile(offsets, (len(OFFSETS), 1))
@@ -191,7 +166,7 @@ def fit_calibration(
     temperature = fit_temperature(probabilities, truth.labels[rows]) if temper else 1.0
     if not move:
         return temperature, np.zeros(probabilities.shape[1])
-    return temperature, fit_offsets(calibrated(probabilities, temperature, 0.0), truth, rows)
+    return temperature, fit_offsets(tempered(probabilities, temperature, 0.0), truth, rows)
 
 
 # ------------------------------------------------------------------------------------------------ recipes
@@ -221,7 +196,7 @@ class Recipe:
             mixed = voting.geometric_mean(answers, years=TASKS[self.task].regression, weights=weights)
         if self.temperature == 1 and self.offsets is None:
             return mixed
-        return calibrated(mixed, self.temperature, np.array(self.offsets or 0.0))
+        return tempered(mixed, self.temperature, np.array(self.offsets or 0.0))
 
     def mixing(self) -> dict[str, Any]:
         """How the members are mixed, for prediction.json."""

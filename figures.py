@@ -1,4 +1,4 @@
-"""Figures of a report, by matplotlib, as small PNG pictures."""
+"""Figures of pages, by matplotlib, as small PNG pictures."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 
 WIDTH, DPI = 7.2, 110  # inches, and pixels of each
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # below words that lie on lines
 BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
 
 
@@ -143,23 +144,24 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
     """Scores with their intervals over images a second, a colour for each run; those that carry a mark are named.
 
     Args:
-        table: with run, mark, images_per_s, low, high and the monitored score.
+        table: with letter (of the run), mark, images_per_s, low, high and the monitored score.
     """
     figure, (axes,) = _figure(3.4)
-    for k, (run, rows) in enumerate(table.groupby("run", sort=False)):
-        spread = 1.015 ** (np.arange(len(rows)) - len(rows) / 2)  # so that those of the same cost stand apart
+    for k, (letter, rows) in enumerate(table.groupby("letter", sort=False)):
+        spread = 1.015 ** rows.groupby("images_per_s").cumcount()  # so that those of the same cost stand apart
         reach = [rows[monitor] - rows["low"], rows["high"] - rows[monitor]]
-        name = "/".join(str(run).split("/")[-3:])
         place = rows["images_per_s"] * spread
         axes.errorbar(
-            place, rows[monitor], yerr=reach, fmt="o", color=f"C{k % 10}", markersize=4, linewidth=0.7, label=name
+            place, rows[monitor], yerr=reach, fmt="o", color=f"C{k % 10}", markersize=4, linewidth=0.7, label=letter
         )
         for at, row in zip(place, rows.itertuples(), strict=True):
             if row.mark:
                 text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
                 right = at > table["images_per_s"].median()
                 side = {"xytext": (-6 if right else 6, 6), "ha": "right" if right else "left"}
-                axes.annotate(text, (at, getattr(row, monitor)), textcoords="offset points", fontsize=8, **side)
+                axes.annotate(
+                    text, (at, getattr(row, monitor)), textcoords="offset points", fontsize=8, **side, bbox=PAPER
+                )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")

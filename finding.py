@@ -16,7 +16,7 @@ from config import (
     UserError,
 )
 from runfolder import KFOLD, RunFolder
-from utils import some
+from utils import read_json, some
 
 CHECKPOINTS = (".pt", ".pth")  # what their files end with
 
@@ -27,6 +27,16 @@ def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     Raises:
         UserError: no such folder, no run in it, or more than one.
     """
+    run = _find_run(config)
+    # What an ensemble answers may be another task than it was trained on.
+    if isinstance(config, JoinConfig) and "task" in config.given and run.config.is_file():
+        task = read_json(run.config, ("task",))["task"]
+        if task != config.task:
+            raise UserError(f"{run.path} learnt task {task}, not {config.task}; leave --task out.")
+    return run
+
+
+def _find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     root = Path(config.root) if config.root else _trained() / config.task
     if not root.is_dir():
         raise UserError(
@@ -34,6 +44,8 @@ def find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
         )
     if RunFolder(root).folds():
         return RunFolder(root)
+    if RunFolder(root.parent).config.is_file():
+        raise UserError(f"{root} is a part of a run; pass --root {root.parent}.")
     found = [*root.glob(f"{KFOLD}*")] or [*root.glob(f"{config.task}/{KFOLD}*")]  # the latter in a --save-path
     runs = sorted(path for path in found if path.is_dir())
     chosen = [path for path in runs if path.name == f"{KFOLD}{config.model_type}"]
@@ -63,7 +75,10 @@ def find_runs(config: CompareConfig | DesignConfig | ReportConfig) -> list[RunFo
     Raises:
         UserError: one is not there, or there twice.
     """
-    roots = config.root or sorted(map(str, (_trained() / config.task).glob(f"{KFOLD}*")))
+    roots = config.root
+    if roots and Path(",".join(roots)).is_dir():
+        roots = (",".join(roots),)  # the name of one folder
+    roots = roots or sorted(map(str, (_trained() / config.task).glob(f"{KFOLD}*")))
     if not roots:
         raise UserError(f"There are no runs in {_trained() / config.task}; pass --root with those to take.")
     runs = [find_run(JoinConfig(task=config.task, root=root, given=config.given)) for root in roots]

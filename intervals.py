@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from metrics import age_groups
-from tasks import TASKS
+from tasks import IN_YEARS, TASKS
 
 RESAMPLES = 2000
-LEVEL = 0.95
-UNBOUNDED = ("mae", "rmse")  # the scores that can be higher than 1
+LEVEL, Z = 0.95, 1.959964  # a normal variable lies between -Z and Z so often
 BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `run_sums`
+NOT_CORRECTED = (
+    "Not corrected for the choice of epochs: answers of some are missing, or a fold validates one person alone."
+)
 TITLES = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
 
 
@@ -32,6 +34,9 @@ class Estimate:
 
     def __str__(self) -> str:
         return self.told(4)
+
+    def __neg__(self) -> Estimate:
+        return Estimate(-self.value, -self.high, -self.low)
 
     def told(self, digits: int) -> str:
         """The value and its interval, where there is one, to so many digits behind the point."""
@@ -114,9 +119,14 @@ def class_f1(task: str, sums: np.ndarray) -> np.ndarray:
 
 
 def resampled(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """How often each person is drawn when the people of each fold are drawn anew: `(resamples, P)` for each fold."""
+    """How much each person counts when the people of each fold are drawn anew: `(resamples, P)` for each fold.
+
+    One person less is drawn than there are, and counts for more: as many as there are spread too little, the more so
+    the fewer they are (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
+    """
     generator = np.random.default_rng(seed)
-    return [generator.multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64) for size in sizes]
+    draws = [(max(size - 1, 1), size) for size in sizes]
+    return [generator.multinomial(n, np.full(size, 1 / size), size=resamples) * (size / n) for n, size in draws]
 
 
 def sums_of(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
@@ -164,9 +174,18 @@ def estimates(task: str, sums: Sums) -> dict[str, Estimate]:
     """Every score with its interval, and F1 of every class by the name of the class."""
     parts = [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
     return {
-        name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in UNBOUNDED else 1)
+        name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in IN_YEARS else 1)
         for name in parts[0]
     }
+
+
+def in_words(gain: Estimate) -> str:
+    """'better by 0.0120 (0.0030 to 0.0210)', 'worse by ...', or 'not told apart' where the interval holds zero."""
+    if gain.low > 0:
+        return f"better by {gain}"
+    if gain.high < 0:
+        return f"worse by {-gain}"
+    return f"not told apart, {gain}"
 
 
 def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
@@ -176,8 +195,13 @@ def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
     )
     found = {}
     for name in one[0]:
-        most = np.inf if name in UNBOUNDED else 1
-        found[name] = _estimate(*(b[name] - a[name] for a, b in zip(one, other, strict=True)), least=-most, most=most)
+        most = np.inf if name in IN_YEARS else 1
+        parts = [b[name] - a[name] for a, b in zip(one, other, strict=True)]
+        each = _estimate(*parts, least=-most, most=most)
+        # A difference that only the correction makes is none that an interval of no width makes sure of.
+        found[name] = Estimate(
+            each.value, float(np.minimum(each.low, parts[1])), float(np.maximum(each.high, parts[1]))
+        )
     return found
 
 
@@ -198,7 +222,8 @@ class FoldAnswers:
 def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[str, Sums]:
     """What a run is scored by: its best epochs as they stand, its last ones, and the best corrected for the choice.
 
-    The last two are left out where answers of a fold's epochs are not known. Two runs over the same people draw the
+    The last two are left out where answers of a fold's epochs are not known, and the correction where a fold validates
+    one person alone. Two runs over the same people draw the
     same resamples.
     """
     best, epochs, validated = [], [], []
@@ -213,20 +238,9 @@ def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[
     found = {BEST: sums_of(best, draws)}
     if all(each is not None for each in epochs):
         found[LAST] = sums_of([each[-1] for each in epochs], draws)
-        found[CORRECTED] = corrected_sums(task, epochs, draws)
+        if min(map(len, validated)) > 1:  # whoever is alone is drawn every time
+            found[CORRECTED] = corrected_sums(task, epochs, draws)
     return found
-
-
-def with_intervals(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> dict[str, Estimate]:
-    """What `sums_of` these tallies is worth."""
-    return estimates(task, sums_of(tallies, draws))
-
-
-def corrected_for_selection(
-    task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]
-) -> dict[str, Estimate]:
-    """What `corrected_sums` of these tallies are worth."""
-    return estimates(task, corrected_sums(task, tallies, draws))
 
 
 def _best(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
@@ -257,7 +271,9 @@ def _estimate(
     wider = 1.0
     if spread > 0:
         kurtosis = count * (changes**4).sum() / spread**2
-        wider = _student(2 * count / max(kurtosis - 1, 1e-9)) / _student(np.inf)
+        wider = _student(min(2 * count / max(kurtosis - 1, 1e-9), count - 1)) / _student(np.inf)
+        if np.ptp(drawn) == 0:  # one person in every fold, whom every resample draws
+            return Estimate(float(value), np.nan, np.nan)
     ends = wider * (np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()) + value - bias
     low, high = np.clip(ends, least, most)
     return Estimate(float(value), float(np.fmin(low, value)), float(np.fmax(high, value)))
@@ -265,5 +281,13 @@ def _estimate(
 
 def _student(freedom: float) -> float:
     """The 97.5 % quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5), of LEVEL."""
-    z = 1.959964
+    z = Z
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def binomial_interval(share: float, count: int) -> tuple[float, float]:
+    """The interval of 95 % of a share of `count` draws (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
+    z = Z
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return float(max(0, middle - half)), float(min(1, middle + half))

@@ -17,8 +17,9 @@ import pandas as pd
 from PIL import Image
 
 from config import TrainConfig, UserError
+from metrics import fit_temperature, tempered
 from mistakes import Answers, answers_of
-from picture import read_image
+from picture import small_picture
 from runfolder import RunFolder, answers_in, read_oof
 from sheet import Block, Cell, contact_sheet
 from table import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
@@ -31,7 +32,6 @@ OF_PEOPLE = ("gender", "ageg")  # what all photographs of a person share; how th
 MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # beside those of corrections, for who checks them
 WRONG = 0.03  # share of wrong labels that is expected; 3.3 % was found in ten test sets (arXiv 2103.14749)
 _FLOOR = 1e-6  # probabilities below are taken for this: one photograph alone never rules a class out
-_TEMPERATURES = np.geomspace(0.1, 10, 61)
 
 
 # ------------------------------------------------------------------------------------------------ confident learning
@@ -51,7 +51,7 @@ def pooled(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """
     sums = np.zeros((groups.max() + 1, probabilities.shape[1]))
     np.add.at(sums, groups, np.log(np.maximum(probabilities, _FLOOR)))
-    return _tempered(sums / np.bincount(groups)[:, None], 1)
+    return tempered(np.exp(sums / np.bincount(groups)[:, None]), 1)
 
 
 def calibrated(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -63,15 +63,7 @@ def calibrated(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Args:
         probabilities: `(G, C)` of one network. labels: `(G,) int64`.
     """
-    logs = np.log(np.maximum(probabilities, _FLOOR))
-    own = np.arange(len(labels)), labels
-    losses = [-np.log(np.maximum(_tempered(logs, t)[own], _FLOOR)).mean() for t in _TEMPERATURES]
-    return _tempered(logs, _TEMPERATURES[int(np.argmin(losses))])
-
-
-def _tempered(logs: np.ndarray, temperature: float) -> np.ndarray:
-    raised = np.exp((logs - logs.max(axis=1, keepdims=True)) / temperature)
-    return raised / raised.sum(axis=1, keepdims=True)
+    return tempered(probabilities, fit_temperature(probabilities, labels, floor=_FLOOR), floor=_FLOOR)
 
 
 def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -232,21 +224,19 @@ def draw_suspects(table: pd.DataFrame, photographs: Mapping[str, Sequence[Path]]
         cells = [_cell(path, suspected=path.stem == row["file"]) for path in photographs.get(row["id"], ())]
         lines = [cells[k : k + IN_LINE] for k in range(0, len(cells), IN_LINE)]
         told = f"labelled {row['labelled']}   looks like {row['predicted']}   suspicion {row['suspicion']:.3f}"
-        blocks.append(Block(f"{title(row)}   {told}", lines))
+        blocks.append(Block(f"{suspect_name(row)}   {told}", lines))
     note = "To be looked at, not truths: the label may well be right. A suspected photograph is framed."
     return contact_sheet("Suspects", [note], blocks, cell=SIDE)
 
 
 def _cell(path: Path, *, suspected: bool) -> Cell:
-    try:
-        picture = read_image(path, side=2 * SIDE)
-    except UserError:
+    picture = small_picture(path, 2 * SIDE)
+    if picture is None:
         return Cell(f"{path.stem} cannot be read", Image.new("RGB", (SIDE, SIDE), "lightgrey"), amiss=True)
-    picture.thumbnail((2 * SIDE, 2 * SIDE), Image.Resampling.LANCZOS)
     return Cell(path.stem, picture, (0, 0, *picture.size) if suspected else None, amiss=suspected)
 
 
-def title(row: Mapping[str, str]) -> str:
+def suspect_name(row: Mapping[str, str]) -> str:
     """What a suspect is called: the id, and the photograph where it is about one."""
     return f"{row['id']} {row['file']}".strip()
 
@@ -260,7 +250,7 @@ class Suspects:
 
     `rows` is a table as `corrections_of` makes it, of those that nobody has looked at yet; `files` are the photographs
     of each id. `checked` are the corrections that the run was trained with, `left_out` how many suspects these speak
-    of, `note` what there is to say of them. `people` is how many people are judged.
+    of, `note` what there is to say of them.
     """
 
     rows: pd.DataFrame
@@ -268,7 +258,6 @@ class Suspects:
     checked: list[dict[str, str]]
     left_out: int
     note: str | None
-    people: int
 
     def first(self, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The most suspicious people, and the most suspicious photographs."""
@@ -276,14 +265,16 @@ class Suspects:
         return self.rows[~of_photographs].head(count), self.rows[of_photographs].head(count)
 
 
-def find_suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers], *, share: float) -> Suspects:
+def find_suspects(
+    config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers], root: Path, *, share: float
+) -> Suspects:
     """The suspects of a run that learnt classes.
 
     Args:
         config: the options of the run. oof: its table of out-of-fold answers. answers: these, from `answers_of`.
+        root: the folder of the photographs.
         share: people, and as many photographs, to suspect at most, as a share of the people.
     """
-    root = Path(config.valid_root or config.train_root)
     ids, files = _folders(oof["ImageID"], oof["person"], root)
     of_ids = oof["ImageID"].map(ids).tolist()
     people = photographs = None
@@ -294,9 +285,8 @@ def find_suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, 
     found = corrections_of(people, photographs, ids)
     checked, note = _earlier_corrections(config.corrections)
     unchecked = without_checked(found, checked)
-    count = len(set(of_ids))
-    rows = unchecked.groupby(unchecked["file"] != "").head(math.ceil(share * count))
-    return Suspects(rows, files, checked, len(found) - len(unchecked), note, count)
+    rows = unchecked.groupby(unchecked["file"] != "").head(math.ceil(share * oof["person"].nunique()))
+    return Suspects(rows, files, checked, len(found) - len(unchecked), note)
 
 
 def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: bool) -> None:
@@ -318,12 +308,14 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
             f"{run.path} learnt years, which tell no label from another; pass --root with a run of another task."
         )
     oof = read_oof(run, config)
-    suspects = find_suspects(config, oof, answers_of(config.task, *answers_in(oof, config.task)), share=share)
+    root = Path(config.valid_root or config.train_root)
+    suspects = find_suspects(config, oof, answers_of(config.task, *answers_in(oof, config.task)), root, share=share)
     table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
     _write_once(run.path / CORRECTIONS, table.to_csv(index=False, float_format="%.4f"), overwrite=overwrite)
     (run.path / CONTACT_SHEET).unlink(missing_ok=True)  # one of other suspects would mislead
 
-    print(f"{suspects.people} people, {oof['ImageID'].nunique()} photographs, as {run.path} answered them out of fold.")
+    people, images = oof["person"].nunique(), oof["ImageID"].nunique()
+    print(f"{people} people, {images} photographs, as {run.path} answered them out of fold.")
     finished = oof["fold"].nunique()
     if finished < config.cv:
         print(f"{finished} of {config.cv} folds are finished; who the others validate on is not judged yet.")
@@ -339,12 +331,12 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
         if len(rows):
             print(f"\n{what:<24}{'labelled':<22}{'looks like':<22}suspicion")
         for row in rows.to_dict("records"):
-            print(f"{title(row):<24}{row['labelled']:<22}{row['predicted']:<22}{row['suspicion']:.3f}")
+            print(f"{suspect_name(row):<24}{row['labelled']:<22}{row['predicted']:<22}{row['suspicion']:.3f}")
+    print("\nsuspicion: how probable it is, by these answers, that a label is wrong, 0 to 1.")
     print(
-        f"\nThese are suspects to be looked at, not truths. All {len(suspects.rows)} are in {run.path / CORRECTIONS}\n"
+        f"These are suspects to be looked at, not truths. All {len(suspects.rows)} are in {run.path / CORRECTIONS}\n"
         "Delete the rows whose label is right; then train anew with --corrections and another --save-path."
     )
-    root = Path(config.valid_root or config.train_root)
     if not root.is_dir():
         print(f"The photographs are not in {root} any more, so there is no contact sheet.")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from config import ReportConfig, parse_config
 
@@ -24,7 +25,13 @@ def report(config: ReportConfig) -> None:
     from report import write_report  # imports matplotlib
 
     for run in runs:
-        print(write_report(run))
+        print(write_report(run, config.train_root))
+        trained = run.read_config()
+        place = config.train_root or trained.valid_root or trained.train_root
+        if not Path(place).is_dir():
+            print(
+                f"There is no folder {place}, so the report has no photographs; pass --train-root with where they are."
+            )
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks import AGE_BOUNDS, TASKS
+from tasks import AGE_BOUNDS, ATTRIBUTES, TASKS
 
-MAIN_ATTRIBUTES = ("mask", "gender", "ageg")  # what the classes of main are made of, in the order of `encode_class`
-_COUNTS = tuple(len(TASKS[name].classes) for name in MAIN_ATTRIBUTES)
+_COUNTS = tuple(len(TASKS[name].classes) for name in ATTRIBUTES)
+# Probabilities below this count as this in logarithms, so that one member alone cannot rule a class out for good.
+SMALLEST = 1e-12
+TEMPERATURES = np.geomspace(0.1, 10, 201)
 
 
 def age_groups(years: np.ndarray) -> np.ndarray:
@@ -24,12 +26,12 @@ def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
 
 def attributes_of(classes: np.ndarray) -> dict[str, np.ndarray]:
     """The numbers of mask, gender and ageg of each class of main, `(N,) int64`."""
-    return dict(zip(MAIN_ATTRIBUTES, np.unravel_index(classes, _COUNTS), strict=True))
+    return dict(zip(ATTRIBUTES, np.unravel_index(classes, _COUNTS), strict=True))
 
 
 def joined_classes(attributes: dict[str, np.ndarray]) -> np.ndarray:
     """The classes of main, `(N,) int64`, that numbers of mask, gender and ageg make: the reverse of `attributes_of`."""
-    return np.ravel_multi_index([attributes[name] for name in MAIN_ATTRIBUTES], _COUNTS)
+    return np.ravel_multi_index([attributes[name] for name in ATTRIBUTES], _COUNTS)
 
 
 def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -41,7 +43,7 @@ def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
     axes = range(1, parts.ndim)
     return {
         name: parts.sum(axis=tuple(other for other in axes if other != axis))
-        for axis, name in zip(axes, MAIN_ATTRIBUTES, strict=True)
+        for axis, name in zip(axes, ATTRIBUTES, strict=True)
     }
 
 
@@ -73,3 +75,28 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     classes = range(len(record.classes))
     macro_f1 = float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
     return {"macro_f1": macro_f1, "accuracy": float(accuracy_score(labels, predicted)), **scores}
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def tempered(
+    probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float = 0.0, *, floor: float = SMALLEST
+) -> np.ndarray:
+    """Probabilities `(N, C)` whose logarithms are divided by a temperature and moved by an offset for each class.
+
+    Those below `floor` count as that.
+    """
+    logits = np.log(probabilities.clip(floor)) / temperature + offsets
+    values = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of minus the logarithm of what the true class `(N,)` was given."""
+    return float(-np.log(probabilities[np.arange(len(labels)), labels].clip(SMALLEST)).mean())
+
+
+def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, *, floor: float = SMALLEST) -> float:
+    """The temperature of TEMPERATURES with the least log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    return float(min(TEMPERATURES, key=lambda value: log_loss(tempered(probabilities, value, floor=floor), labels)))

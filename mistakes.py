@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from metrics import MAIN_ATTRIBUTES, age_groups, attributes_of, joined_classes, marginals, predicted_class
-from tasks import TASKS
+from intervals import binomial_interval
+from metrics import age_groups, attributes_of, joined_classes, marginals, predicted_class
+from tasks import ATTRIBUTES, TASKS
 
 BINS = 10  # of a reliability table
 YEARS = 5  # width of a bin of true ages; 30 and 60, where the age groups part, begin one
@@ -58,7 +59,7 @@ def answers_of(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict
     parts = {task: (labels, probabilities)}
     if task == "main":
         true, told = attributes_of(labels), marginals(probabilities)
-        parts |= {name: (true[name], told[name]) for name in MAIN_ATTRIBUTES}
+        parts |= {name: (true[name], told[name]) for name in ATTRIBUTES}
     return {name: Answers(name, true, told.argmax(axis=1), told) for name, (true, told) in parts.items()}
 
 
@@ -102,7 +103,7 @@ def attribute_costs(answers: Answers) -> pd.DataFrame:
     true, said = attributes_of(answers.labels), attributes_of(answers.predicted)
     real = float(class_scores(answers)["f1"].mean())
     rows = []
-    for name in MAIN_ATTRIBUTES:
+    for name in ATTRIBUTES:
         put_right = Answers(answers.task, answers.labels, joined_classes({**said, name: true[name]}))
         score = float(class_scores(put_right)["f1"].mean())
         rows.append({"attribute": name, "macro_f1": real, "if_right": score, "cost": score - real})
@@ -160,7 +161,7 @@ def errors_by_age(answers: Mapping[str, Answers], ages: np.ndarray, people: np.n
     for task, each in answers.items():
         for place, found in _by_age(ages, people, each.wrong):
             share, count = found.groupby("person")["value"].mean().mean(), place["people"]
-            low, high = _binomial_interval(share, count)
+            low, high = binomial_interval(share, count)
             rows.append({"task": task, **place, "wrong": share, "low": low, "high": high})
     return pd.DataFrame(rows)
 
@@ -186,14 +187,6 @@ def _by_age(ages: np.ndarray, people: np.ndarray, values: np.ndarray) -> list[tu
         place = {"low_age": low, "high_age": low + YEARS - 1, "people": rows["person"].nunique(), "images": len(rows)}
         found.append((place, rows))
     return found
-
-
-def _binomial_interval(share: float, count: int) -> tuple[float, float]:
-    """The interval of 95 % of a share of `count` draws (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
-    z = 1.959964  # a normal variable lies between -z and z in 95 of 100 cases
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return float(max(0, middle - half)), float(min(1, middle + half))
 
 
 # ------------------------------------------------------------------------------------------------ single mistakes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import figures
 from comparison import Compared, verdict
 from intervals import Estimate
 from mistakes import answers_of, attribute_costs, confusion
-from page import ATTRIBUTES, Drawn, interval, render, table
+from page import Drawn, grid, interval, render
 from runfolder import answers_in
-from tasks import SCORE_TITLES, TASKS
+from tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from utils import some
 
 
@@ -49,23 +50,23 @@ def write_comparison(compared: Compared, path: Path) -> None:
         "title": f"{len(found)} runs on {record.title}",
         "about": compared.about(),
         "verdicts": [
-            f"{verdict(compared.task, pair, each[record.monitor])} in {monitor}." for pair, each in told.items()
+            f"{verdict(pair, each[record.monitor], record.monitor)} in {monitor}." for pair, each in told.items()
         ],
-        "runs": table(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
-        "changed": table(["option", *found], [[name, *values] for name, values in compared.changed().items()]),
-        "scores": table(
+        "runs": grid(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
+        "changed": grid(["option", *found], [[name, *values] for name, values in compared.changed().items()]),
+        "scores": grid(
             ["", *(SCORE_TITLES[name] for name in names)],
             [[row, *(each[name].told(3) for name in names)] for row, each in (found | titles).items()],
             "In brackets: 95 % intervals over people, who are the same in all runs: differences are known better than "
             "scores.",
         ),
-        "classes": table(
+        "classes": grid(
             ["F1 of class", *found, *titles],
             [[name, *(each[name].told(3) for each in (found | titles).values())] for name in record.classes],
         ),
         "curves": [(letter, drawn.figures[f"curves {letter}"]) for letter in found],
         "confusions": [(letter, drawn.figures[f"confusion {letter}"]) for letter in found],
-        "costs": table(["macro F1 if it were always right", *ATTRIBUTES.values()], costs),
+        "costs": grid(["macro F1 if it were always right", *ATTRIBUTES.values()], costs),
         "figures": drawn.figures,
     }
     render("comparison.html", path, page)
@@ -85,6 +86,8 @@ def write_ensemble(
     """
     title = SCORE_TITLES[TASKS[recipe["task"]].monitor]
     monitor, scores = TASKS[recipe["task"]].monitor, recipe["scores"]
+    letters = dict(zip(dict.fromkeys(row["run"] for row in rows), string.ascii_uppercase, strict=False))
+    rows = [{**row, "letter": letters[row["run"]]} for row in rows]
     drawn = Drawn()
     drawn.add("costs", figures.score_against_cost(pd.DataFrame(rows), monitor), f"{title} over images a second.")
     best, cheapest = (next(row for row in rows if mark in row["mark"]) for mark in ("best", "cheapest"))
@@ -105,11 +108,11 @@ def write_ensemble(
         "title": f"Ensemble for {TASKS[recipe['task']].title}",
         "about": about,
         "verdicts": verdicts,
-        "rows": table(
+        "rows": grid(
             ["", "views", "top-k", "vote", title, "images/s", ""],
             [
                 [
-                    f"{Path(row['run']).parent.parent.name}/{Path(row['run']).name}",
+                    f"{row['letter']} {Path(row['run']).name}",
                     *(row["views"], row["top_k"], row["method"]),
                     Estimate(row[monitor], row["low"], row["high"]).told(3),
                     f"{row['images_per_s']:.3g}",
@@ -120,12 +123,13 @@ def write_ensemble(
             "Out of fold, with 95 % intervals over people. The cheapest makes the fewest passes among those that are "
             "not told apart from the best.",
         ),
-        "choice": table(
+        "runs": grid(["", "folder"], [[letter, run] for run, letter in letters.items()]),
+        "choice": grid(
             ["", "scored on the same people", "scored on others"],
             choice,
             "On others: chosen on nine tenths of the people and scored on the last one, ten times.",
         ),
-        "members": table(
+        "members": grid(
             ["checkpoint", "fold", "epoch", "score", "weight"],
             [
                 [each["file"], each["fold"], each["epoch"], f"{each['score']:.4f}", f"{each['weight']:.3f}"]
@@ -141,4 +145,4 @@ def write_ensemble(
 
 def _way(row: Mapping[str, Any]) -> str:
     how = f"top {row['top_k']}, {row['views']} views, {row['method']}"
-    return f"{Path(row['run']).name}, {how}, {row['images_per_s']:.3g} images/s"
+    return f"{row['letter']} {Path(row['run']).name}, {how}, {row['images_per_s']:.3g} images/s"

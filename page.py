@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +12,14 @@ from typing import Any
 
 import jinja2
 from matplotlib.figure import Figure
-from PIL import Image
 
 import figures
-from config import ROOT, UserError
+from config import ROOT
 from intervals import Estimate
-from picture import read_image
+from picture import small_picture
 from utils import atomic_write, write_text
 
 THUMBNAIL = 160  # pixels of the longer side
-ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
 
 
 @dataclass
@@ -49,25 +48,26 @@ def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
     write_text(path, environment.get_template(template).render(page))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
+def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
     """A table of a page, and the sentence below it."""
     return {"head": head, "rows": list(rows), "note": note}
 
 
 def interval(plain: Mapping[str, float | None], digits: int = 3) -> str:
     """An estimate of summary.json in words."""
-    if any(value is None for value in plain.values()):
-        return "not known"
-    return Estimate(**plain).told(digits)
+    return "not known" if plain["value"] is None else estimate(plain).told(digits)
+
+
+def estimate(plain: Mapping[str, float | None]) -> Estimate:
+    """An estimate of summary.json, where what is no number is null."""
+    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()})
 
 
 def thumbnail(path: Path) -> str | None:
     """A small picture of a photograph to stand in a page, or None where it cannot be read."""
-    try:
-        picture = read_image(path, side=THUMBNAIL)
-    except (UserError, OSError):
+    picture = small_picture(path, THUMBNAIL)
+    if picture is None:
         return None
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return _source(buffer.getvalue(), "jpeg")

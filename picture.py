@@ -196,3 +196,13 @@ def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
             with suppress(OSError), Path(path).open("rb") as file:  # what may not be read is told as unreadable
                 by_digest[hashlib.file_digest(file, "sha256").digest()].append(path)
     return [group for group in by_digest.values() if len(group) > 1]
+
+
+def small_picture(path: str | Path, side: int) -> Image.Image | None:
+    """A photograph whose longer side has so many pixels at most, or None where it cannot be read."""
+    try:
+        picture = read_image(path, side=side)
+    except (UserError, OSError):
+        return None
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return picture

@@ -16,11 +16,10 @@ import voting
 from augmentation import build_transform
 from cache import Pictures
 from checkpoint import Member, answered_task, find_best, find_members, open_member
-from config import EnsembleConfig, PredictConfig, SingularConfig, UserError
+from config import MODELS, EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
 from ensemble import Recipe
-from finding import existing_checkpoint
 from machine import count_workers, free_memory
 from metrics import predicted_class
 from model import inference_network
@@ -75,13 +74,21 @@ def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: Predicti
         raise UserError(f"{config.recipe} is a recipe for task {recipe.task}, not {config.task}; leave --task out.")
     members = []
     for entry in recipe.members:
-        path = existing_checkpoint(Path(config.recipe).parent / entry["file"])
+        path = Path(config.recipe).parent / entry["file"]
+        if not path.is_file():
+            raise UserError(
+                f"There is no checkpoint file {path}, where {config.recipe} looks for it, beginning at its own folder; "
+                "put both back to where they were, or make the recipe anew with design_ensemble.py."
+            )
         if file_digest(path) != entry["digest"]:
             raise UserError(
                 f"{path} is not the checkpoint that {config.recipe} was made with (digest {file_digest(path)}, not "
                 f"{entry['digest']}); put that one back, or make the recipe anew with design_ensemble.py."
             )
         members.append(open_member(path, config, fold=entry["fold"]))
+        info = members[-1].info
+        if not MODELS[info.model_type].answers(recipe.task, info.task):
+            raise UserError(f"{config.recipe} is damaged: {path} learnt task {info.task}, not {recipe.task}.")
     config.tta = recipe.tta
     name, at_once = Path(config.recipe).absolute().parent.name, config.members_at_once
     write_prediction(config, members, photographs, name, method="recipe", at_once=at_once, recipe=recipe)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 import figures
-from config import TrainConfig, UserError, default_text, flag, options
-from intervals import BEST, CORRECTED, TITLES, Estimate
-from label_errors import find_suspects, title
+from config import LabelErrorConfig, TrainConfig, UserError, default_text, flag, options
+from intervals import BEST, CORRECTED, NOT_CORRECTED, TITLES
+from label_errors import find_suspects, suspect_name
 from mistakes import (
     YEARS,
     Answers,
@@ -30,29 +30,33 @@ from mistakes import (
     reliability,
     year_errors,
 )
-from page import ATTRIBUTES, Drawn, interval, render, table, thumbnail
-from runfolder import SPLIT_KEYS, RunFolder, answers_in, read_oof
+from page import Drawn, estimate, grid, interval, render, thumbnail
+from runfolder import SPLIT_KEYS, RunFolder, answers_in, read_oof, score_kind
 from table import read_training_table
-from tasks import SCORE_TITLES, TASKS
+from tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from utils import make_folder, read_json, remove_leftovers, some
 
 SHOWN, SUSPECTS = 24, 8  # mistakes, and people and photographs whose labels are suspected
 
 
-def write_report(run: RunFolder) -> Path:
+def write_report(run: RunFolder, photographs: str | None = None) -> Path:
     """Write the report of a run that has finished a fold, its figures beside it in `report/`, and return its path.
+
+    Args:
+        photographs: where they lie; None for where they lay in training.
 
     Raises:
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
     log, oof = run.read_log(config), read_oof(run, config)
-    summary = read_json(run.summary, ("oof", "folds", "estimates"))
+    summary = run.read_summary()
     task = TASKS[config.task]
     labels, answered = answers_in(oof, config.task)
     answers = answers_of(config.task, labels, answered)
     whole = next(iter(answers.values()))
     images, people = oof["ImageID"].tolist(), oof["person"].tolist()
+    root = Path(photographs or config.valid_root or config.train_root)
     drawn = Drawn(make_folder(run.path / "report"))
     remove_leftovers(drawn.folder)
     drawn.add("curves", figures.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
@@ -74,16 +78,16 @@ def write_report(run: RunFolder) -> Path:
         **_attributes(answers, drawn),
         **_calibration(answers, drawn),
         "options": _options(config),
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "people": _people(run, oof),
         "years": YEARS,
-        "suspects": None if task.regression else _suspects(config, oof, answers),
+        "suspects": None if task.regression else _suspects(config, oof, answers, root),
     }
     unfinished = run.unfinished()
     if unfinished:
         page["notes"].append(
             f"Not all is trained: fold {some(unfinished)}. What follows is about the folds that are finished."
         )
-    root = Path(config.valid_root or config.train_root)
     ages, note = _ages(root, config.corrections, images)
     page["notes"] += [note] if note else []
     if ages is not None:
@@ -131,16 +135,12 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _kind(config: TrainConfig) -> str:
-    return "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
-
-
 def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     monitor = TASKS[config.task].monitor
     known = summary["estimates"]
     best = known.get(CORRECTED, known[BEST])[monitor]
     how = "corrected for the choice of epochs" if CORRECTED in known else "not corrected for the choice of epochs"
-    return f"The {_kind(config)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
+    return f"The {score_kind(config)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> 
         "it is scored on, which flatters; corrected is without that. "
     )
     if CORRECTED not in summary["estimates"]:
-        note += "Answers of some epochs are missing, so nothing could be corrected here. "
+        note += f"{NOT_CORRECTED} "
     if not TASKS[config.task].regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
         usual = Answers(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
@@ -163,7 +163,7 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> 
             f"Who always answered {whole.classes[counts.argmax()]} would have a macro F1 of "
             f"{class_scores(usual)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
         )
-    return table(["", *(SCORE_TITLES[name] for name in names)], rows, note)
+    return grid(["", *(SCORE_TITLES[name] for name in names)], rows, note)
 
 
 def _folds(config: TrainConfig, summary: Mapping[str, Any], log: pd.DataFrame) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _folds(config: TrainConfig, summary: Mapping[str, Any], log: pd.DataFrame) -
     if len(rows) > 1:
         for title, values in (("mean", summary["mean"]), ("standard deviation", summary["std"])):
             rows.append([title, *(f"{values[name]:.4f}" for name in names), "", ""])
-    return table(["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows)
+    return grid(["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows)
 
 
 def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[str, Any]:
@@ -186,14 +186,14 @@ def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[s
         for row in scores.to_dict("records")
     ]
     there = {
-        f"{row['class']} ({row['count']})": Estimate(**known[row["class"]])
+        f"{row['class']} ({row['count']})": estimate(known[row["class"]])
         for row in scores.to_dict("records")
         if row["count"]
     }
     drawn.add(
         "classes", figures.intervals({"": there}, "F1 of each class (photographs) and its interval"), "F1 by class."
     )
-    return table(
+    return grid(
         ["class", "photographs", "F1", "precision", "recall"],
         rows,
         "Of the best epochs, as everything below. Where none or all of a class is right, there is no interval.",
@@ -276,7 +276,7 @@ def _mistakes(
                 row,
                 whole.classes[row["label"]],
                 whole.classes[row["pred"]],
-                f"confidence {row['confidence']:.2f}, {row['images']} photographs so",
+                f"confidence {row['confidence']:.2f}; so are {row['images']} of this person's photographs",
             )
             for row in found.head(SHOWN).to_dict("records")
         ]
@@ -297,13 +297,15 @@ def _mistakes(
     return {"title": title, "note": note if shown else "There are none.", "rows": shown}
 
 
-def _suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers]) -> dict[str, Any] | None:
-    found = find_suspects(config, oof, answers, share=0.05)
+def _suspects(
+    config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers], root: Path
+) -> dict[str, Any] | None:
+    found = find_suspects(config, oof, answers, root, share=LabelErrorConfig.share)
     if not len(found.rows):
         return None
     rows = [
         {
-            "name": title(row),
+            "name": suspect_name(row),
             "labelled": row["labelled"],
             "predicted": row["predicted"],
             "suspicion": f"{row['suspicion']:.2f}",
@@ -319,10 +321,12 @@ def _suspects(config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answ
 def _options(config: TrainConfig) -> dict[str, Any]:
     every = [(f, getattr(config, f.name)) for f in options(TrainConfig)]
     hidden = ("resume", "overwrite", "save_path")
+    default = TrainConfig(task=config.task, model_type=config.model_type).as_dict()  # some depend on these two
+    default |= {"task": TrainConfig.task, "model_type": TrainConfig.model_type}
     told = [
         f"{flag(f.name)} {value}" if not isinstance(value, bool) else flag(f.name if value else f"no_{f.name}")
         for f, value in every
-        if value != f.default and f.name not in hidden
+        if value != default[f.name] and f.name not in hidden
     ]
     rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every if f.name not in hidden]
     return {"given": f"Other than by default: {', '.join(told)}." if told else "All as by default.", "rows": rows}
@@ -335,4 +339,4 @@ def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
         [f"fold {fold['fold']}", len(fold["train"]), len(fold["valid"]), images.get(fold["fold"], "not yet")]
         for fold in split["folds"]
     ]
-    return table(["", "people trained on", "people validated on", "photographs validated on"], rows)
+    return grid(["", "people trained on", "people validated on", "photographs validated on"], rows)

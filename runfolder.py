@@ -168,6 +168,17 @@ class RunFolder:
             if self.fold_oof(number).is_file() and self.fold_log(number).is_file():
                 self._answers(number, len(_read_rows(self.fold_oof(number), ())), config)
 
+    def read_summary(self) -> dict[str, Any]:
+        """What summary.json says.
+
+        Raises:
+            UserError: it is missing or damaged, or of an earlier version.
+        """
+        try:
+            return read_json(self.summary, ("oof", "folds", "estimates"))
+        except UserError as error:
+            raise UserError(f"{error} python join_folds.py --root {self.path} writes it anew.") from None
+
     def split_fingerprint(self) -> str:
         """What two runs share only when each person is in the same fold of both."""
         return read_json(self.split, SPLIT_KEYS)["fingerprint"]
@@ -240,15 +251,18 @@ class RunFolder:
             yield FoldAnswers(labels, rows["person"].to_numpy(str), best, self._answers(number, len(rows), config))
 
     def _answers(self, number: int, rows: int, config: TrainConfig) -> np.ndarray | None:
-        """`(E, N, C)` answers of the epochs that a fold has trained; None where one is missing, as in older runs."""
+        """`(E, N, C)` answers of a fold's epochs; None where it is not finished or one is missing, as in older runs."""
         shape = (rows, TASKS[config.task].outputs)
-        paths = [self.fold_answers(number) / _ANSWERS.format(k + 1) for k in range(self._epochs_done()[number])]
-        if not all(path.is_file() for path in paths):
+        paths = [self.fold_answers(number) / _ANSWERS.format(k + 1) for k in range(config.epochs)]
+        if self._epochs_done().get(number) != config.epochs or not all(path.is_file() for path in paths):
             return None
         answers = np.empty((len(paths), *shape), np.float32)
         for path, epoch in zip(paths, answers, strict=True):
             try:
-                epoch[:] = np.load(path)
+                loaded = np.load(path)
+                if loaded.shape != shape:
+                    raise ValueError(f"its shape is {loaded.shape}, not {shape}")
+                epoch[:] = loaded
             except (ValueError, EOFError) as error:
                 raise UserError(
                     f"{path} is damaged ({first_line(error)}); put it back, or delete it to go without the score "
@@ -340,6 +354,11 @@ def read_oof(run: RunFolder, config: TrainConfig) -> pd.DataFrame:
 def answers_in(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels `(N,)` and the answers `(N, C)` in a table of out-of-fold answers."""
     return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(TASKS[task].outputs)]].to_numpy(np.float64)
+
+
+def score_kind(config: TrainConfig) -> str:
+    """What the scores of a run are called: out-of-fold, or validation where not everybody is validated by a fold."""
+    return "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
 
 
 def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -35,6 +35,9 @@ def decode_class(number: int) -> tuple[int, int, int]:
     return (*divmod(rest, len(GENDERS)), group)
 
 
+# What the classes of main are made of, in the order of `encode_class`, as people write them.
+ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
+IN_YEARS = ("mae", "rmse")  # scores that are lower where it is better, and that can be above 1
 SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "rmse": "RMSE"}  # as people write them
 
 CLASSIFICATION_LOSSES = ("labelsmoothingloss", "focalloss", "crossentropyloss")

@@ -313,7 +313,8 @@ def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
             raise ValueError(f"it holds no {' and '.join(needed) or 'object'}")
         return value
     except (FileNotFoundError, IsADirectoryError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({first_line(error)}).") from None
+        why = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise UserError(f"{path} is missing or damaged ({why}).") from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# Probabilities below this count as this in geometric means, so that one member alone cannot rule a class out for good.
-SMALLEST = 1e-12
+from metrics import SMALLEST
 
 
 def arithmetic_mean(members: np.ndarray) -> np.ndarray:

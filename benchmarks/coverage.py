@@ -20,7 +20,7 @@ import argparse
 
 import numpy as np
 
-from intervals import corrected_for_selection, person_tallies, resampled, scores_of, with_intervals
+from intervals import corrected_sums, estimates, person_tallies, resampled, scores_of, sums_of
 from tasks import MASKS, SHOTS, TASKS, encode_class
 
 FOLDS, EPOCHS, RESAMPLES = 5, 12, 1000
@@ -62,12 +62,12 @@ def simulate(people: int, *, shuffled: bool, seed: int) -> list[tuple[float, flo
     chosen = [each[epoch] for each, epoch in zip(tallies, best, strict=True)]
     true_last = _macro_f1(sum(each[-1] for each in expected))
     true_best = _macro_f1(sum(each[epoch] for each, epoch in zip(expected, best, strict=True)))
-    estimates = (
-        (true_last, with_intervals("main", last, draws)),
-        (true_best, with_intervals("main", chosen, draws)),
-        (true_best, corrected_for_selection("main", tallies, draws)),
+    found = (
+        (true_last, estimates("main", sums_of(last, draws))),
+        (true_best, estimates("main", sums_of(chosen, draws))),
+        (true_best, estimates("main", corrected_sums("main", tallies, draws))),
     )
-    return [(true, *(getattr(each["macro_f1"], k) for k in ("value", "low", "high"))) for true, each in estimates]
+    return [(true, *(getattr(each["macro_f1"], k) for k in ("value", "low", "high"))) for true, each in found]
 
 
 def _macro_f1(tallies: np.ndarray) -> np.ndarray:

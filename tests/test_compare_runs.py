@@ -103,7 +103,7 @@ def test_folds_that_both_have_are_compared(run, copies):
 def test_runs_of_another_split_are_refused_saying_what_differs(run, trained):
     outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
     assert outcome.code == 2
-    assert "cannot be compared: --seed is 42 and 7." in outcome.err
+    assert "cannot be compared: --seed is 42 and 7, so that other people are in their folds." in outcome.err
 
 
 def test_runs_of_other_labels_are_refused(run, copies):
@@ -129,6 +129,35 @@ def test_what_is_no_two_runs_is_refused(roots, told, run, trained):
     outcome = run("compare_runs", "--root", roots.format(*trained))
     assert outcome.code == 2
     assert told in outcome.err
+
+
+def test_a_fold_that_is_gone_or_trained_anew_is_not_corrected_by_halves(run, copies):
+    shutil.rmtree(copies[0] / "fold01")
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert "of the best epochs, not corrected" in outcome.out
+    log = copies[1] / "fold01" / "log.csv"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:1]))
+    assert "of the best epochs, not corrected" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").out
+
+
+def test_answers_of_another_shape_are_refused(run, copies):
+    path = copies[0] / "fold00" / "answers" / "epoch001.npy"
+    np.save(path, np.load(path)[0])
+    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    assert outcome.code == 2
+    assert f"{path} is damaged (its shape is (18,), not (42, 18))" in outcome.err
+
+
+def test_a_folder_with_a_comma_in_its_name_is_one_folder(run, copies, tmp_path):
+    place = shutil.move(copies[0], tmp_path / "a,b")
+    outcome = run("compare_runs", "--root", place)
+    assert f"There is one run only, {place}" in outcome.err
+
+
+def test_another_task_than_the_runs_is_refused(run, copies):
+    outcome = run("compare_runs", "--task", "gender", "--root", f"{copies[0]},{copies[1]}")
+    assert outcome.code == 2
+    assert "learnt task main, not gender" in outcome.err
 
 
 def test_a_damaged_table_is_named(run, copies):

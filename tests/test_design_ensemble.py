@@ -14,9 +14,8 @@ import torch
 
 import design
 from checkpoint import load_checkpoint, save_checkpoint
-from ensemble import Truth, calibrated
-from metrics import score
-from voting import SMALLEST
+from ensemble import Truth
+from metrics import SMALLEST, score, tempered
 
 NAME = "kfold-ensemble-VanillaResNet"
 
@@ -219,7 +218,7 @@ def test_a_submission_is_the_weighted_mean_of_its_members(mean, runs, design_of,
     weights = np.arange(1, len(members) + 1) / np.arange(1, len(members) + 1).sum()
     values = np.array(answers) if mean == "arithmetic" else np.log(np.clip(answers, SMALLEST, None))
     mixed = np.tensordot(weights, values, axes=1)
-    mixed = calibrated(mixed if mean == "arithmetic" else np.exp(mixed), 0.5, np.array(recipe["offsets"]))
+    mixed = tempered(mixed if mean == "arithmetic" else np.exp(mixed), 0.5, np.array(recipe["offsets"]))
     rows = pd.read_csv(found / "submission_recipe.csv")
     assert rows["ImageID"].tolist() == list(small_data.eval_ids)
     assert rows["ans"].tolist() == mixed.argmax(axis=1).tolist()

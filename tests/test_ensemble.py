@@ -16,17 +16,14 @@ from ensemble import (
     Recipe,
     Truth,
     best_of,
-    calibrated,
     fit_calibration,
     fit_offsets,
-    fit_temperature,
     greedy,
-    in_words,
     nested,
     read_recipe,
 )
-from intervals import Estimate
-from metrics import score
+from intervals import Estimate, in_words
+from metrics import fit_temperature, score, tempered
 
 RECIPE = {
     **{"format": 1, "task": "gender", "tta": 2, "mean": "arithmetic", "temperature": 1.0, "offsets": None},
@@ -78,10 +75,10 @@ def test_fewer_years_of_error_are_a_gain():
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        ((0.012, 0.003, 0.021), "better by 0.012 (0.003 to 0.021)"),
-        ((-0.012, -0.021, -0.003), "worse by 0.012 (0.003 to 0.021)"),
-        ((0.002, -0.01, 0.014), "not told apart (+0.002, -0.010 to +0.014)"),
-        ((0.0, 0.0, 0.0), "not told apart (+0.000, +0.000 to +0.000)"),
+        ((0.012, 0.003, 0.021), "better by 0.0120 (0.0030 to 0.0210)"),
+        ((-0.012, -0.021, -0.003), "worse by 0.0120 (0.0030 to 0.0210)"),
+        ((0.002, -0.01, 0.014), "not told apart, 0.0020 (-0.0100 to 0.0140)"),
+        ((0.0, 0.0, 0.0), "not told apart, 0.0000"),
     ],
 )
 def test_a_gain_in_words(gain, words):
@@ -178,17 +175,17 @@ def test_the_temperature_that_was_taken_away_is_found():
     random = np.random.default_rng(0)
     right = random.dirichlet(np.full(3, 0.8), size=20000)
     labels = (random.random((len(right), 1)) > right.cumsum(axis=1)).sum(axis=1)
-    assert fit_temperature(calibrated(right, 1 / 3, 0.0), labels) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(tempered(right, 1 / 3, 0.0), labels) == pytest.approx(3, rel=0.05)
 
 
 def test_offsets_put_a_class_right_that_is_answered_too_often():
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 100)
     logits = 2 * np.eye(3)[labels] + random.normal(size=(300, 3))
-    probabilities = calibrated(np.exp(logits), 1.0, np.array([1.5, 0, 0]))
+    probabilities = tempered(np.exp(logits), 1.0, np.array([1.5, 0, 0]))
     truth = Truth("mask", labels, np.arange(300), seed=0)
     offsets = fit_offsets(probabilities, truth)
-    moved = calibrated(probabilities, 1.0, offsets)
+    moved = tempered(probabilities, 1.0, offsets)
     assert offsets[0] < offsets[1:].min() - 0.7
     assert truth.goodness(moved) > truth.goodness(probabilities) + 0.05
 

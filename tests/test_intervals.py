@@ -8,7 +8,7 @@ import pytest
 from intervals import (
     FoldAnswers,
     class_f1,
-    corrected_for_selection,
+    corrected_sums,
     differences,
     estimates,
     person_tallies,
@@ -16,10 +16,17 @@ from intervals import (
     run_sums,
     scores_of,
     sums_of,
-    with_intervals,
 )
 from metrics import score
 from tasks import TASKS
+
+
+def with_intervals(task, tallies, draws):
+    return estimates(task, sums_of(tallies, draws))
+
+
+def corrected_for_selection(task, tallies, draws):
+    return estimates(task, corrected_sums(task, tallies, draws))
 
 
 def answers_of(task, rows, random):
@@ -151,6 +158,23 @@ def test_a_difference_is_told_apart_where_the_same_people_differ():
     assert found.high - found.low < 0.7 * (apart.high - apart.low)
     none = differences("gender", first, first)["accuracy"]
     assert none.low == none.value == none.high == 0
+
+
+def test_a_fold_of_one_person_is_not_corrected_and_people_alone_have_no_interval():
+    random = np.random.default_rng(0)
+    probabilities, labels = answers_of("gender", 10, random)
+
+    def fold(rows):
+        return FoldAnswers(
+            labels[rows], np.array([f"{k}" for k in rows]), probabilities[rows], probabilities[None, rows]
+        )
+
+    found = run_sums("gender", [fold(np.arange(9)), fold(np.array([9]))])
+    assert list(found) == ["best_epochs", "last_epochs"]
+    alone = estimates("gender", run_sums("gender", [fold(np.array([k])) for k in range(10)])["best_epochs"])["accuracy"]
+    assert alone.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
+    assert np.isnan(alone.low)
+    assert str(alone) == f"{alone.value:.4f}"
 
 
 def test_people_who_are_validated_in_every_fold_are_not_taken_for_more_people():

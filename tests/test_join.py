@@ -131,9 +131,20 @@ def test_what_was_not_copied_is_named(lost, run, apart):
         path.unlink()
     outcome = run("join_folds", "--root", apart)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert {"oof.csv": "fold02 is a finished fold without oof.csv", "*.pt": "without its checkpoints"}.get(
+    assert {"oof.csv": "fold02 is a trained fold without oof.csv", "*.pt": "without its checkpoints"}.get(
         lost, f"{apart / lost} is missing or damaged"
     ) in outcome.err
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_fold_of_a_run_of_other_epochs_is_refused(epochs, run, small_data, tiny_training, apart, tmp_path):
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "other", "--cv", 3)
+    assert run("train", *words, "--folds", 1, "--epochs", epochs).code == 0
+    shutil.rmtree(apart / "fold01")
+    shutil.copytree(tmp_path / "other" / "main" / NAME / "fold01", apart / "fold01")
+    outcome = run("join_folds", "--root", apart)
+    assert outcome.code == 2
+    assert f"--epochs was {epochs} and is 1" in outcome.err
 
 
 def test_the_folds_of_another_folder_are_swapped(run, apart):

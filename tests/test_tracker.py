@@ -153,9 +153,11 @@ def test_each_fold_is_a_stream_of_the_columns_of_the_log(tracker, train, boards,
         assert values == {epoch: pytest.approx(row, rel=1e-6) for epoch, row in logged(folder, fold).items()}
         assert stream.closed == 0
     summary = json.loads((folder / "summary.json").read_text())
-    assert streams[2].values() == {
-        2: {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in ("macro_f1", "accuracy")}
-    }
+    names = ("macro_f1", "accuracy")
+    scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in names}
+    scores |= {f"{part}/{name}": each[name]["value"] for part, each in summary["estimates"].items() for name in names}
+    assert "corrected/macro_f1" in scores
+    assert streams[2].values() == {2: scores}
 
 
 def test_the_scores_of_age_are_tracked_too(train, boards):
