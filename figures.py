@@ -158,7 +158,7 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
             if row.mark:
                 text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
                 right = at > table["images_per_s"].median()
-                side = {"xytext": (-6 if right else 6, 6), "ha": "right" if right else "left"}
+                side = {"xytext": (6 if right else -6, 4), "ha": "right" if right else "left"}
                 axes.annotate(
                     text, (at, getattr(row, monitor)), textcoords="offset points", fontsize=8, **side, bbox=PAPER
                 )
