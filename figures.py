@@ -159,9 +159,8 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
                 text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
                 right = at > table["images_per_s"].median()
                 side = {"xytext": (6 if right else -6, 4), "ha": "right" if right else "left"}
-                axes.annotate(
-                    text, (at, getattr(row, monitor)), textcoords="offset points", fontsize=8, **side, bbox=PAPER
-                )
+                side |= {"textcoords": "offset points", "fontsize": 8, "bbox": PAPER}
+                axes.annotate(text, (at, row.high), **side)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
