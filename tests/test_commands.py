@@ -169,7 +169,7 @@ def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(trai
     assert f"{path} is damaged" in outcome.err
     path.unlink()  # as in runs of earlier versions
     outcome = run("join_folds", "--root", folder)
-    assert "Answers of some epochs are missing" in outcome.out
+    assert "Not corrected for the choice of epochs: answers of some are missing" in outcome.out
     assert list(json.loads((folder / "summary.json").read_text())["estimates"]) == ["best_epochs"]
 
 

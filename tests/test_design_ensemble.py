@@ -192,8 +192,7 @@ def submit(run, data, place, out, *words):
     return run("submit_ensemble", *options, "--num-workers", 0, "--device", "cpu", *words)
 
 
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_a_submission_is_the_weighted_mean_of_its_members(mean, runs, design_of, run, small_data, tmp_path):
+def test_a_submission_is_the_weighted_mean_of_its_members(runs, design_of, run, small_data, tmp_path):
     outcome, place = design_of(runs)
     recipe = read(place)
     # Members of both runs, and all that can be done to their mean.
@@ -202,27 +201,30 @@ def test_a_submission_is_the_weighted_mean_of_its_members(mean, runs, design_of,
     other = read(place.with_name("other"))["members"]
     for number, member in enumerate(members := [*recipe["members"], *other]):
         member["weight"] = float(1 + number)
-    recipe |= {"mean": mean, "temperature": 0.5, "offsets": np.linspace(-1, 1, 18).tolist(), "members": members}
-    (place / "recipe.json").write_text(json.dumps(recipe))
-    outcome = submit(run, small_data, place, tmp_path / "p", "--task", "main")
-    assert outcome.code == 0, outcome.err
-    found = tmp_path / "p" / "main" / "tried"
-    about = json.loads((found / "prediction.json").read_text())
-    assert (about["tta"], about["recipe"]["weights"]) == (recipe["tta"], [member["weight"] for member in members])
-    answers = []
-    for number, member in enumerate(members):
-        stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
-        files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
-        answers.append(pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy())
-    assert len(list((found / "members").iterdir())) == len(members)
-    weights = np.arange(1, len(members) + 1) / np.arange(1, len(members) + 1).sum()
-    values = np.array(answers) if mean == "arithmetic" else np.log(np.clip(answers, SMALLEST, None))
-    mixed = np.tensordot(weights, values, axes=1)
-    mixed = tempered(mixed if mean == "arithmetic" else np.exp(mixed), 0.5, np.array(recipe["offsets"]))
-    rows = pd.read_csv(found / "submission_recipe.csv")
-    assert rows["ImageID"].tolist() == list(small_data.eval_ids)
-    assert rows["ans"].tolist() == mixed.argmax(axis=1).tolist()
-    assert [path.name for path in found.glob("submission*")] == ["submission_recipe.csv"]
+    for mean in ("arithmetic", "geometric"):
+        recipe |= {"mean": mean, "temperature": 0.5, "offsets": np.linspace(-1, 1, 18).tolist(), "members": members}
+        (place / "recipe.json").write_text(json.dumps(recipe))
+        outcome = submit(run, small_data, place, tmp_path / mean, "--task", "main")
+        assert outcome.code == 0, outcome.err
+        found = tmp_path / mean / "main" / "tried"
+        about = json.loads((found / "prediction.json").read_text())
+        assert (about["tta"], about["recipe"]["weights"]) == (recipe["tta"], [member["weight"] for member in members])
+        answers = []
+        for number, member in enumerate(members):
+            stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
+            files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
+            answers.append(
+                pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy()
+            )
+        assert len(list((found / "members").iterdir())) == len(members)
+        weights = np.arange(1, len(members) + 1) / np.arange(1, len(members) + 1).sum()
+        values = np.array(answers) if mean == "arithmetic" else np.log(np.clip(answers, SMALLEST, None))
+        mixed = np.tensordot(weights, values, axes=1)
+        mixed = tempered(mixed if mean == "arithmetic" else np.exp(mixed), 0.5, np.array(recipe["offsets"]))
+        rows = pd.read_csv(found / "submission_recipe.csv")
+        assert rows["ImageID"].tolist() == list(small_data.eval_ids)
+        assert rows["ans"].tolist() == mixed.argmax(axis=1).tolist()
+        assert [path.name for path in found.glob("submission*")] == ["submission_recipe.csv"]
 
 
 def test_a_moved_ensemble_still_finds_its_soups(runs, design_of, monkeypatch, run, small_data, tmp_path):

@@ -25,7 +25,8 @@ def trained(small_data, tiny_training, tmp_path_factory):
     for task in ("main", "gender", "age"):
         place = tmp_path_factory.mktemp("models")
         data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2, "--task", task)
-        assert train.main([*map(str, (*tiny_training, *data)), "--epochs", "2", "--report"]) == 0
+        epochs = "2" if task == "main" else "1"
+        assert train.main([*map(str, (*tiny_training, *data)), "--epochs", epochs, "--report"]) == 0
         places[task] = place / task / NAME
     return places
 
