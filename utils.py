@@ -34,8 +34,9 @@ def run_command(command: Callable[[Any], None], config: Config) -> int:
     """Run a command and return its exit code.
 
     What the user can put right (`UserError`, a path that is missing, of the wrong kind or not permitted) is one line on
-    stderr and code 2; a disk that cannot be written to and memory that is short are one line and code 1; Ctrl-C is code
-    130 and SIGTERM 143; anything else is a bug and keeps its traceback. Loader processes have ended when it returns.
+    stderr and code 2; a disk that cannot be written to, memory that is short and a pipe that nobody reads are one line
+    and code 1; Ctrl-C is code 130 and SIGTERM 143; anything else is a bug and keeps its traceback. Loader processes
+    have ended when it returns.
 
     Of the processes that torchrun started only the main one prints; the others tell what went wrong, unless it is what
     the first one of their machine tells as well.
@@ -54,6 +55,7 @@ def _run_command(command: Callable[[Any], None], config: Config, name: str) -> i
     try:
         with terminable():
             command(config)
+        sys.stdout.flush()  # where nobody reads, it is told here and not when Python ends
     except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
         message = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -64,6 +66,9 @@ def _run_command(command: Callable[[Any], None], config: Config, name: str) -> i
             print(f"{name}: {message}", file=sys.stderr)
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            print(f"{name}: nobody reads on.{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
+            return 1
         if error.errno not in FULL + READ_ONLY:
             raise
         print(f"{name}: {cannot_write(Path(error.filename or '.'), error)}", file=sys.stderr)
@@ -88,6 +93,16 @@ def _run_command(command: Callable[[Any], None], config: Config, name: str) -> i
     finally:
         end_workers(keep=before)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has left, as `head` does; what is still to be printed goes nowhere then."""
+    try:
+        print(flush=True)
+        return False
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
 
 
 def _is_left_alone(error: BaseException) -> bool:

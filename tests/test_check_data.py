@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import config
 from tasks import MAIN_CLASSES, SHOTS
 
 
@@ -97,3 +101,13 @@ def test_nothing_is_written(run, make_data):
     before = {path: path.stat().st_mtime_ns for path in data.root.rglob("*")}
     assert run("check_data", "--train-root", data.train_root).code == 0
     assert {path: path.stat().st_mtime_ns for path in data.root.rglob("*")} == before
+
+
+def test_a_reader_that_leaves_is_no_traceback(small_data):
+    words = [sys.executable, "check_data.py", "--train-root", small_data.train_root]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=Path(config.__file__).parent, **pipes) as child:
+        child.stdout.close()
+        told = child.stderr.read().decode()
+    assert child.returncode == 1
+    assert told == "check_data.py: nobody reads on.\n"
