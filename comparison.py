@@ -5,15 +5,16 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import pandas as pd
 
 from config import TrainConfig, UserError, flag
 from intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, in_words, run_sums
-from runfolder import RunFolder, lasting_options, read_oof
+from runfolder import RunFolder, lasting_options
 from tasks import IN_YEARS, SCORE_TITLES, TASKS
-from utils import read_json, some
+from utils import some
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,12 @@ class Compared:
         people = self.tables["A"]["person"].nunique()
         return f"Scores {kind}, {people} people{every}, with 95 % intervals over people"
 
+    @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """The scores of each run."""
         return {letter: estimates(self.task, sums) for letter, sums in self.sums.items()}
 
+    @cached_property
     def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
         """How much higher each score of the second is than that of the first, for every pair of runs."""
         pairs = combinations(self.sums, 2)
@@ -70,7 +73,7 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
         different = _differences(runs[0], configs[0], run, config)
         if different:
             raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {'; '.join(different)}.")
-    tables = [read_oof(run, config) for run, config in zip(runs, configs, strict=True)]
+    tables = [run.read_oof(config) for run, config in zip(runs, configs, strict=True)]
     folds = sorted(set.intersection(*(set(table["fold"]) for table in tables)))
     if not folds:
         raise UserError("No fold is finished in all of these runs; train one of them in each.")
@@ -101,8 +104,7 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
         for name in names
         if getattr(one, name) != getattr(other, name)
     ]
-    fingerprints = [read_json(run.config).get("fingerprints", {}).get("labels") for run in (first, second)]
-    if fingerprints[0] != fingerprints[1]:
+    if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
         found.append("they have other photographs or labels (--train-root, --valid-root, --corrections)")
     if not found and first.split_fingerprint() != second.split_fingerprint():
         found.append("they split the people otherwise")
@@ -130,9 +132,9 @@ def print_comparison(compared: Compared) -> None:
         print(f"   {name}: {', '.join(map(str, values))}")
     print(f"\n{compared.about()}:\n")
     print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>30}" for name in record.scores))
-    for what, found in compared.estimates().items():
+    for what, found in compared.estimates.items():
         print(f"{what:<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
-    told = compared.differences()
+    told = compared.differences
     for (first, second), found in told.items():
         print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
     print()

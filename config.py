@@ -69,8 +69,6 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
-RUNS_HELP = "runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each"
-RUNS_DEFAULT = "all runs of the task where train.py saves"
 ALIASES = {
     "MultiClassTHANet": "MultiClassTHANet_MK1",
     "THANet": "THANet_MK1",
@@ -269,6 +267,11 @@ class TrainConfig(Config):
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite deletes it; pass one of the two.")
 
+    @property
+    def validated_root(self) -> str:
+        """The folder of the photographs that are validated."""
+        return self.valid_root or self.train_root
+
     def _check_people(self) -> None:
         if self.age_filter is not None:
             if not {"main", "ageg"} & {self.task, *MODELS[self.model_type].heads}:
@@ -380,34 +383,34 @@ class JoinConfig(Config):
 
 
 @dataclass
-class CompareConfig(Config):
+class RunsConfig(Config):
+    """What the commands over several runs share."""
+
+    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
+    root: tuple[str, ...] | None = option(
+        None,
+        "runs, with commas between them: kfold-ensemble-<network> folders, or folders that hold one each",
+        default_text="all runs of the task where train.py saves",
+    )
+
+
+@dataclass
+class CompareConfig(RunsConfig):
     """Compare runs over the same people: how much better the one is than the other, and whether that is luck."""
 
     command: ClassVar[str] = "compare_runs.py"
 
-    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
-    root: tuple[str, ...] | None = option(
-        None,
-        f"two or more {RUNS_HELP}",
-        default_text=RUNS_DEFAULT,
-    )
     report: str | None = option(None, "also write an HTML page with both side by side", path=True, default_text="none")
 
 
 @dataclass
-class ReportConfig(Config):
+class ReportConfig(RunsConfig):
     """Write the report of a run anew from its files: scores, curves, confusions, mistakes, on one HTML page."""
 
     command: ClassVar[str] = "make_report.py"
 
-    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
     train_root: str | None = option(
         None, "where the photographs lie now", path=True, default_text="where they lay in training"
-    )
-    root: tuple[str, ...] | None = option(
-        None,
-        RUNS_HELP,
-        default_text=RUNS_DEFAULT,
     )
 
 
@@ -430,17 +433,11 @@ class LabelErrorConfig(JoinConfig):
 
 
 @dataclass
-class DesignConfig(Config):
+class DesignConfig(RunsConfig):
     """Find out on the people that each fold held out which checkpoints to combine and how, and write a recipe of it."""
 
     command: ClassVar[str] = "design_ensemble.py"
 
-    task: str = option(TrainConfig.task, "what was learnt", choices=TASKS)
-    root: tuple[str, ...] | None = option(
-        None,
-        RUNS_HELP,
-        default_text=RUNS_DEFAULT,
-    )
     train_root: str | None = option(
         None, "where the training photographs lie now", path=True, default_text="where they lay in training"
     )

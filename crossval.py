@@ -18,7 +18,7 @@ from finding import checkpoint_files, existing_checkpoint
 from intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
-from runfolder import SPLIT_KEYS, RunFolder, score_kind
+from runfolder import RunFolder, score_kind
 from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
@@ -30,7 +30,6 @@ from utils import (
     first_line,
     make_folder,
     process_number,
-    read_json,
     some,
     write_json,
     write_text,
@@ -230,7 +229,7 @@ def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int
 
 def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
     """Refuse to continue a run with other people, photographs, labels or initial weights than it was begun with."""
-    earlier = read_json(run.config).get("fingerprints", {})
+    earlier = run.fingerprints()
     what = {
         "split": "people or another split",
         "labels": "photographs or labels (files added, lost or unreadable, train.csv, --corrections)",
@@ -262,7 +261,7 @@ def join_folds(run: RunFolder) -> None:
         raise UserError(f"No fold of {run.path} is finished yet: {some(run.unfinished()) or 'there is none'}.")
     from checkpoint import check_fold  # imports torch
 
-    fingerprint = read_json(run.split, SPLIT_KEYS)["fingerprint"]
+    fingerprint = run.split_fingerprint()
     for number in run.folds():
         if checkpoint_files(run.fold(number)) or number in finished:
             check_fold(run, number, config, fingerprint)

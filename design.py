@@ -154,9 +154,7 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     }
     write_json(place / RECIPE, recipe)
     gain = in_words(Estimate(**scores["greedy_gain"]))
-    judged = (
-        f"{len(np.unique(truth.people))} people, {len(table)} photographs, each answered by folds that held it out."
-    )
+    judged = f"{recipe['made']['people']} people, {len(table)} photographs, each answered by folds that held it out."
     write_ensemble(place / "ensemble.html", rows, recipe, gain=gain, about=judged)
     seconds = {member.path: kind.run.seconds for kind, _ in taken for member in kind.members}
     print(
@@ -207,8 +205,6 @@ def _common_task(runs: Sequence[Run], config: DesignConfig) -> str:
                 "pass runs of one task."
             )
     task = first.config.task
-    if "task" in config.given and config.task != task:
-        raise UserError(f"{first.folder.path} learnt task {task}, not {config.task}; leave --task out.")
     if config.calibrate and TASKS[task].regression:
         raise UserError(f"--calibrate is for classes and task {task} has none; leave it out.")
     return task
@@ -217,7 +213,7 @@ def _common_task(runs: Sequence[Run], config: DesignConfig) -> str:
 def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
     """The photographs that all runs were trained on, and the rows of them that each fold validates."""
     first = runs[0]
-    prints = [read_json(run.folder.config).get("fingerprints", {}).get("labels") for run in runs]
+    prints = [run.folder.fingerprints().get("labels") for run in runs]
     for run, found in zip(runs, prints, strict=True):
         if found != prints[0]:
             raise UserError(
@@ -305,9 +301,9 @@ def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> tuple[l
         f"\nOut-of-fold {SCORE_TITLES[monitor]} with its interval of 95 % over people. images/s: what predicting with "
         "folds x top-k x\nviews passes an image comes to by the passes just made here, decoding and cutting included."
     )
-    for number, run in enumerate(runs):
+    for run in runs:
         print(f"{run.folder.path}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{SCORE_TITLES[monitor]:>9}{'images/s':>27}")
-        for row in rows[number * len(rows) // len(runs) : (number + 1) * len(rows) // len(runs)]:  # as many of each
+        for row in [row for row in rows if row["run"] == str(run.folder.path)]:
             print(
                 f"{row['views']:>5} {row['top_k']:>5}  {row['method']:<14}{row[monitor]:>9.4f} ({row['low']:.4f} to "
                 f"{row['high']:.4f}){row['images_per_s']:>9.3g}  {row['mark']}".rstrip()

@@ -16,7 +16,7 @@ import numpy as np
 import voting
 from config import UserError
 from intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
-from metrics import SMALLEST, fit_temperature, tempered
+from metrics import SMALLEST, confusion_counts, fit_temperature, tempered
 from tasks import TASKS
 from utils import read_json
 
@@ -62,8 +62,7 @@ class Truth:
         labels = self.labels[rows]
         if self.record.regression:
             return -float(np.sqrt(np.mean((answers[:, 0] - labels) ** 2)))
-        count = len(self.record.classes)
-        table = np.bincount(labels * count + answers.argmax(axis=1), minlength=count**2).reshape(count, count)
+        table = confusion_counts(labels, answers.argmax(axis=1), len(self.record.classes))
         sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
         return float(scores_of(self.task, sums)[self.record.monitor])
 

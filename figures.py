@@ -78,7 +78,7 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
         rows = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * 0.7 / len(groups)
         middle = np.array([values[name].value for name in names])
         ends = np.array([[values[name].low, values[name].high] for name in names]).T
-        reach = np.maximum(np.abs(ends - middle), 0)
+        reach = np.abs(ends - middle)
         axes.errorbar(
             middle, rows, xerr=reach, fmt="o", color=f"C{k}" if len(groups) > 1 else BLUE, markersize=4, label=group
         )

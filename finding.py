@@ -6,11 +6,9 @@ from pathlib import Path
 
 from config import (
     ROOT,
-    CompareConfig,
-    DesignConfig,
     EnsembleConfig,
     JoinConfig,
-    ReportConfig,
+    RunsConfig,
     SingularConfig,
     TrainConfig,
     UserError,
@@ -69,7 +67,7 @@ def _find_run(config: EnsembleConfig | JoinConfig) -> RunFolder:
     return RunFolder(runs[0])
 
 
-def find_runs(config: CompareConfig | DesignConfig | ReportConfig) -> list[RunFolder]:
+def find_runs(config: RunsConfig) -> list[RunFolder]:
     """The K-fold run of each of --root, see `find_run`; by default all of the task that train.py left.
 
     Raises:

@@ -106,9 +106,15 @@ def scores_of(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     return scores
 
 
-def _named(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores, and F1 of each class by the name of the class."""
-    return scores_of(task, sums) | dict(zip(TASKS[task].classes, np.moveaxis(class_f1(task, sums), -1, 0), strict=True))
+def _parts(task: str, sums: Sums) -> list[dict[str, np.ndarray]]:
+    """Of each part of sums the scores, and F1 of each class by the name of the class."""
+
+    def named(part: np.ndarray) -> dict[str, np.ndarray]:
+        return scores_of(task, part) | dict(
+            zip(TASKS[task].classes, np.moveaxis(class_f1(task, part), -1, 0), strict=True)
+        )
+
+    return [named(part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
 
 
 def class_f1(task: str, sums: np.ndarray) -> np.ndarray:
@@ -172,7 +178,7 @@ def corrected_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.
 
 def estimates(task: str, sums: Sums) -> dict[str, Estimate]:
     """Every score with its interval, and F1 of every class by the name of the class."""
-    parts = [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
+    parts = _parts(task, sums)
     return {
         name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in IN_YEARS else 1)
         for name in parts[0]
@@ -190,9 +196,7 @@ def in_words(gain: Estimate) -> str:
 
 def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
     """How much higher every score of the second is, of the same people in the same draws, with its interval."""
-    one, other = (
-        [_named(task, part) for part in (sums.value, sums.told, sums.without, sums.drawn)] for sums in (first, second)
-    )
+    one, other = _parts(task, first), _parts(task, second)
     found = {}
     for name in one[0]:
         most = np.inf if name in IN_YEARS else 1
@@ -223,8 +227,7 @@ def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[
     """What a run is scored by: its best epochs as they stand, its last ones, and the best corrected for the choice.
 
     The last two are left out where answers of a fold's epochs are not known, and the correction where a fold validates
-    one person alone. Two runs over the same people draw the
-    same resamples.
+    one person alone. Two runs over the same people draw the same resamples.
     """
     best, epochs, validated = [], [], []
     for fold in folds:

@@ -20,7 +20,7 @@ from config import TrainConfig, UserError
 from metrics import fit_temperature, tempered
 from mistakes import Answers, answers_of
 from picture import small_picture
-from runfolder import RunFolder, answers_in, read_oof
+from runfolder import RunFolder, answers_in
 from sheet import Block, Cell, contact_sheet
 from table import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
 from tasks import AGE_BOUNDS, GENDERS, MASKS, TASKS
@@ -307,8 +307,8 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
         raise UserError(
             f"{run.path} learnt years, which tell no label from another; pass --root with a run of another task."
         )
-    oof = read_oof(run, config)
-    root = Path(config.valid_root or config.train_root)
+    oof = run.read_oof(config)
+    root = Path(config.validated_root)
     suspects = find_suspects(config, oof, answers_of(config.task, *answers_in(oof, config.task)), root, share=share)
     table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
     _write_once(run.path / CORRECTIONS, table.to_csv(index=False, float_format="%.4f"), overwrite=overwrite)

@@ -26,8 +26,7 @@ def report(config: ReportConfig) -> None:
 
     for run in runs:
         print(write_report(run, config.train_root))
-        trained = run.read_config()
-        place = config.train_root or trained.valid_root or trained.train_root
+        place = config.train_root or run.read_config().validated_root
         if not Path(place).is_dir():
             print(
                 f"There is no folder {place}, so the report has no photographs; pass --train-root with where they are."

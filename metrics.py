@@ -24,6 +24,11 @@ def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
     return probabilities.argmax(axis=1)
 
 
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
+    """How often each of `count` classes (row) was taken for each (column), `(count, count) int64`."""
+    return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
+
+
 def attributes_of(classes: np.ndarray) -> dict[str, np.ndarray]:
     """The numbers of mask, gender and ageg of each class of main, `(N,) int64`."""
     return dict(zip(ATTRIBUTES, np.unravel_index(classes, _COUNTS), strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from intervals import binomial_interval
-from metrics import age_groups, attributes_of, joined_classes, marginals, predicted_class
+from metrics import age_groups, attributes_of, confusion_counts, joined_classes, marginals, predicted_class
 from tasks import ATTRIBUTES, TASKS
 
 BINS = 10  # of a reliability table
@@ -68,8 +68,7 @@ def answers_of(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict
 
 def confusion(answers: Answers) -> np.ndarray:
     """How often each class (row) was taken for each (column), `(C, C) int64`."""
-    count = len(answers.classes)
-    return np.bincount(answers.labels * count + answers.predicted, minlength=count * count).reshape(count, count)
+    return confusion_counts(answers.labels, answers.predicted, len(answers.classes))
 
 
 def class_scores(answers: Answers) -> pd.DataFrame:

@@ -27,7 +27,7 @@ def write_comparison(compared: Compared, path: Path) -> None:
     """
     record = TASKS[compared.task]
     names, monitor = record.scores, SCORE_TITLES[record.monitor]
-    found, told = compared.estimates(), compared.differences()
+    found, told = compared.estimates, compared.differences
     drawn = Drawn()
     titles = {f"{b} - {a}": each for (a, b), each in told.items()}
     shown = {pair: {SCORE_TITLES[name]: each[name] for name in names} for pair, each in titles.items()}

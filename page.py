@@ -53,9 +53,9 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> 
     return {"head": head, "rows": list(rows), "note": note}
 
 
-def interval(plain: Mapping[str, float | None], digits: int = 3) -> str:
+def interval(plain: Mapping[str, float | None]) -> str:
     """An estimate of summary.json in words."""
-    return "not known" if plain["value"] is None else estimate(plain).told(digits)
+    return "not known" if plain["value"] is None else estimate(plain).told(3)
 
 
 def estimate(plain: Mapping[str, float | None]) -> Estimate:

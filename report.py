@@ -31,7 +31,7 @@ from mistakes import (
     year_errors,
 )
 from page import Drawn, estimate, grid, interval, render, thumbnail
-from runfolder import SPLIT_KEYS, RunFolder, answers_in, read_oof, score_kind
+from runfolder import SPLIT_KEYS, RunFolder, answers_in, score_kind
 from table import read_training_table
 from tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from utils import make_folder, read_json, remove_leftovers, some
@@ -49,14 +49,14 @@ def write_report(run: RunFolder, photographs: str | None = None) -> Path:
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
-    log, oof = run.read_log(config), read_oof(run, config)
+    log, oof = run.read_log(config), run.read_oof(config)
     summary = run.read_summary()
     task = TASKS[config.task]
     labels, answered = answers_in(oof, config.task)
     answers = answers_of(config.task, labels, answered)
     whole = next(iter(answers.values()))
     images, people = oof["ImageID"].tolist(), oof["person"].tolist()
-    root = Path(photographs or config.valid_root or config.train_root)
+    root = Path(photographs or config.validated_root)
     drawn = Drawn(make_folder(run.path / "report"))
     remove_leftovers(drawn.folder)
     drawn.add("curves", figures.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
@@ -69,8 +69,6 @@ def write_report(run: RunFolder, photographs: str | None = None) -> Path:
     page: dict[str, Any] = {
         "title": f"{config.model_type} on {task.title}",
         "about": _about(config, summary),
-        "notes": [],
-        "verdict": _verdict(config, summary),
         "scores": _scores(config, summary, whole),
         "folds": _folds(config, summary, log),
         "training": "Dotted: training, which is augmented; solid: validation.",
@@ -83,13 +81,13 @@ def write_report(run: RunFolder, photographs: str | None = None) -> Path:
         "years": YEARS,
         "suspects": None if task.regression else _suspects(config, oof, answers, root),
     }
-    unfinished = run.unfinished()
+    verdicts, unfinished = [], run.unfinished()
     if unfinished:
-        page["notes"].append(
+        verdicts.append(
             f"Not all is trained: fold {some(unfinished)}. What follows is about the folds that are finished."
         )
     ages, note = _ages(root, config.corrections, images)
-    page["notes"] += [note] if note else []
+    page["verdicts"] = [*verdicts, *([note] if note else []), _verdict(config, summary)]
     if ages is not None:
         by_age = errors_by_age(answers, ages, oof["person"].to_numpy())
         titles = {config.task: "any of it", **ATTRIBUTES} if config.task == "main" else ATTRIBUTES

@@ -162,11 +162,11 @@ class RunFolder:
         """
         read_json(self.split, SPLIT_KEYS)
         for number in self.folds():
-            for part, columns in ((self.fold_log, log_columns(config)), (self.fold_oof, needed_oof_columns(config))):
-                if part(number).is_file():
-                    _read_rows(part(number), columns)
-            if self.fold_oof(number).is_file() and self.fold_log(number).is_file():
-                self._answers(number, len(_read_rows(self.fold_oof(number), ())), config)
+            if self.fold_log(number).is_file():
+                _read_rows(self.fold_log(number), log_columns(config))
+            if self.fold_oof(number).is_file():
+                rows = _read_rows(self.fold_oof(number), needed_oof_columns(config))
+                self._answers(number, len(rows), config)
 
     def read_summary(self) -> dict[str, Any]:
         """What summary.json says.
@@ -179,8 +179,15 @@ class RunFolder:
         except UserError as error:
             raise UserError(f"{error} python join_folds.py --root {self.path} writes it anew.") from None
 
+    def fingerprints(self) -> dict[str, str]:
+        """What the run was begun with: `split`, `labels` (the photographs and their labels), and `load_state_dict`.
+
+        Runs begun by an earlier version may lack some.
+        """
+        return read_json(self.config).get("fingerprints", {})
+
     def split_fingerprint(self) -> str:
-        """What two runs share only when each person is in the same fold of both."""
+        """What two runs share only when each person is in the same fold of both, as split.json says."""
         return read_json(self.split, SPLIT_KEYS)["fingerprint"]
 
     def read_config(self) -> TrainConfig:
@@ -210,7 +217,11 @@ class RunFolder:
         return f"{done} of {earlier['cv']} folds finished, {sum(counts)} of {earlier['cv'] * earlier['epochs']} epochs"
 
     def _epochs_done(self) -> dict[int, int]:
-        return {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
+        return {k: self._epochs_of(k) for k in self.folds() if self.fold_log(k).is_file()}
+
+    def _epochs_of(self, number: int) -> int:
+        path = self.fold_log(number)
+        return len(_read_rows(path, ())) if path.is_file() else 0
 
     # -------------------------------------------------------------------------------------------- tables and summary
 
@@ -224,6 +235,28 @@ class RunFolder:
         if not parts:
             raise UserError(f"No epoch of {self.path} is trained yet.")
         return pd.concat(parts, ignore_index=True)
+
+    def read_oof(self, config: TrainConfig) -> pd.DataFrame:
+        """The out-of-fold answers of a run, as oof.csv holds them: ImageID, person, fold, label, pred, p0, ...
+
+        Raises:
+            UserError: there are none yet, or the file is damaged.
+        """
+        join = f"python join_folds.py --root {self.path}"
+        if not self.oof.is_file():
+            raise UserError(
+                f"There is no {self.oof}: no fold of the run is finished yet, or its folds have to be joined by {join}"
+            )
+        columns, task = needed_oof_columns(config), TASKS[config.task]
+
+        def sound(rows: pd.DataFrame) -> None:
+            numbers = rows[[name for name in columns if name != "person"]].to_numpy(np.float64)
+            if not len(rows) or not np.isfinite(numbers).all():
+                raise ValueError("it has no rows" if not len(rows) else "it holds what is no number")
+            if not task.regression and not rows["label"].isin(range(len(task.classes))).all():
+                raise ValueError("it holds a label that is none")
+
+        return _read_rows(self.oof, ("ImageID", *columns), f"{join} writes it anew", sound)
 
     def write_fold_log(self, number: int, rows: list[dict[str, Any]]) -> None:
         """Write the log rows of one fold, and log.csv of all folds that are there."""
@@ -254,7 +287,7 @@ class RunFolder:
         """`(E, N, C)` answers of a fold's epochs; None where it is not finished or one is missing, as in older runs."""
         shape = (rows, TASKS[config.task].outputs)
         paths = [self.fold_answers(number) / _ANSWERS.format(k + 1) for k in range(config.epochs)]
-        if self._epochs_done().get(number) != config.epochs or not all(path.is_file() for path in paths):
+        if self._epochs_of(number) != config.epochs or not all(path.is_file() for path in paths):
             return None
         answers = np.empty((len(paths), *shape), np.float32)
         for path, epoch in zip(paths, answers, strict=True):
@@ -321,36 +354,6 @@ class RunFolder:
         return summary, finished
 
 
-def read_oof(run: RunFolder, config: TrainConfig) -> pd.DataFrame:
-    """The out-of-fold answers of a run, as oof.csv holds them: ImageID, person, fold, label, pred, p0, ...
-
-    Raises:
-        UserError: there are none yet, or the file is damaged.
-    """
-    if not run.oof.is_file():
-        raise UserError(
-            f"There is no {run.oof}: no fold of the run is finished yet, or its folds have to be joined by "
-            f"python join_folds.py --root {run.path}"
-        )
-    columns = needed_oof_columns(config)
-    numbers = [name for name in columns if name != "person"]
-    try:
-        rows = pd.read_csv(run.oof, converters={"person": str, "ImageID": str}, encoding_errors="surrogateescape")
-        missing = [name for name in ("ImageID", *columns) if name not in rows]
-        if missing:
-            raise ValueError(f"it has no column {', '.join(missing)}")
-        if not len(rows) or not np.isfinite(rows[numbers].to_numpy(np.float64)).all():
-            raise ValueError("it has no rows" if not len(rows) else "it holds what is no number")
-        task = TASKS[config.task]
-        if not task.regression and not rows["label"].isin(range(len(task.classes))).all():
-            raise ValueError("it holds a label that is none")
-        return rows
-    except ValueError as error:
-        raise UserError(
-            f"{run.oof} is damaged ({first_line(error)}); python join_folds.py --root {run.path} writes it anew."
-        ) from None
-
-
 def answers_in(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
     """The labels `(N,)` and the answers `(N, C)` in a table of out-of-fold answers."""
     return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(TASKS[task].outputs)]].to_numpy(np.float64)
@@ -361,17 +364,21 @@ def score_kind(config: TrainConfig) -> str:
     return "out-of-fold" if config.cv > 1 and not config.valid_root else "validation"
 
 
-def _read_rows(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _read_rows(
+    path: Path, columns: Sequence[str], cure: str | None = None, check: Callable[[pd.DataFrame], None] | None = None
+) -> pd.DataFrame:
+    """A table that must have some columns and pass a `check`; `cure` says what to do where it is damaged."""
     try:
-        rows = pd.read_csv(path, converters={"person": str}, encoding_errors="surrogateescape")
+        rows = pd.read_csv(path, converters={"person": str, "ImageID": str}, encoding_errors="surrogateescape")
         missing = [name for name in columns if name not in rows]
         if missing:
             raise ValueError(f"it has no column {', '.join(missing)}")
+        if check:
+            check(rows)
         return rows
     except ValueError as error:  # all that pandas makes of a damaged file
-        raise UserError(
-            f"{path} is damaged ({first_line(error)}); delete {path.parent} to train the fold anew with --resume."
-        ) from None
+        cure = cure or f"delete {path.parent} to train the fold anew with --resume"
+        raise UserError(f"{path} is damaged ({first_line(error)}); {cure}.") from None
 
 
 def log_columns(config: TrainConfig) -> tuple[str, ...]:
