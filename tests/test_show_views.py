@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-import sheet
+import views
 from augmentation import VIEWS, build_transform, face_crop_box, to_picture
 from config import TRANSFORMS, TrainConfig
 from crossval import look_at_data, read_tables
+from examples import spread
 from foldtrainer import fold_loaders
 from picture import read_image
 from sheet import AMISS, FOUND, WIDTH, Block, Cell, contact_sheet
-from show_views import spread
 from tasks import MAIN_CLASSES
 
 SMALL = ("--image-size", 32, "--draws", 2)
@@ -30,7 +30,7 @@ def show(run, tmp_path, monkeypatch):
         drawn.append((title, notes, blocks))
         return contact_sheet(title, notes, blocks, **options)
 
-    monkeypatch.setattr(sheet, "contact_sheet", record)
+    monkeypatch.setattr(views, "contact_sheet", record)
 
     def command(*words):
         drawn.clear()
