@@ -125,7 +125,10 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     asked = Asked(task, config.tta, data.pictures, config.batch_size, config.num_workers, device, ALONE)
     for run in runs:
         _answer(run, asked, table, dtype)
-    rows, best = _compare(runs, truth, config)
+    rows = _compare(runs, truth, config)
+    _print_table(rows, truth.record.monitor)
+    means = [row for row in rows if row["method"] in MEANS]  # that a recipe can use
+    best = max(means, key=lambda row: truth.sign * row[truth.record.monitor])
     mean, views = best["method"], best["views"]
     if (place / RECIPE).is_file():
         print(f"Replacing the earlier recipe in {place}.")
@@ -145,11 +148,21 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     temperature, offsets = _calibrate(library, way, truth, scores) if config.calibrate else (1.0, None)
     taken = [(kind, weight) for kind, weight in zip(kinds, weights, strict=True) if weight > 0]
     recipe = {
-        **{"format": RECIPE_FORMAT, "task": task, "tta": views, "mean": mean},
-        **{"temperature": temperature, "offsets": offsets, "members": _entries(taken, place, task), "scores": scores},
+        "format": RECIPE_FORMAT,
+        "task": task,
+        "tta": views,
+        "mean": mean,
+        "temperature": temperature,
+        "offsets": offsets,
+        "members": _entries(taken, place, task),
+        "scores": scores,
         "made": {
-            **{"runs": [str(run.folder.path.resolve()) for run in runs], "top_k": config.top_k, "seed": config.seed},
-            **{"people": len(np.unique(truth.people)), "images": len(table), "versions": library_versions()},
+            "runs": [str(run.folder.path.resolve()) for run in runs],
+            "top_k": config.top_k,
+            "seed": config.seed,
+            "people": len(np.unique(truth.people)),
+            "images": len(table),
+            "versions": library_versions(),
         },
     }
     write_json(place / RECIPE, recipe)
@@ -272,12 +285,8 @@ def _ask(
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Print how each run scores with so many checkpoints, views and each way to vote.
-
-    Returns:
-        The rows of the table, and the best one whose vote is a mean that a recipe can use.
-    """
+def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> list[dict[str, Any]]:
+    """How each run scores with so many checkpoints, views and each way to vote, the best and the cheapest marked."""
     monitor = truth.record.monitor
     rows, measured = [], []
     for run in runs:
@@ -297,19 +306,22 @@ def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> tuple[l
     cheapest = min(equal, key=lambda n: (-rows[n]["images_per_s"], -goodness[n]))
     for n, row in enumerate(rows):
         row["mark"] = " ".join(mark for mark, at in (("best", best), ("cheapest", cheapest)) if n == at)
+    return rows
+
+
+def _print_table(rows: Sequence[dict[str, Any]], monitor: str) -> None:
     print(
         f"\nOut-of-fold {SCORE_TITLES[monitor]} with its interval of 95 % over people. images/s: what predicting with "
         "folds x top-k x\nviews passes an image comes to by the passes just made here, decoding and cutting included."
     )
-    for run in runs:
-        print(f"{run.folder.path}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{SCORE_TITLES[monitor]:>9}{'images/s':>27}")
-        for row in [row for row in rows if row["run"] == str(run.folder.path)]:
+    for run in dict.fromkeys(row["run"] for row in rows):
+        print(f"{run}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{SCORE_TITLES[monitor]:>9}{'images/s':>27}")
+        for row in [row for row in rows if row["run"] == run]:
             print(
                 f"{row['views']:>5} {row['top_k']:>5}  {row['method']:<14}{row[monitor]:>9.4f} ({row['low']:.4f} to "
                 f"{row['high']:.4f}){row['images_per_s']:>9.3g}  {row['mark']}".rstrip()
             )
     print("cheapest: the least passes among those that a paired comparison does not tell apart from the best.")
-    return rows, max((row for row in rows if row["method"] in MEANS), key=lambda row: truth.sign * row[monitor])
 
 
 def _votes(run: Run, ranked: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
