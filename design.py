@@ -116,11 +116,11 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     runs = [_open(folder, config) for folder in folders]
     task = _common_task(runs, config)
     name = config.name or "+".join(dict.fromkeys(run.folder.name.removeprefix(KFOLD) for run in runs))
-    place = make_folder(Path(config.save_path) / task / name)  # a place that cannot be written to is found out now
     device = choose_device(config.device)
     dtype = inference_dtype(config.precision, device)
     data = _look_at_data(runs, config)
     table = data.table if data.valid is None else data.valid
+    place = make_folder(Path(config.save_path) / task / name)  # a place that cannot be written to is found out now
     truth = Truth(task, targets_of(table)[task], table["person"].to_numpy(str), seed=config.seed)
     asked = Asked(task, config.tta, data.pictures, config.batch_size, config.num_workers, device, ALONE)
     for run in runs:
@@ -196,6 +196,7 @@ def _open(folder: RunFolder, config: DesignConfig) -> Run:
     if missing:
         raise UserError(f"{folder.path} is not trained to its end: fold {some(missing)}. Train on with --resume.")
     members = find_members(folder, EnsembleConfig(), top_k=config.top_k, folds=range(len(folds)))
+    transforms_of(members, config.tta)  # more views than there are is found out now
     for member in members:
         if member.info.split_fingerprint != split["fingerprint"]:
             raise UserError(

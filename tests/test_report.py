@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -18,23 +19,24 @@ NAME = "kfold-ensemble-VanillaResNet"
 
 @pytest.fixture(scope="module")
 def trained(small_data, tiny_training, tmp_path_factory):
-    """A run of each task, with its report as training leaves it."""
+    """trained(task) is a run with its report as training leaves it, trained when it is first asked for."""
     import train
 
-    places = {}
-    for task in ("main", "gender", "age"):
+    @cache
+    def folder(task):
         place = tmp_path_factory.mktemp("models")
         data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2, "--task", task)
         epochs = "2" if task == "main" else "1"
         assert train.main([*map(str, (*tiny_training, *data)), "--epochs", epochs, "--report"]) == 0
-        places[task] = place / task / NAME
-    return places
+        return place / task / NAME
+
+    return folder
 
 
 @pytest.fixture
 def copy(trained, tmp_path):
     """A copy of the run of task main, to be changed."""
-    return shutil.copytree(trained["main"], tmp_path / "models" / "main" / NAME)
+    return shutil.copytree(trained("main"), tmp_path / "models" / "main" / NAME)
 
 
 def text_of(page):
@@ -50,20 +52,20 @@ def pictures_of(page):
 
 @pytest.mark.parametrize("task", ["main", "gender", "age"])
 def test_training_leaves_a_page_that_needs_nothing_else(task, trained):
-    page = trained[task] / "report.html"
+    page = trained(task) / "report.html"
     html = page.read_text()
     assert not re.search(r"(src|href)=\"(?!data:image/|#)", html)  # opened from the file system, without a network
     assert "<script" not in html
     assert html.count("<img") == len(pictures_of(page)) > 5
     for picture in pictures_of(page):
         picture.load()
-    assert {path.suffix for path in (trained[task] / "report").iterdir()} == {".png"}
+    assert {path.suffix for path in (trained(task) / "report").iterdir()} == {".png"}
     for place in re.findall(r'href="#(\w+)"', html):
         assert f'<h2 id="{place}">' in html
 
 
 def test_the_page_says_what_the_run_came_to(trained):
-    run = trained["main"]
+    run = trained("main")
     summary, text = json.loads((run / "summary.json").read_text()), text_of(run / "report.html")
     for what in ("best_epochs", "last_epochs", "corrected"):
         found = summary["estimates"][what]["macro_f1"]
@@ -88,11 +90,11 @@ def test_the_page_says_what_the_run_came_to(trained):
 
 
 def test_the_report_of_years_shows_errors_in_years(trained):
-    text = text_of(trained["age"] / "report.html")
+    text = text_of(trained("age") / "report.html")
     assert "Largest errors" in text
     assert "years off" in text
     assert "RMSE" in text
-    assert (trained["age"] / "report" / "years.png").is_file()
+    assert (trained("age") / "report" / "years.png").is_file()
 
 
 def test_a_report_is_made_again_from_the_files_of_a_run(run, copy):
@@ -172,7 +174,7 @@ def test_a_file_that_is_missing_or_damaged_is_named(lost, run, copy):
 
 def test_runs_side_by_side(run, copy, trained, tmp_path):
     page = tmp_path / "both.html"
-    outcome = run("compare_runs", "--root", f"{trained['main']},{copy}", "--report", page)
+    outcome = run("compare_runs", "--root", f"{trained('main')},{copy}", "--report", page)
     assert outcome.code == 0, outcome.err
     assert f"To look at: {page}" in outcome.out
     text = text_of(page)
