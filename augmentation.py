@@ -7,7 +7,9 @@ size. Images come in as PIL RGB and leave as `(3, S, S) float32`, normalised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from config import CROP_SCALE
 from machine import seeded
 
 MEAN = (0.485, 0.456, 0.406)
@@ -26,6 +29,30 @@ SOURCE_CROP = 224
 FACE_SIZE = (312, 234)  # height and width of the source's face crop, of which 224 x 224 is cut
 
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a transform is made with, beside its name.
+
+    Args:
+        image_size: side S of the result in pixels.
+        mean, std: what is taken out of the channels.
+        crop_scale: the smallest share of the square's area that a random resized crop cuts; the largest is all of it.
+        mirror: mirror every other training photograph.
+        erasing: how often a box of a training photograph is blanked, as a probability (Zhong et al. 2020, random
+            erasing, https://arxiv.org/abs/1708.04896).
+        inference_crop: side of the square cut at validation and inference, as a share of the transform's largest (the
+            shorter side of the photograph, or the width of the face box); None leaves it to the transform.
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    crop_scale: float = CROP_SCALE
+    mirror: bool = False
+    erasing: float = 0.0
+    inference_crop: float | None = None
 
 
 @dataclass(frozen=True)
@@ -201,15 +228,15 @@ class InferenceTransform:
     """A fixed crop and its fixed test-time views: the plain one first, then mirrored, then zoomed and shifted.
 
     Args:
-        image_size: side S of the result in pixels.
         fraction: side of the square that is cut, as a fraction of the shorter side of the photograph, or with `face`
-            of the width of the face box.
+            of the width of the face box, where the settings do not say.
         face: cut around the face instead of the centre.
     """
 
-    def __init__(self, image_size: int, mean: tuple, std: tuple, *, fraction: float, face: bool = False) -> None:
-        self.size, self.fraction, self.face = (image_size, image_size), fraction, face
-        self.to_tensor = ToNormalised(mean, std)
+    def __init__(self, settings: Settings, *, fraction: float, face: bool = False) -> None:
+        self.size, self.face = (settings.image_size, settings.image_size), face
+        self.fraction = fraction if settings.inference_crop is None else settings.inference_crop
+        self.to_tensor = ToNormalised(settings.mean, settings.std)
         self.max_views: int | None = len(VIEWS)
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
@@ -232,8 +259,8 @@ class InferenceTransform:
 class RandomViews:
     """The source's random views (centre crop, random resized crop), each fixed by its image and its number."""
 
-    def __init__(self, image_size: int, mean: tuple, std: tuple) -> None:
-        self.transform = _random_resized(image_size, mean, std)
+    def __init__(self, settings: Settings) -> None:
+        self.transform = _random_resized(replace(settings, mirror=False, erasing=0.0))
         self.max_views: int | None = None
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
@@ -243,7 +270,7 @@ class RandomViews:
 
 
 def build_transform(
-    name: str, phase: str, image_size: int, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD
+    name: str, phase: str, image_size: int, **settings: Any
 ) -> v2.Compose | InferenceTransform | RandomViews:
     """The transform called `name` for a phase.
 
@@ -253,38 +280,49 @@ def build_transform(
             "valid" and "inference" give one called as `transform(image, view, key)` that is the same at every call,
             with `max_views`, the number of views it has (None: any number). "valid" never augments.
         image_size: side S in pixels.
+        settings: the others of `Settings`.
 
     Raises:
         KeyError: unknown name or phase.
     """
-    return TRANSFORMS[name][phase](image_size, mean, std)
+    return TRANSFORMS[name][phase](Settings(image_size, **settings))
 
 
-def _random_resized(image_size: int, mean: tuple, std: tuple) -> v2.Compose:
-    return v2.Compose([CentreSquare(), v2.RandomResizedCrop(image_size, antialias=True), ToNormalised(mean, std)])
+def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
+    """Crops, then what the settings change, then what the transform itself does."""
+    mirror = [v2.RandomHorizontalFlip()] if settings.mirror else []
+    erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to the mean colour, which is 0 by then
+    return v2.Compose([*crops, *mirror, *augmentations, ToNormalised(settings.mean, settings.std), *erase])
 
 
-def _rand_augment(image_size: int, mean: tuple, std: tuple) -> v2.Compose:
+def _crops(settings: Settings) -> list[v2.Transform]:
+    return [CentreSquare(), v2.RandomResizedCrop(settings.image_size, scale=(settings.crop_scale, 1), antialias=True)]
+
+
+def _random_resized(settings: Settings) -> v2.Compose:
+    return _training(_crops(settings), settings)
+
+
+def _rand_augment(settings: Settings) -> v2.Compose:
     # RandAugment with 2 operations of magnitude 9: Cubuk et al. 2020, https://arxiv.org/abs/1909.13719
-    crop = v2.RandomResizedCrop(image_size, antialias=True)
-    return v2.Compose([CentreSquare(), crop, v2.RandAugment(2, 9), ToNormalised(mean, std)])
+    return _training(_crops(settings), settings, v2.RandAugment(2, 9))
 
 
-def _random_face(image_size: int, mean: tuple, std: tuple) -> v2.Compose:
-    size = tuple(round(side * image_size / SOURCE_CROP) for side in FACE_SIZE)
-    return v2.Compose([FaceCrop(size), v2.RandomCrop(image_size), ToNormalised(mean, std)])
+def _random_face(settings: Settings) -> v2.Compose:
+    size = tuple(round(side * settings.image_size / SOURCE_CROP) for side in FACE_SIZE)
+    return _training([FaceCrop(size), v2.RandomCrop(settings.image_size)], settings)
 
 
-def _whole_square(image_size: int, mean: tuple, std: tuple) -> InferenceTransform:
-    return InferenceTransform(image_size, mean, std, fraction=1.0)
+def _whole_square(settings: Settings) -> InferenceTransform:
+    return InferenceTransform(settings, fraction=1.0)
 
 
-def _source_crop(image_size: int, mean: tuple, std: tuple) -> InferenceTransform:
-    return InferenceTransform(image_size, mean, std, fraction=SOURCE_CROP / SOURCE_SIDE)
+def _source_crop(settings: Settings) -> InferenceTransform:
+    return InferenceTransform(settings, fraction=SOURCE_CROP / SOURCE_SIDE)
 
 
-def _centre_of_face(image_size: int, mean: tuple, std: tuple) -> InferenceTransform:
-    return InferenceTransform(image_size, mean, std, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
+def _centre_of_face(settings: Settings) -> InferenceTransform:
+    return InferenceTransform(settings, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
 
 
 TRANSFORMS = {

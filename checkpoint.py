@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from augmentation import MEAN, STD
 from config import (
-    EFFICIENTNETS,
+    CROP_SCALE,
     MIN_IMAGE_SIZE,
     MODELS,
-    RESNETS,
     TRANSFORMS,
     PredictConfig,
     TrainConfig,
@@ -39,7 +38,7 @@ from utils import UNREADABLE, atomic_write, first_line, some
 
 FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what files of torch before 1.6 begin with
-CHOICES = {"task": TASKS, "model_type": MODELS, "backbone": EFFICIENTNETS + RESNETS, "transform_type": TRANSFORMS}
+CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class ModelInfo:
     transform_type: str
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    crop_scale: float = CROP_SCALE
+    inference_crop: float | None = None
     classes: tuple[str, ...] = ()
     fold: int | None = None
     epoch: int | None = None
@@ -198,11 +199,17 @@ def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
         name: resolve_name(f"The {name.replace('_', ' ')} of {path}", getattr(info, name), allowed)
         for name, allowed in CHOICES.items()
     }
+    record = MODELS[names["model_type"]]
+    if record.library is None:
+        names["backbone"] = resolve_name(f"The backbone of {path}", info.backbone, record.backbones)
     info = replace(info, **names)
     numbers = {
         "image_size": isinstance(info.image_size, int) and info.image_size >= MIN_IMAGE_SIZE,
         "mean": _are_numbers(info.mean, 3),
         "std": _are_numbers(info.std, 3),
+        "crop_scale": _are_numbers([info.crop_scale]) and 0 < info.crop_scale <= 1,
+        "inference_crop": info.inference_crop is None
+        or (_are_numbers([info.inference_crop]) and 0 < info.inference_crop <= 1),
         "scores": info.scores is None or _are_numbers([info.scores[info.monitor], *info.scores.values()]),
         "config": info.config is None or isinstance(info.config["cv"], int),
         "fold": info.fold is None or isinstance(info.fold, int),
@@ -447,7 +454,8 @@ def _check_together(members: Sequence[Member], config: PredictConfig) -> None:
     first = members[0]
     chosen = {"transform_type"} & config.given
     for member in members[1:]:
-        for name in ("task", "image_size", "mean", "std", "transform_type", "split_fingerprint"):
+        together = ("task", "image_size", "mean", "std", "crop_scale", "inference_crop", "transform_type")
+        for name in (*together, "split_fingerprint"):
             if name not in chosen and getattr(member.info, name) != getattr(first.info, name):
                 raise UserError(
                     f"{member.path} and {first.path} do not belong together: their {name.replace('_', ' ')} differs "

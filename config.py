@@ -12,6 +12,7 @@ import difflib
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +34,14 @@ class UserError(ValueError):
 class ModelRecord:
     """What the command line must know of a network: its default backbone, those that fit, and its heads.
 
-    `heads` is empty for a network with one head, made for the task it is trained on.
+    `library` names the one of which any backbone fits, beside those that are listed. `heads` is empty for a network
+    with one head, made for the task it is trained on.
     """
 
     backbone: str
-    backbones: tuple[str, ...]
+    backbones: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
+    library: str | None = None
 
     def answers(self, task: str, trained_on: str) -> bool:
         """Whether such a network, trained on `trained_on`, answers `task`."""
@@ -54,11 +57,45 @@ MODELS = {
     "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
     "MultiLabelTHANet": ModelRecord("efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender")),
     "THANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
+    "JointHeads": ModelRecord(
+        "efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main"), library="torchvision"
+    ),
+    "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
+    "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
 LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
-OPTIMIZERS = ("adam", "adamp", "sgd", "momentum")
-SCHEDULES = ("cosine", "cosine_restarts", "none")
+OPTIMIZERS = ("adam", "adamw", "adamp", "sgd", "momentum")
+SCHEDULES = ("cosine", "cosine_restarts", "onecycle", "none")
+CROP_SCALE = 0.08  # torchvision's, and the source's
+# The source's best model value by value, and one that trains faces better.
+PRESETS: dict[str, dict[str, Any]] = {
+    "source": {
+        "model_type": "VanillaEfficientNet",
+        "backbone": "efficientnet-b3",
+        "image_size": 224,
+        "transform_type": "tta",
+        "batch_size": 32,
+        "optim_type": "adam",
+        "lr": 0.001,
+        "lr_scheduler": "cosine_restarts",
+        "seed": 42,
+        "cv": 5,
+    },
+    "strong": {
+        "model_type": "JointHeads",
+        "backbone": "efficientnet-b3",
+        "transform_type": "base",
+        "crop_scale": 0.5,
+        "mirror": True,
+        "batch_size": 32,
+        "optim_type": "adamw",
+        "lr": 0.001,
+        "lr_scheduler": "onecycle",
+        "cv": 5,
+    },
+}
+CUTS = ("crop_scale", "mirror", "erasing", "inference_crop")  # how a transform is made, beside its name and size
 MIN_IMAGE_SIZE = 32  # below, the last feature maps of the backbones vanish
 MOST_SHOWN, MOST_DRAWS = 20, 60  # on one sheet: a JPEG is 65,535 pixels high at most
 METHODS = ("softvoting", "hardvoting")
@@ -67,6 +104,14 @@ CACHES = ("ram", "disk", "off")
 TRACKERS = ("none", "tensorboard", "wandb")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
+BACKBONE_HELP = (
+    f"backbone of the network: {EFFICIENTNETS[0]} to {EFFICIENTNETS[-1][-2:]}, {RESNETS[0]} to {RESNETS[-1]}, and for "
+    "VanillaTorchvision, JointHeads and VanillaTimm any classification network of the library, by its name there"
+)
+CROP_HELP = "smallest share of the area that a random crop of training cuts, up to 1"
+MIRROR_HELP = "mirror every other training photograph"
+ERASING_HELP = "how often a box of a training photograph is blanked, up to 1"
+INFERENCE_CROP_HELP = "side of the square that validation and prediction cut, as a share of the largest, up to 1"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
 ALIASES = {
@@ -110,11 +155,19 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
         single = ", ".join(name for name, r in MODELS.items() if not r.heads)
         raise UserError(f"{model_type} answers with classes, so it cannot learn task {task}; use one of {single}.")
     backbone = backbone or record.backbone
+    if record.library:
+        return backbone  # a name of the library, which takes seconds to import; see `model.create_backbone`
+    backbone = resolve_name("--backbone", backbone, EFFICIENTNETS + RESNETS)
     if backbone not in record.backbones:
         raise UserError(
             f"--backbone {backbone} does not fit {model_type}; those that do: {', '.join(record.backbones)}."
         )
     return backbone
+
+
+def cuts_of(config: TrainConfig | ShowConfig) -> dict[str, Any]:
+    """How the transform of a training is made, beside its name and size."""
+    return {name: getattr(config, name) for name in CUTS}
 
 
 def check_seed(seed: int) -> None:
@@ -136,12 +189,13 @@ def option(
     *,
     choices: Iterable[str] | None = None,
     low: float | None = None,
+    high: float | None = None,
     path: bool = False,
     default_text: str | None = None,
 ) -> Any:
     """One option as a dataclass field; `default_text` says in words what an empty default means."""
-    metadata = {"help": help, "choices": tuple(choices or ()), "low": low, "path": path, "default_text": default_text}
-    return field(default=default, metadata=metadata)
+    about = {"choices": tuple(choices or ()), "low": low, "high": high, "path": path, "default_text": default_text}
+    return field(default=default, metadata={"help": help, **about})
 
 
 @dataclass
@@ -166,6 +220,9 @@ class Config:
             low = f.metadata["low"]
             if low is not None and not (math.isfinite(value) and value >= low):
                 raise UserError(f"{flag(f.name)} must be {low} or more. Got {value}.")
+            high = f.metadata["high"]
+            if high is not None and not value <= high:
+                raise UserError(f"{flag(f.name)} must be {high} or less. Got {value}.")
 
     def as_dict(self) -> dict[str, Any]:
         """The options as plain values, for config.json and checkpoints."""
@@ -181,6 +238,9 @@ class TrainConfig(Config):
 
     task: str = option("main", "what to learn", choices=TASKS)
     model_type: str = option("VanillaEfficientNet", "the network", choices=MODELS)
+    preset: str | None = option(
+        None, "a named set of options, listed below; those that are typed win", choices=PRESETS, default_text="none"
+    )
     load_state_dict: str | None = option(
         None, "start from the weights in this file, a checkpoint or a bare state dict", path=True, default_text="none"
     )
@@ -193,26 +253,64 @@ class TrainConfig(Config):
         None, "CSV of label corrections to apply on load: id,gender,age,file,mask", path=True, default_text="none"
     )
     transform_type: str = option("base", "how photographs are cut and augmented", choices=TRANSFORMS)
+    crop_scale: float = option(CROP_SCALE, CROP_HELP, low=0.01, high=1)
+    mirror: bool = option(False, MIRROR_HELP)
+    erasing: float = option(0.0, ERASING_HELP, low=0, high=1)
+    inference_crop: float | None = option(
+        None, INFERENCE_CROP_HELP, low=0.1, high=1, default_text="that of the transform"
+    )
+    mixup: float = option(
+        0.0,
+        "mix every photograph of a step with another, in shares drawn from Beta(this, this) (MixUp); 0 is off",
+        low=0,
+    )
+    cutmix: float = option(
+        0.0,
+        "paste a box of another photograph into each of a step, its share from Beta(this, this) (CutMix); 0 is off",
+        low=0,
+    )
     age_filter: int | None = option(
         None, "train people at least this old as 60 and over; validation labels stay true", default_text="off"
     )
     epochs: int = option(30, "passes over the training photographs", low=1)
     cv: int = option(1, "number of folds; 1 trains once and holds out 10 %% of the people", low=1)
     folds: tuple[int, ...] | None = option(None, "train these folds only, as in 0,2", default_text="all")
+    age_sigma: float = option(
+        0.0,
+        "train age groups as shares, as if ages were known to this many years only: 58 is nearly 60; 0 is off",
+        low=0,
+    )
+    balance: float = option(
+        0.0, "draw photographs of scarce classes more often: 0 as they come, 1 all classes equally often", low=0, high=1
+    )
     batch_size: int = option(32, "photographs a step; BatchNorm needs two", low=2)
     optim_type: str = option("adam", "optimizer", choices=OPTIMIZERS)
+    weight_decay: float | None = option(
+        None, "weight decay of the optimizer", low=0, default_text="0.05 of adamw, 0.01 of adamp, else 0"
+    )
     loss_type: str | None = option(
         None, "loss", choices=LOSSES, default_text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
     )
-    lr: float = option(0.005, "learning rate at the start", low=0)
+    logit_adjustment: float = option(
+        0.0,
+        "add so much of the log frequency of each class to its logit in the loss, for the scarce ones; 0 is off",
+        low=0,
+    )
+    lr: float = option(0.005, "learning rate at the start, or once it is warm", low=0)
+    backbone_lr: float = option(1.0, "learning rate of the backbone as a share of --lr; the head has --lr", low=0)
+    warmup_epochs: float = option(0.0, "let the learning rate rise to --lr over so many epochs", low=0)
     lr_scheduler: str = option("cosine", "learning-rate schedule, stepped every batch", choices=SCHEDULES)
     restart_epochs: int = option(5, "length in epochs of one cycle of cosine_restarts", low=1)
+    ema: float = option(
+        0.0,
+        "validate and save a running mean of the weights, of which each step keeps this share, as 0.99 (EMA); 0 is off",
+        low=0,
+        high=0.99999,
+    )
     seed: int = option(42, "seed of the split, the weights and all augmentation", low=0)
     save_path: str = option("./saved_models", "folder that holds the runs", path=True)
     top_n: int = option(3, "checkpoints kept in each fold", low=1)
-    backbone: str | None = option(
-        None, "backbone of the network", choices=EFFICIENTNETS + RESNETS, default_text="the network's own"
-    )
+    backbone: str | None = option(None, BACKBONE_HELP, default_text="the network's own")
     image_size: int = option(224, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
     pretrained: bool = option(True, "start the backbone from ImageNet weights")
     freeze: bool = option(False, "train the head only, the backbone stays as it is")
@@ -257,6 +355,7 @@ class TrainConfig(Config):
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
         self._check_people()
+        self._check_classes()
         if self.freeze and not self.pretrained and not self.load_state_dict:
             raise UserError(
                 "--freeze with --no-pretrained would keep random features for ever; drop one of the two, "
@@ -278,9 +377,21 @@ class TrainConfig(Config):
                 raise UserError(f"--age-filter changes age groups, which task {self.task} has not; leave it out.")
             if not AGE_BOUNDS[0] < self.age_filter <= AGE_BOUNDS[1]:
                 raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {self.age_filter}.")
+        if self.age_sigma and not {"main", "ageg"} & {self.task, *MODELS[self.model_type].heads}:
+            raise UserError(f"--age-sigma is about age groups, which task {self.task} has not; leave it out.")
         wrong = [k for k in self.folds or () if not 0 <= k < self.cv]
         if wrong:
             raise UserError(f"--folds must be numbers from 0 to {self.cv - 1} with --cv {self.cv}. Got {wrong[0]}.")
+
+    def _check_classes(self) -> None:
+        if self.logit_adjustment and TASKS[self.task].regression:
+            raise UserError(f"--logit-adjustment is for classes and task {self.task} has none; leave it out.")
+        if self.logit_adjustment and self.balance:
+            raise UserError("--logit-adjustment and --balance both make up for scarce classes; pass one of the two.")
+        if "crop_scale" in self.given and self.transform_type == "facecrop":
+            raise UserError("--crop-scale is about random resized crops, which facecrop has not; leave it out.")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(f"--warmup-epochs must be below --epochs {self.epochs}. Got {self.warmup_epochs}.")
 
 
 @dataclass
@@ -298,7 +409,6 @@ class PredictConfig(Config):
     backbone: str | None = option(
         None,
         "backbone of a bare state dict; a checkpoint knows its own",
-        choices=EFFICIENTNETS + RESNETS,
         default_text="the network's own",
     )
     image_size: int | None = option(
@@ -502,20 +612,25 @@ class ShowConfig(Config):
         default_text="some of --train-root",
     )
     transform_type: str = option("all", "the transform to show", choices=("all", *TRANSFORMS))
+    crop_scale: float = option(TrainConfig.crop_scale, CROP_HELP, low=0.01, high=1)
+    mirror: bool = option(TrainConfig.mirror, MIRROR_HELP)
+    erasing: float = option(TrainConfig.erasing, ERASING_HELP, low=0, high=1)
+    inference_crop: float | None = option(
+        TrainConfig.inference_crop, INFERENCE_CROP_HELP, low=0.1, high=1, default_text="that of the transform"
+    )
     image_size: int = option(TrainConfig.image_size, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
     cv: int = option(CheckConfig.cv, "number of folds that training will use", low=1)
     seed: int = option(TrainConfig.seed, "seed of the training, and of which photographs are shown", low=0)
-    count: int = option(4, "photographs to show; those that --images names one by one are all shown", low=1)
-    draws: int = option(6, "training draws of each photograph, one an epoch", low=1)
+    count: int = option(
+        4, "photographs to show; those that --images names one by one are all shown", low=1, high=MOST_SHOWN
+    )
+    draws: int = option(6, "training draws of each photograph, one an epoch", low=1, high=MOST_DRAWS)
     max_megapixels: float = option(TrainConfig.max_megapixels, MEGAPIXELS_HELP, low=0.001)
     save_path: str = option("./views", "folder that the sheets are written to", path=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed(self.seed)
-        for name, most in (("count", MOST_SHOWN), ("draws", MOST_DRAWS)):
-            if getattr(self, name) > most:
-                raise UserError(f"{flag(name)} must be {most} or less. Got {getattr(self, name)}.")
         idle = [flag(name) for name in ("train_root", "corrections", "cv") if self.images and name in self.given]
         if idle:
             raise UserError(f"--images takes the place of --train-root and has no labels; leave out {', '.join(idle)}.")
@@ -574,6 +689,12 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def preset_words(name: str) -> str:
+    """The options of a preset as they are typed."""
+    words = ((flag(key), value) for key, value in PRESETS[name].items())
+    return " ".join(word if value is True else f"{word} {value}" for word, value in words)
+
+
 def default_text(f: dataclasses.Field) -> str:
     """The default of an option as people read it."""
     if f.default is None and f.metadata["default_text"]:
@@ -612,7 +733,14 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(cls: type[Config]) -> argparse.ArgumentParser:
     """The argument parser of a command, made from the fields of its config class."""
-    parser = _Parser(prog=cls.command, description=cls.__doc__, allow_abbrev=False)
+    presets = [f"--preset {name}: {preset_words(name)}" for name in PRESETS] if cls is TrainConfig else []
+    parser = _Parser(
+        prog=cls.command,
+        description=cls.__doc__,
+        epilog="\n".join(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False) for text in presets),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     hints = get_type_hints(cls)
     for f in options(cls):
         text = f"{f.metadata['help']} (default: {default_text(f)})"
@@ -658,7 +786,8 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
         if f.metadata["path"] and f.default is not None and f.name not in typed
     }
     try:
-        return cls(**anchored, **typed, given=frozenset(typed), words=tuple(words))
+        chosen = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)] if "preset" in typed else {}
+        return cls(**{**anchored, **chosen, **typed}, given=frozenset(typed), words=tuple(words))
     except UserError as error:
         parser.error(str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from cache import Pictures
 from machine import derive_seed, seeded
 from processes import ALONE, Processes
 from stop import ignore_signals
-from tasks import AGE_GROUPS, TASKS, encode_class
+from tasks import AGE_GROUPS, ATTRIBUTES, TASKS, decode_class, encode_class
 
 
 def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
@@ -51,8 +52,8 @@ class Mixture:
 class TrainDataset(Dataset):
     """Training photographs, augmented, and after them `extra` ones made by MixUp within a class.
 
-    Items are asked for by (epoch, index) and answered with `(image (3, S, S) float32, {task: target})`. What is drawn
-    for an item depends on seed, epoch and index alone, not on workers or order.
+    Items are asked for by (epoch, index), see `EpochSampler`, and answered with `(image (3, S, S) float32, {task:
+    target})`. What is drawn for an item depends on seed, epoch and index alone, not on workers or order.
 
     Args:
         table: one row an image, of training people only.
@@ -98,6 +99,22 @@ class TrainDataset(Dataset):
         if index < len(self.paths):
             return self.paths[index]
         return f"a mixed image of class {self.extra[index - len(self.paths)]}"
+
+    @property
+    def classes(self) -> dict[str, np.ndarray]:
+        """The class of every item, the extra ones too, for each task of classes: `{task: (len,) int64}`."""
+        extra = dict(
+            zip(ATTRIBUTES, np.array([decode_class(c) for c in self.extra], np.int64).reshape(-1, 3).T, strict=True)
+        )
+        extra["main"] = self.extra
+        return {task: np.concatenate([self.targets[task], more]) for task, more in extra.items()}
+
+    def counts(self) -> dict[str, Tensor]:
+        """How many items each class has, for each task of classes: `{task: (C,) int64}`."""
+        return {
+            task: torch.bincount(torch.from_numpy(values), minlength=TASKS[task].outputs)
+            for task, values in self.classes.items()
+        }
 
     def _image(self, index: int) -> Tensor:
         return self.transform(self.pictures.read(self.paths[index]))
@@ -190,11 +207,25 @@ class EpochSampler(Sampler):
     image left out is another one in every epoch.
 
     Where several processes train `together`, each gets its part of every batch, which must be two images or more.
+
+    Args:
+        weights: `(size,)`, how often each item is drawn, with replacement, beside the others; None takes each once.
+            An item that is drawn again in an epoch is one of (epoch, how often before) instead of the epoch, so that
+            it is augmented otherwise.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: Sequence[int], together: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: Sequence[int],
+        together: Processes = ALONE,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, tuple(seed), 0, 0
         self.together = together
+        self.weights = None if weights is None else torch.from_numpy(weights)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Choose the order of the next pass, and the batch it begins with."""
@@ -203,20 +234,42 @@ class EpochSampler(Sampler):
     def batches(self) -> list[list[int]]:
         """The indices of every batch of this epoch."""
         generator = torch.Generator().manual_seed(derive_seed("order", *self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
+        if self.weights is None:
+            order = torch.randperm(self.size, generator=generator).tolist()
+        else:
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator).tolist()
         return [order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size)][: len(self)]
 
     def sizes(self) -> list[int]:
         """How many images each batch of the pass has, over all processes."""
         return [len(chunk) for chunk in self.batches()[self.start :]]
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for chunk in self.batches()[self.start :]:
-            yield [(self.epoch, index) for index in self.together.mine(chunk)]
+    def __iter__(self) -> Iterator[list[tuple[int | tuple[int, int], int]]]:
+        drawn: Counter[int] = Counter()
+        for number, chunk in enumerate(self.batches()):
+            keys = []
+            for index in chunk:
+                again = drawn[index]
+                drawn[index] += 1
+                keys.append(((self.epoch, again) if again else self.epoch, index))
+            if number >= self.start:
+                yield self.together.mine(keys)
 
     def __len__(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest >= 2 * self.together.size)
+
+
+def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
+    """How often each image is drawn: its class's count to the power of -`power`, `(N,) float64`.
+
+    At 1 all classes are drawn equally often, at 0 all images; between, the sampling of Mahajan et al. 2018
+    (https://arxiv.org/abs/1805.00932), who took 0.5.
+
+    Args:
+        labels: `(N,) int64` class of each image.
+    """
+    return np.bincount(labels)[labels].astype(np.float64) ** -power
 
 
 class ViewBatches(Sampler):

@@ -111,6 +111,7 @@ def train_one_epoch(
     scaler: GradScaler | None = None,
     title: str = "train",
     progress: EpochProgress | None = None,
+    mixing: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]] = lambda *batch: batch,
     together: Processes = ALONE,
     sizes: Sequence[int] | None = None,
     after_step: Callable[[EpochProgress], None] = lambda progress: None,
@@ -121,6 +122,7 @@ def train_one_epoch(
         dtype: what to compute with where it does no harm (torch.autocast), see `training_dtype`.
         scaler: of the gradients, see `gradient_scaler`.
         progress: where an epoch that is taken up in the middle stands; the loader gives the batches that are left.
+        mixing: makes of a batch the one to train on, see `mixing.BatchMixing`.
         together: the processes that train, the network being `together.parallel`.
         sizes: how many images each batch has over all of them; of one process alone those that the loader gives.
         after_step: called when a step is done and counted.
@@ -136,7 +138,7 @@ def train_one_epoch(
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
         for number, (batch, targets) in enumerate(bar):
             rate = learning_rate(optimizer)
-            batch, targets = _move(batch, targets, device)
+            batch, targets = mixing(*_move(batch, targets, device))
             with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
                 outputs = network(batch)
             loss = criterion(_floats(outputs), targets)

@@ -127,6 +127,8 @@ class FoldFiles:
             backbone=config.backbone,
             image_size=config.image_size,
             transform_type=config.transform_type,
+            crop_scale=config.crop_scale,
+            inference_crop=config.inference_crop,
             classes=self.task.classes,
             fold=self.number,
             epoch=epoch,

@@ -13,8 +13,17 @@ from torch.utils.data import Dataset, Sampler
 
 from augmentation import build_transform
 from checkpoint import load_checkpoint, load_weights
-from config import MODELS, TrainConfig, UserError
-from dataset import EpochSampler, Loader, TrainDataset, ViewBatches, ViewDataset, loaders, targets_of
+from config import MODELS, TrainConfig, UserError, cuts_of
+from dataset import (
+    EpochSampler,
+    Loader,
+    TrainDataset,
+    ViewBatches,
+    ViewDataset,
+    balanced_weights,
+    loaders,
+    targets_of,
+)
 from engine import (
     EpochProgress,
     EvalResult,
@@ -30,12 +39,13 @@ from lock import FoldLocks
 from loss import create_criterion
 from machine import count_workers, random_state, seed_everything, set_random_state
 from metrics import score
+from mixing import BatchMixing
 from model import Network, create_model, inference_network
-from optim import create_optimizer, create_scheduler
+from optim import create_optimizer, create_scheduler, step_average
 from processes import ALONE, Processes
 from split import Data
 from stop import Interrupted, StopRequest
-from tasks import SCORE_TITLES, TASKS
+from tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 from tracker import Tracker
 from utils import some
 
@@ -108,7 +118,10 @@ def fold_loaders(
     config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, together: Processes = ALONE
 ) -> dict[int, tuple[Loader, Loader]]:
     """What loads the training images of each fold, and its validation images, by processes that start once in a run."""
-    transforms = [build_transform(config.transform_type, phase, config.image_size) for phase in ("train", "valid")]
+    transforms = [
+        build_transform(config.transform_type, phase, config.image_size, **cuts_of(config))
+        for phase in ("train", "valid")
+    ]
     train_parts: list[tuple[Dataset, Sampler]] = []
     valid_parts: list[tuple[Dataset, Sampler]] = []
     for number in numbers:
@@ -129,11 +142,20 @@ def fold_loaders(
             pictures=data.pictures,
             targets=targets_of(valid_table),
         )
-        train_parts.append((train_set, EpochSampler(len(train_set), config.batch_size, seed=seed, together=together)))
+        weights = (
+            balanced_weights(train_set.classes[_balanced_task(config)], config.balance) if config.balance else None
+        )
+        sampler = EpochSampler(len(train_set), config.batch_size, seed=seed, together=together, weights=weights)
+        train_parts.append((train_set, sampler))
         valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, together)))
     workers = count_workers(config.num_workers, device, sharing=together.local_size)
     made = [loaders(parts, workers=workers, device=device) for parts in (train_parts, valid_parts)]
     return dict(zip(numbers, zip(*made, strict=True), strict=True))
+
+
+def _balanced_task(config: TrainConfig) -> str:
+    """The task whose classes are balanced: what is learnt, or the age groups that years imply."""
+    return "ageg" if TASKS[config.task].regression else config.task
 
 
 class FoldTrainer:
@@ -159,6 +181,11 @@ class FoldTrainer:
         self.machine = machine_of(device, config.precision, together.size)  # that the fold was begun on
         self.rows: list[dict[str, Any]] = files.state.get("rows", [])
         self.best: torch.Tensor | None = files.state.get("best")  # (N, C), what the best epoch answers out of fold
+
+    @property
+    def judged(self) -> Network:
+        """What is validated and saved: the network, or with --ema the running mean of its weights."""
+        return self.average.module if self.average else self.network
 
     @property
     def sampler(self) -> EpochSampler:
@@ -191,6 +218,7 @@ class FoldTrainer:
         config, seed = self.config, (self.config.seed, self.number)
         seed_everything("weights", *seed)
         self.network = prepare(build_network(config, self.initial), self.device)
+        self.average = step_average(self.network, config.ema) if config.ema else None
         if config.compile:
             self.network.compile()
         self.parallel = self.together.parallel(self.network, self.device)
@@ -199,14 +227,30 @@ class FoldTrainer:
         extra = len(self.train_loader.dataset.extra)
         if extra:
             print(f"fold {self.number}: {extra} images mixed within scarce classes are added")
-        self.criterion = create_criterion(config.loss_type)
-        self.optimizer = create_optimizer(config.optim_type, self.network.parameters(), lr=config.lr)
+        self.mixing = BatchMixing(
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            age_sigma=config.age_sigma,
+            bounds=(AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]),
+        )
+        self.criterion = create_criterion(
+            config.loss_type, logit_adjustment=config.logit_adjustment, counts=self.train_loader.dataset.counts()
+        )
+        self.plain_criterion = create_criterion(config.loss_type)  # of the logits as they are predicted with
+        self.optimizer = create_optimizer(
+            config.optim_type,
+            self.network,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            backbone_lr=config.backbone_lr,
+        )
         self.scheduler = create_scheduler(
             config.lr_scheduler,
             self.optimizer,
             epochs=config.epochs,
             steps_per_epoch=len(self.sampler),
             restart_epochs=config.restart_epochs,
+            warmup_epochs=config.warmup_epochs,
         )
         if "network" in self.files.state:
             self._take_up()
@@ -225,6 +269,8 @@ class FoldTrainer:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         if state["scaler"]:  # empty where it was not needed
             self.scaler.load_state_dict(state["scaler"])
         losses = list(state["losses"].to(self.device).unbind())
@@ -254,6 +300,7 @@ class FoldTrainer:
                 scaler=self.scaler,
                 title=title,
                 progress=self.progress,
+                mixing=self.mixing,
                 together=self.together,
                 sizes=self.sampler.sizes(),
                 after_step=self._after_step,
@@ -265,11 +312,13 @@ class FoldTrainer:
             raise
         self._check_losses()
         self.together.spread(self.network)
+        if self.average:
+            self.together.spread(self.average)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, self.valid_loader.dataset.targets[self.config.task])
         self.epoch += 1
         self.files.write_answers(self.epoch, result.probabilities)
-        saved, is_best = self.files.offer(self.epoch, scores, self.network)
+        saved, is_best = self.files.offer(self.epoch, scores, self.judged)
         if is_best:
             self.best = torch.from_numpy(result.probabilities)
             self.files.write_oof(result.probabilities)
@@ -279,11 +328,11 @@ class FoldTrainer:
         self.files.remove_others()  # only now, so that a state never names a checkpoint that is gone
 
     def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:
-        network = prepare(inference_network(self.network, self.config.image_size), self.device, dtype)
+        network = prepare(inference_network(self.judged, self.config.image_size), self.device, dtype)
         result = evaluate(
             network,
             self.valid_loader,
-            self.criterion,
+            self.plain_criterion,
             self.config.task,
             self.device,
             title=f"{title} valid",
@@ -298,6 +347,8 @@ class FoldTrainer:
 
     def _after_step(self, progress: EpochProgress) -> None:
         every, step = self.config.save_every_steps, progress.step
+        if self.average:
+            self.average.update_parameters(self.network)
         wrong_now = self.device.type == "cpu" and not progress.losses[-1].isfinite()
         if wrong_now or step % CHECK_EVERY == 0:
             self._check_losses()
@@ -374,6 +425,7 @@ class FoldTrainer:
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
+                "average": self.average.state_dict() if self.average else {},
                 "random": random_states,
                 "images": progress.images,
                 "seconds": progress.seconds,

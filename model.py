@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import urllib.error
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,26 +18,33 @@ from efficientnet_pytorch import EfficientNet
 from efficientnet_pytorch.utils import url_map
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torchvision.models.vision_transformer import interpolate_embeddings
 
+from config import EFFICIENTNETS, UserError, nearest
 from config import MODELS as RECORDS
-from config import UserError
 from tasks import TASKS, decode_class
 from utils import UNREADABLE, first_line
 
-FEATURES = 1000  # every backbone answers with its ImageNet logits
+FEATURES = 1000  # what backbones answer with: their ImageNet logits
 ATTRIBUTES = ("mask", "ageg", "gender")
 
 
 # ------------------------------------------------------------------------------------------------ backbones
 
 
-def create_backbone(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
-    """A backbone that maps `(B, 3, S, S)` to its 1000 ImageNet logits.
+def create_backbone(name: str, image_size: int, *, pretrained: bool, library: str | None = None) -> nn.Module:
+    """A backbone that maps `(B, 3, S, S)` to its ImageNet logits, 1000 but for some of timm.
+
+    Args:
+        library: None where the name is one of efficientnet-pytorch or a ResNet; else any of torchvision or timm.
 
     Raises:
-        UserError: its weights are not on disk and cannot be downloaded.
+        UserError: there is none of this name, it does not fit images of this size, or its weights are not on disk and
+            cannot be downloaded.
     """
-    if name.startswith("efficientnet"):
+    if library == "timm":
+        return _from_timm(name, image_size, pretrained=pretrained)
+    if name in EFFICIENTNETS:
         # With the size known the padding is worked out once, and is TensorFlow's for exactly this size.
         backbone = EfficientNet.from_name(name, image_size=image_size)
         for module in backbone.modules():
@@ -47,19 +55,77 @@ def create_backbone(name: str, image_size: int, *, pretrained: bool) -> nn.Modul
                 # The same on all sides: the convolution pads by itself, without a copy of the images.
                 module.padding, module.static_padding = padding.padding[:2], nn.Identity()
     else:
-        backbone = torchvision.models.get_model(name, weights=None)
+        backbone = _from_torchvision(name, image_size)
     if pretrained:
-        _load_pretrained(backbone, name)
+        _load_pretrained(backbone, name, image_size)
     return backbone
 
 
-def _load_pretrained(backbone: nn.Module, name: str) -> None:
+def _from_torchvision(name: str, image_size: int) -> nn.Module:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise UserError(
+            f"--backbone {name} is no classification network of torchvision {torchvision.__version__}."
+            f"{nearest(name, names)}"
+        )
+    if name.startswith("vit_"):  # made for one size
+        more = {"image_size": image_size}
+    elif name.startswith("maxvit_"):
+        more = {"input_size": (image_size, image_size)}
+    else:  # GoogLeNet and Inception answer twice more in training, which nothing here reads
+        more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    backbone = _fitting(name, image_size, lambda: torchvision.models.get_model(name, weights=None, **more))
+    if name.startswith("vit_"):
+        # Torchvision's begin with a head of zeros, behind which ours would learn nothing: ReLU passes no gradient at 0.
+        nn.init.trunc_normal_(backbone.heads.head.weight, std=0.02)
+    return backbone
+
+
+def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("VanillaTimm needs timm: pip install timm, or pass another --model-type.") from None
+    if not timm.is_model(name):
+        names = timm.list_models()
+        raise UserError(f"--backbone {name} is no network of timm {timm.__version__}.{nearest(name, names)}")
+    about = timm.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
+    try:
+        return _fitting(name, image_size, lambda: timm.create_model(name, pretrained=pretrained, **size))
+    except (OSError, RuntimeError) as error:  # what its downloads end with, of several libraries
+        if not pretrained:
+            raise
+        raise UserError(
+            f"The ImageNet weights of timm's {name} could not be had ({first_line(error)}). Download them where there "
+            "is a network and set HF_HOME to where they are, or pass --no-pretrained."
+        ) from None
+
+
+def _fitting(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Module:
+    """A backbone that was seen to answer images of this size: many take only sizes that they can cut into parts."""
+    try:
+        backbone = make().eval()
+        with torch.no_grad():
+            backbone(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--backbone {name} cannot be made for --image-size {image_size} ({first_line(error)}); pass another "
+            "size, as 224."
+        ) from None
+    return backbone.train()
+
+
+def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
     url = url_map[name] if name in url_map else torchvision.models.get_model_weights(name).DEFAULT.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        if name.startswith("vit_"):
+            weights = interpolate_embeddings(image_size, backbone.patch_size, weights)
+        weights = {key: value for key, value in weights.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
         backbone.load_state_dict(weights)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise UserError(
@@ -110,13 +176,13 @@ class VanillaEfficientNet(Network):
 
     backbone_name = "efficientnet"
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
+    def __init__(self, backbone: nn.Module, task: str, *, features: int = FEATURES) -> None:
         super().__init__(backbone)
         self.task = task
-        self.batchnorm = nn.BatchNorm1d(FEATURES)
+        self.batchnorm = nn.BatchNorm1d(features)
         self.dropout = nn.Dropout(0.5)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(FEATURES, TASKS[task].outputs)
+        self.linear = nn.Linear(features, TASKS[task].outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """`(B, 3, S, S)` to `{task: (B, outputs)}`."""
@@ -187,12 +253,63 @@ class THANetMK1(Network):
         return {name: head(x) for name, head in self.heads.items()}
 
 
+class JointHeads(Network):
+    """Backbone without its last layer -> dropout -> a linear head for each attribute, and one for the 18 classes.
+
+    The logit of a class is the log of the joint probability of its attributes and what the fourth head adds to it,
+    which is nothing at first: what the attributes have in common is learnt once for all 18 classes, of which many are
+    scarce, and the rest for each.
+    """
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone)
+        width = _take_off(backbone)
+        self.dropout = nn.Dropout(0.2)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, TASKS[name].outputs) for name in (*ATTRIBUTES, "main")})
+        nn.init.zeros_(self.heads["main"].weight)
+        nn.init.zeros_(self.heads["main"].bias)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        x = self.dropout(self.features(images))  # (B, width)
+        outputs = {name: head(x) for name, head in self.heads.items()}
+        mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ("mask", "gender", "ageg"))
+        joint = mask[:, :, None, None] + gender[:, None, :, None] + group[:, None, None, :]  # (B, 3, 2, 3)
+        return {**outputs, "main": outputs["main"] + joint.flatten(1)}  # in the order of `tasks.encode_class`
+
+
+def _take_off(backbone: nn.Module) -> int:
+    """Take off the linear layer that gives a backbone's ImageNet logits; the width of what it then answers with."""
+    layers = [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:  # SqueezeNet, whose logits are means of a convolution
+        return FEATURES
+    name, layer = layers[-1]
+    backbone.set_submodule(name, nn.Identity())
+    return layer.in_features
+
+
+class VanillaTorchvision(VanillaEfficientNet):
+    """The same head on any classification network of torchvision."""
+
+    backbone_name = "backbone"
+
+
+class VanillaTimm(VanillaTorchvision):
+    """The same head on any network of timm; on its features where it has no classes of its own."""
+
+    def __init__(self, backbone: nn.Module, task: str) -> None:
+        super().__init__(backbone, task, features=backbone.num_classes or backbone.head_hidden_size)
+
+
 MODELS = {
     "VanillaEfficientNet": VanillaEfficientNet,
     "VanillaResNet": VanillaResNet,
     "MultiClassTHANet_MK1": MultiClassTHANetMK1,
     "MultiLabelTHANet": MultiLabelTHANet,
     "THANet_MK1": THANetMK1,
+    "JointHeads": JointHeads,
+    "VanillaTorchvision": VanillaTorchvision,
+    "VanillaTimm": VanillaTimm,
 }
 
 
@@ -211,7 +328,8 @@ def create_model(
     Raises:
         UserError: the ImageNet weights cannot be had.
     """
-    features = create_backbone(backbone or RECORDS[name].backbone, image_size, pretrained=pretrained)
+    record = RECORDS[name]
+    features = create_backbone(backbone or record.backbone, image_size, pretrained=pretrained, library=record.library)
     network = MODELS[name](features, task)
     if freeze:
         network.freeze()
@@ -251,7 +369,7 @@ def inference_network(network: nn.Module, image_size: int) -> nn.Module:
     for name, module in fused.named_modules():
         if isinstance(module, tuple(_FUSE)):
             hooks.append(module.register_forward_hook(partial(gave, name)))
-        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+        elif type(module) in (nn.BatchNorm2d, nn.BatchNorm1d):  # those that are derived from them may do more
             hooks.append(module.register_forward_pre_hook(partial(takes, name)))
     expected = fused(noise)
     for hook in hooks:

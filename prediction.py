@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import voting
-from augmentation import build_transform
+from augmentation import Settings, build_transform
 from cache import Pictures
-from checkpoint import Member, answered_task, find_best, find_members, open_member
+from checkpoint import Member, ModelInfo, answered_task, find_best, find_members, open_member
 from config import MODELS, EnsembleConfig, PredictConfig, SingularConfig, UserError
 from dataset import ViewDataset, view_loader
 from engine import inference_dtype, predict, prepare
@@ -199,16 +199,21 @@ def transforms_of(members: Sequence[Member], views: int, transform_type: str | N
         UserError: one has fewer views.
     """
     infos = [member.info for member in members]
-    cuts = [
-        (transform_type or info.transform_type, info.image_size, tuple(info.mean), tuple(info.std)) for info in infos
-    ]
-    made = {cut: _transform(*cut, views) for cut in dict.fromkeys(cuts)}
+    cuts = [_cut_of(info, transform_type) for info in infos]
+    made = {cut: _transform(views, *cut) for cut in dict.fromkeys(cuts)}
     return [made[cut] for cut in cuts]
 
 
-def _transform(name: str, size: int, mean: tuple[float, ...], std: tuple[float, ...], views: int) -> Callable:
+def _cut_of(info: ModelInfo, transform_type: str | None) -> tuple[str, Settings]:
+    # A crop that was chosen for the transform of the training need not suit another one.
+    own = {"inference_crop": info.inference_crop} if transform_type in (None, info.transform_type) else {}
+    settings = Settings(info.image_size, tuple(info.mean), tuple(info.std), crop_scale=info.crop_scale, **own)
+    return transform_type or info.transform_type, settings
+
+
+def _transform(views: int, name: str, settings: Settings) -> Callable:
     """How photographs are cut for such members, with as many views as are wanted."""
-    transform = build_transform(name, "inference", size, mean=mean, std=std)
+    transform = build_transform(name, "inference", **vars(settings))
     if transform.max_views is not None and views > transform.max_views:
         raise UserError(
             f"--tta {views} is more than the {transform.max_views} fixed views of transform {name}; "

@@ -40,7 +40,7 @@ KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 # and which photographs can be read is compared by what was found, see `check_same_data`.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
-    *("on_bad_image", "max_megapixels", "cache", "report", "tracker"),
+    *("on_bad_image", "max_megapixels", "cache", "report", "tracker", "preset"),
 )
 SPLIT_KEYS = ("fingerprint", "folds")
 UNREADABLE_LIST = "unreadable.csv"  # the photographs that were skipped

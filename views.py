@@ -11,7 +11,7 @@ from PIL import Image
 
 from augmentation import VIEWS, InferenceTransform, build_transform, face_crop_box, to_picture
 from cache import Pictures, look_at_pictures
-from config import TRANSFORMS, ShowConfig, UserError
+from config import TRANSFORMS, ShowConfig, UserError, cuts_of
 from dataset import TrainDataset, ViewDataset
 from examples import FOLD
 from picture import needed_side
@@ -55,7 +55,9 @@ def transform_sheet(
     """
     chosen = table.iloc[list(rows)]
     train = _train_set(config, name, table, pictures)
-    valid, inference = (build_transform(name, phase, config.image_size) for phase in ("valid", "inference"))
+    valid, inference = (
+        build_transform(name, phase, config.image_size, **cuts_of(config)) for phase in ("valid", "inference")
+    )
     views = [view.name for view in VIEWS[: inference.max_views]] if inference.max_views else ["random"] * len(VIEWS)
     files = chosen["path"].tolist(), chosen["image"].tolist()
     valid_set = ViewDataset(*files, valid, pictures=pictures)
@@ -129,7 +131,7 @@ def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pi
 def _train_set(
     config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pictures, *, oversample: bool = False
 ) -> TrainDataset:
-    transform = build_transform(name, "train", config.image_size)
+    transform = build_transform(name, "train", config.image_size, **cuts_of(config))
     return TrainDataset(table, transform, seed=(config.seed, FOLD), pictures=pictures, oversample=oversample)
 
 

@@ -143,7 +143,7 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     pictures = torchvision.datasets.ImageFolder(str(root), transform)
     loading = {"num_workers": 16, "pin_memory": device.type == "cuda", "drop_last": True}
     loader = torch.utils.data.DataLoader(pictures, batch_size=options.batch_size, shuffle=True, **loading)
-    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(network, lr=RATE, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
 
     def autocast():
@@ -170,7 +170,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
         return sampler, train_loader(dataset, sampler, workers=count_workers(-1, device), device=device)
 
     sampler, loader = load(look("off" if cache == "off" else "ram"))
-    optimizer = create_optimizer("momentum", network.parameters(), lr=RATE)
+    optimizer = create_optimizer("momentum", network, lr=RATE)
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
     criterion = create_criterion("labelsmoothingloss")
@@ -195,7 +195,7 @@ def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[
     size = options.image_size
     images = torch.randn(options.batch_size, 3, size, size).to(device, memory_format=torch.channels_last)
     targets = {"main": torch.arange(options.batch_size, device=device) % 18}
-    optimizer = create_optimizer("momentum", network.parameters(), lr=RATE)
+    optimizer = create_optimizer("momentum", network, lr=RATE)
     criterion = create_criterion("labelsmoothingloss")
     half = training_dtype("auto", device)
 

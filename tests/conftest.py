@@ -29,7 +29,15 @@ SIZE = (48, 64)  # width and height of a photograph: portrait, as the real ones
 AGES = (20, 45, 60)  # one of each age group
 # What trains in about a second; a test adds its task, folds and paths.
 TINY_TRAINING = (
-    *("--model-type", "VanillaResNet", "--backbone", "resnet18", "--image-size", "32", "--no-pretrained"),
+    *(
+        "--model-type",
+        "VanillaTorchvision",
+        "--backbone",
+        "shufflenet_v2_x0_5",
+        "--image-size",
+        "32",
+        "--no-pretrained",
+    ),
     *("--epochs", "1", "--batch-size", "8", "--num-workers", "0", "--device", "cpu"),
     "--no-report",  # which takes longer
 )

@@ -284,6 +284,66 @@ def test_facecrop_is_no_coin_at_inference():
     assert not torch.equal(face, centre)
 
 
+# ------------------------------------------------------------------------------------------------ settings
+
+
+@pytest.mark.parametrize("name", ["base", "random", "tta", "base_source"])
+def test_training_crops_have_the_smallest_share_that_is_set(name):
+    """On a ramp from left to right, how far it goes tells how wide a crop is."""
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
+
+    def narrowest(scale):
+        if name in ("base", "base_source"):
+            transform = build_transform(name, "train", 32, crop_scale=scale, **PLAIN)
+            seen = [transform(image) for _ in range(200)]
+        else:  # RandAugment changes colours; the picture that it gets is the same for all of them
+            transform = build_transform("tta", "inference", 32, crop_scale=scale, **PLAIN)
+            seen = [transform(image, view, "a") for view in range(200)]
+        return min((view.max() - view.min()).item() for view in seen)
+
+    # A crop is at most 4 high by 3 wide: the narrowest has the root of 3/4 of the area for its width.
+    assert 0.5**0.5 * 0.75**0.5 - 0.02 < narrowest(0.5) < 0.8
+    assert narrowest(0.08) < 0.4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mirroring_is_for_every_other_training_photograph_and_for_no_other_phase(name):
+    """Red is on the left."""
+    image = Image.fromarray(np.tile(np.linspace(255, 0, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
+
+    def falling(transform, *view):
+        seen = transform(image, *view)[0]
+        return (seen[:, 0].mean() > seen[:, -1].mean()).item()
+
+    mirrored = build_transform(name, "train", 32, mirror=True, **PLAIN)
+    if name not in ("random", "tta", "random_source"):  # RandAugment may invert
+        assert 30 < sum(falling(mirrored) for _ in range(100)) < 70
+        assert all(falling(build_transform(name, "train", 32, **PLAIN)) for _ in range(20))
+    for phase in ("valid", "inference"):
+        assert all(falling(build_transform(name, phase, 32, mirror=True, **PLAIN), 0, key) for key in "abcd")
+
+
+def test_erasing_blanks_a_box_of_as_many_photographs_as_it_says():
+    white = flat((48, 48), (255, 255, 255))
+    transform = build_transform("base", "train", 32, erasing=0.5)
+    seen = [transform(white) for _ in range(200)]
+    erased = [(view == 0).float().mean().item() for view in seen]  # 0 is the mean colour
+    assert 70 < sum(share > 0 for share in erased) < 130
+    assert max(erased) < 0.4
+    for phase in ("valid", "inference"):
+        assert (build_transform("tta", phase, 32, erasing=1.0)(white, 0, "a") != 0).all()
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_the_inference_crop_is_the_share_that_is_set(name):
+    image = portrait((384, 512))
+    whole = apply(name, "inference", image, 224, inference_crop=1.0, **PLAIN)
+    half = apply(name, "inference", image, 224, inference_crop=0.5, **PLAIN)
+    middle = torch.nn.functional.interpolate(whole[None, :, 56:168, 56:168], size=(224, 224), mode="bilinear")[0]
+    assert (half - middle).abs().mean() < 0.02
+    assert torch.equal(half, apply(name, "valid", image, 224, inference_crop=0.5, **PLAIN))
+
+
 # ------------------------------------------------------------------------------------------------ views
 
 

@@ -37,7 +37,7 @@ from PIL import Image
 import train
 from picture import read_image
 
-NETWORK = "VanillaResNet"
+NETWORK = "VanillaTorchvision"
 NOBODY = 65534  # a user without rights
 PATIENCE = 30  # seconds after which a reader that waits on a pipe is let go, and the row fails
 LONGEST = 3_000  # characters of a line that a person still reads
@@ -1099,8 +1099,8 @@ def evil(target):
     return Evil(target.with_name("ran"))
 
 
-BARE = f"--task gender --model-type {NETWORK} --backbone resnet18 --image-size 32"
-BARE_FOR = {"train": "--backbone resnet18", "submit_singular": BARE, "submit_ensemble": BARE}
+BARE = f"--task gender --model-type {NETWORK} --backbone shufflenet_v2_x0_5 --image-size 32"
+BARE_FOR = {"train": "--backbone shufflenet_v2_x0_5", "submit_singular": BARE, "submit_ensemble": BARE}
 CODE = (
     r"\.pt cannot be read as a checkpoint \(it (carries|is a pickle of something other than weights and may carry) code"
 )
@@ -1173,7 +1173,8 @@ def test_weights(case, command, world, give):
 @rows(
     weights(
         "bare weights of another network",
-        rf"\.pt do not fit {NETWORK} \(resnet18, task gender\): linear\.bias is missing, other is not part of it, "
+        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): linear\.bias is missing, other is not part "
+        r"of it, "
         r"linear\.weight has shape \(3, 512\) instead of \(2, \d+\)\.",
         lambda good, bad: bare(
             good, bad, without=["linear.bias"], **{"linear.weight": torch.ones(3, 512), "other": torch.ones(1)}
@@ -1181,7 +1182,7 @@ def test_weights(case, command, world, give):
     ),
     weights(
         "bare weights of a deeper network",
-        rf"\.pt do not fit {NETWORK} \(resnet18, task gender\): .* is not part of it, .* and \d+ more\.",
+        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): .* is not part of it, .* and \d+ more\.",
         lambda good, bad: bare(good, bad, **{f"layer5.{k}": torch.ones(1) for k in range(9)}),
     ),
     weights(

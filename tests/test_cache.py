@@ -199,7 +199,7 @@ def test_training_comes_to_the_same_with_every_cache(run, small_data, tiny_train
         assert outcome.code == 0, outcome.err
         assert ("84 photographs are kept decoded, " in outcome.out) == (number > 0)
         assert [path.name.startswith(".photographs-") for path in saved.glob(".*")] == [True] * (number == 1)
-        found.append(results(saved / "main" / "single-VanillaResNet"))
+        found.append(results(saved / "main" / "single-VanillaTorchvision"))
     assert found[0] == found[1] == found[2] == found[3]
 
 

@@ -15,10 +15,17 @@ import pytest
 import torch
 
 import foldtrainer
-from config import MODELS
+from config import MODELS, PRESETS
 from metrics import score
 from tasks import TASKS
 
+BACKBONES = {
+    **dict.fromkeys(MODELS, "resnet18"),
+    "VanillaEfficientNet": "efficientnet-b0",
+    "JointHeads": "shufflenet_v2_x0_5",
+    "VanillaTorchvision": "shufflenet_v2_x0_5",
+    "VanillaTimm": "mobilenetv3_small_050",
+}
 CHAINS = [(task, model) for task in TASKS for model, record in MODELS.items() if not (record.heads and task == "age")]
 TIMES = ["images_per_s", "seconds"]
 
@@ -84,9 +91,19 @@ def test_every_task_and_network_goes_from_photographs_to_submissions(
 ):
     data = make_data(people=6, shots=("mask1", "incorrect_mask", "normal"))
     models, prediction = tmp_path / "models", tmp_path / "prediction"
-    backbone = "efficientnet-b0" if model == "VanillaEfficientNet" else "resnet18"
+    if model == "VanillaTimm":
+        pytest.importorskip("timm")
     network = ("--task", task, "--model-type", model)
-    options = (*tiny_training, *network, "--backbone", backbone, "--train-root", data.train_root, "--save-path", models)
+    options = (
+        *tiny_training,
+        *network,
+        "--backbone",
+        BACKBONES[model],
+        "--train-root",
+        data.train_root,
+        "--save-path",
+        models,
+    )
     for cv in (1, 2):
         outcome = run("train", *options, "--cv", cv)
         assert outcome.code == 0, outcome.err
@@ -113,7 +130,7 @@ def test_every_task_and_network_goes_from_photographs_to_submissions(
 
 def test_a_run_leaves_the_promised_files(train, small_data, tmp_path):
     outcome = train("--cv", 2, "--epochs", 2, "--top-n", 1)
-    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     assert {path.name for path in run.iterdir()} == {
         *("config.json", "split.json", "log.csv", "oof.csv", "summary.json", "fold00", "fold01")
     }
@@ -133,12 +150,12 @@ def test_a_run_leaves_the_promised_files(train, small_data, tmp_path):
     assert summary["oof"]["macro_f1"] == pytest.approx(recomputed["macro_f1"])
     assert f"{summary['oof']['macro_f1']:.4f}" in outcome.out
     assert len(list((run / "fold00").glob("*.pt"))) == 1
-    assert json.loads((run / "config.json").read_text())["backbone"] == "resnet18"
+    assert json.loads((run / "config.json").read_text())["backbone"] == "shufflenet_v2_x0_5"
 
 
 def test_every_score_has_an_interval_and_is_corrected_for_the_choice_of_epochs(train, tmp_path):
     outcome = train("--cv", 2, "--epochs", 3)
-    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     oof, summary = pd.read_csv(run / "oof.csv"), json.loads((run / "summary.json").read_text())
     answers = {k: [np.load(run / f"fold0{k}/answers/epoch00{epoch}.npy") for epoch in (1, 2, 3)] for k in (0, 1)}
     for fold in summary["folds"]:
@@ -161,7 +178,7 @@ def test_every_score_has_an_interval_and_is_corrected_for_the_choice_of_epochs(t
 
 def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(train, run, tmp_path):
     train("--cv", 2)
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     path = folder / "fold01" / "answers" / "epoch001.npy"
     path.write_bytes(path.read_bytes()[:-1])
     outcome = run("join_folds", "--root", folder)
@@ -173,9 +190,10 @@ def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(trai
     assert list(json.loads((folder / "summary.json").read_text())["estimates"]) == ["best_epochs"]
 
 
-def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(train, small_data, run, tmp_path):
-    train("--cv", 2, "--epochs", 3, "--lr", 0.01)
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+@pytest.mark.parametrize("words", [(), ("--ema", 0.7, "--inference-crop", 0.6, "--logit-adjustment", 1)])
+def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(words, train, small_data, run, tmp_path):
+    train("--cv", 2, "--epochs", 3, "--lr", 0.01, *words)
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     oof = pd.read_csv(folder / "oof.csv")
     fold = oof[oof["fold"] == 1]
     # The held-out photographs of fold 1, laid out as photographs to predict.
@@ -191,11 +209,13 @@ def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(train, small_data,
         told = pd.read_csv(next((tmp_path / path.stem).rglob("members/*.csv"))).set_index("ImageID")
         told = told.loc[[name.replace("/", "_") for name in fold["ImageID"]]].to_numpy()
         assert score("main", told, fold["label"].to_numpy())["macro_f1"] == pytest.approx(info["scores"]["macro_f1"])
+        best = info["epoch"] == json.loads((folder / "summary.json").read_text())["folds"][1]["best_epoch"]
+        assert np.allclose(told, fold.filter(regex=r"^p\d+$"), atol=1e-4) == best
 
 
 def test_age_is_predicted_in_years_and_scored_by_rmse(train, predict, run, small_data, tmp_path):
     outcome = train("--task", "age", "--cv", 2)
-    folder = tmp_path / "models" / "age" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "age" / "kfold-ensemble-VanillaTorchvision"
     log, oof = pd.read_csv(folder / "log.csv"), pd.read_csv(folder / "oof.csv")
     assert list(log)[5:9] == ["macro_f1", "accuracy", "mae", "rmse"]
     error = oof["p0"] - oof["label"]
@@ -219,7 +239,7 @@ def test_submissions_are_the_means_and_the_vote_of_the_members(train, predict, t
     train("--cv", 2, "--epochs", 2, "--lr", 1e-4)  # slow enough that no probability rounds to 0
     folder = tmp_path / "models" / "main"
     predict("submit_ensemble", "--root", folder, "--top-k", 2)
-    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaTorchvision"
     files = sorted((written / "members").glob("*.csv"))
     assert len(files) == 4
     members = np.stack([pd.read_csv(path).drop(columns="ImageID").to_numpy() for path in files])
@@ -245,7 +265,7 @@ def test_submissions_are_the_means_and_the_vote_of_the_members(train, predict, t
 
 def test_members_that_take_turns_write_the_same_files(train, predict, tmp_path):
     train("--cv", 2, "--epochs", 2)
-    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaTorchvision"
     words = ("--root", tmp_path / "models" / "main", "--top-k", 2, "--tta", 2)
     assert "take turns" not in predict("submit_ensemble", *words).out
     once = {path: path.read_bytes() for path in written.rglob("*.csv")}
@@ -256,7 +276,7 @@ def test_members_that_take_turns_write_the_same_files(train, predict, tmp_path):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_through_all_commands(precision, train, predict, tmp_path):
     train("--cv", 2, "--precision", precision)
-    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet" / "members"
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaTorchvision" / "members"
     answers = []
     for numbers in ("float32", "float16"):
         predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1, "--precision", numbers)
@@ -285,7 +305,7 @@ def test_an_earlier_prediction_of_other_members_is_not_mixed_with_the_new_one(tr
     train("--cv", 2, "--epochs", 2)
     predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 2, "--method", "hard")
     outcome = predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1)
-    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet"
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaTorchvision"
     assert "Replacing" in outcome.out
     assert not (written / "submission_hardvoting.csv").exists()
     assert len(list((written / "members").iterdir())) == 2
@@ -293,7 +313,7 @@ def test_an_earlier_prediction_of_other_members_is_not_mixed_with_the_new_one(tr
 
 def test_a_renamed_checkpoint_gives_the_same_submission(train, predict, tmp_path):
     train("--cv", 2, "--epochs", 2)
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     written = tmp_path / "prediction" / "main"
     predict("submit_ensemble", "--root", folder, "--top-k", 1)
     before = [(written / folder.name / f"submission_{m}.csv").read_bytes() for m in ("arithmetic", "weighted_mean")]
@@ -309,7 +329,7 @@ def test_a_renamed_checkpoint_gives_the_same_submission(train, predict, tmp_path
 def test_views_do_not_depend_on_batch_size_or_workers(transform, train, predict, tmp_path):
     train("--cv", 2)
     options = ("--root", tmp_path / "models" / "main", "--top-k", 1, "--tta", 3, "--transform-type", transform)
-    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaResNet" / "members"
+    written = tmp_path / "prediction" / "main" / "kfold-ensemble-VanillaTorchvision" / "members"
     seen = []
     for extra in (("--batch-size", 64), ("--batch-size", 3), ("--batch-size", 7, "--num-workers", 2)):
         predict("submit_ensemble", *options, *extra)
@@ -341,10 +361,62 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
     assert "fold 0: finished earlier" in outcome.out
     assert "fold 1: continuing after epoch 1" in outcome.out
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
-    whole, cut = (tmp_path / name / "main" / "kfold-ensemble-VanillaResNet" for name in ("whole", "cut"))
+    whole, cut = (tmp_path / name / "main" / "kfold-ensemble-VanillaTorchvision" for name in ("whole", "cut"))
     assert (whole / "oof.csv").read_bytes() == (cut / "oof.csv").read_bytes()
     logs = [pd.read_csv(folder / "log.csv").drop(columns=TIMES) for folder in (whole, cut)]
     pd.testing.assert_frame_equal(*logs, check_exact=True)
+
+
+AUGMENTED = (
+    *("--mirror", "--crop-scale", 0.5, "--erasing", 0.5, "--mixup", 0.5, "--cutmix", 1, "--balance", 0.5),
+    *("--age-sigma", 3, "--optim-type", "adamw", "--backbone-lr", 0.5, "--warmup-epochs", 0.5, "--ema", 0.9),
+)
+
+
+def test_a_run_with_all_that_is_drawn_and_averaged_resumes_within_an_epoch(
+    train, run, tmp_path, monkeypatch, small_data, tiny_training
+):
+    options = ("--epochs", 2, "--model-type", "JointHeads", *AUGMENTED)
+    train(*options, "--save-path", tmp_path / "whole")
+    after_step, calls = foldtrainer.FoldTrainer._after_step, []
+
+    def interrupted(trainer, progress):
+        after_step(trainer, progress)
+        calls.append(1)
+        if len(calls) == 13:  # of 9 steps an epoch
+            raise KeyboardInterrupt
+
+    words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
+    with monkeypatch.context() as patch:
+        patch.setattr(foldtrainer.FoldTrainer, "_after_step", interrupted)
+        assert run("train", *words, "--save-every-steps", 3).code == 130
+    outcome = run("train", *words, "--resume")
+    assert "continuing after epoch 1 and step 3 of the next" in outcome.out
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("words", [("--ema", 0.5), ("--mixup", 1), ("--age-sigma", 5), ("--balance", 1), ("--mirror",)])
+def test_each_way_of_training_leaves_other_weights(words, train, tmp_path):
+    train("--save-path", tmp_path / "plain")
+    train("--save-path", tmp_path / "other", *words)
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "plain", tmp_path / "other")
+
+
+def test_a_preset_is_trained_and_kept_with_the_run(train, run, small_data, tiny_training, tmp_path):
+    network = [word for word in tiny_training if word != "--model-type"]
+    network.remove("VanillaTorchvision")
+    words = (*network, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    assert run("train", *words, "--preset", "strong").code == 0
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-JointHeads"
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["preset"], config["backbone"], config["image_size"]) == ("strong", "shufflenet_v2_x0_5", 32)
+    for name, value in PRESETS["strong"].items():
+        assert name in ("backbone", "image_size", "cv", "batch_size") or config[name] == value
+    assert run("train", *words, "--preset", "strong", "--resume").code == 0
+    outcome = run("train", *words, "--preset", "source", "--resume", "--model-type", "JointHeads")
+    assert outcome.code == 2
+    assert "--lr-scheduler was onecycle and is cosine_restarts" in outcome.err or "--crop-scale was" in outcome.err
 
 
 def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, run, tmp_path, monkeypatch, small_data, tiny_training):
@@ -375,7 +447,9 @@ def test_folds_trained_one_by_one_are_the_run_trained_at_once(train, tmp_path):
     assert "1 of 2 folds are still to be trained" in train("--cv", 2, "--folds", 1).out
     train("--cv", 2, "--folds", 0, "--resume")
     assert_same_weights(tmp_path / "whole", tmp_path / "models")
-    tables = [tmp_path / name / "main" / "kfold-ensemble-VanillaResNet" / "oof.csv" for name in ("whole", "models")]
+    tables = [
+        tmp_path / name / "main" / "kfold-ensemble-VanillaTorchvision" / "oof.csv" for name in ("whole", "models")
+    ]
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
@@ -389,7 +463,7 @@ def test_resume_refuses_options_that_changed_by_name_with_both_values(train, run
 
 def test_resume_takes_an_option_that_the_run_was_begun_without_for_its_default(train, tmp_path):
     train("--cv", 2, "--folds", 0)
-    about = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "config.json"
+    about = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "config.json"
     options = json.loads(about.read_text())
     del options["precision"]
     about.write_text(json.dumps(options))
@@ -416,7 +490,7 @@ def test_a_compiled_network_is_trained_or_the_compiler_is_missed_in_a_sentence(
     if compiler == "there":
         assert told.code == 0, told.err
         state = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
-        assert "resnet.conv1.weight" in state
+        assert "backbone.conv1.0.weight" in state
     else:
         assert told.code == 2
         assert "--compile does not work here" in told.err
@@ -435,7 +509,7 @@ def test_resume_refuses_other_people(train, run, make_data, tiny_training, tmp_p
 
 def test_overwrite_trains_anew_and_not_before_all_is_checked(train, run, tiny_training, tmp_path):
     train()
-    kept = tmp_path / "models" / "main" / "single-VanillaResNet" / "summary.json"
+    kept = tmp_path / "models" / "main" / "single-VanillaTorchvision" / "summary.json"
     before = kept.read_bytes()
     words = (*tiny_training, "--save-path", tmp_path / "models", "--overwrite")
     assert run("train", *words, "--train-root", tmp_path / "nowhere").code == 2
@@ -447,10 +521,14 @@ def test_overwrite_trains_anew_and_not_before_all_is_checked(train, run, tiny_tr
 def test_valid_root_validates_every_fold_there(train, make_data, make_person, tmp_path):
     valid = make_data(name="valid", people=[make_person("100001", "male", 25), make_person("100002", "female", 70)])
     train("--cv", 2, "--valid-root", valid.train_root)
-    oof = pd.read_csv(tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "oof.csv", dtype={"person": str})
+    oof = pd.read_csv(
+        tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "oof.csv", dtype={"person": str}
+    )
     assert set(oof["person"]) == {"100001", "100002"}
     assert oof.groupby("fold").size().to_dict() == {0: 14, 1: 14}
-    summary = json.loads((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "summary.json").read_text())
+    summary = json.loads(
+        (tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "summary.json").read_text()
+    )
     assert summary["estimates"]["corrected"]["accuracy"]["high"] > 0  # though there are two people only
 
 
@@ -472,14 +550,14 @@ def test_without_a_terminal_there_are_no_bars_and_one_line_an_epoch(train):
 def test_singular_takes_the_best_single_run_checkpoint_by_default(train, predict, tmp_path, monkeypatch):
     train("--epochs", 3, "--lr", 0.01)
     monkeypatch.setattr("config.TrainConfig.save_path", str(tmp_path / "models"))
-    predict("submit_singular", "--model-type", "VanillaResNet")
+    predict("submit_singular", "--model-type", "VanillaTorchvision")
     member = json.loads(next((tmp_path / "prediction").rglob("prediction.json")).read_text())["members"][0]
-    scores = pd.read_csv(tmp_path / "models" / "main" / "single-VanillaResNet" / "log.csv")["macro_f1"]
+    scores = pd.read_csv(tmp_path / "models" / "main" / "single-VanillaTorchvision" / "log.csv")["macro_f1"]
     assert member["score"] == pytest.approx(scores.max())
 
 
 def test_a_many_headed_checkpoint_answers_its_attributes(train, predict, small_data, tmp_path):
-    train("--model-type", "THANet", "--cv", 2)
+    train("--model-type", "THANet", "--backbone", "resnet18", "--cv", 2)
     predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1, "--task", "gender")
     table = pd.read_csv(tmp_path / "prediction" / "gender" / "kfold-ensemble-THANet_MK1" / "submission_arithmetic.csv")
     assert table["ans"].isin([0, 1]).all()
@@ -487,20 +565,22 @@ def test_a_many_headed_checkpoint_answers_its_attributes(train, predict, small_d
 
 def test_a_bare_state_dict_made_elsewhere_is_accepted(train, predict, tmp_path):
     train("--cv", 2)
-    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
-    bare = tmp_path / "kfold-ensemble-VanillaResNet"
+    run = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
+    bare = tmp_path / "kfold-ensemble-VanillaTorchvision"
     for fold in ("fold00", "fold01"):
         (bare / fold).mkdir(parents=True)
         weights = torch.load(next((run / fold).glob("*.pt")), weights_only=True)["state_dict"]
         torch.save(weights, bare / fold / "weights.pth")
-    sizes = ("--backbone", "resnet18", "--image-size", 32)
+    sizes = ("--backbone", "shufflenet_v2_x0_5", "--image-size", 32)
     predict("submit_ensemble", "--root", run, "--top-k", 1, "--save-path", tmp_path / "known")
     outcome = predict("submit_ensemble", "--root", bare, "--top-k", 1, *sizes, "--save-path", tmp_path / "bare")
     assert "weighted mean is the arithmetic" in outcome.out
     files = [tmp_path / name / "main" / bare.name / "submission_arithmetic.csv" for name in ("known", "bare")]
     assert files[0].read_bytes() == files[1].read_bytes()
     file = bare / "fold00" / "weights.pth"
-    predict("submit_singular", "--load-state-dict", file, "--model-type", "VanillaResNet", "--task", "main", *sizes)
+    predict(
+        "submit_singular", "--load-state-dict", file, "--model-type", "VanillaTorchvision", "--task", "main", *sizes
+    )
 
 
 def test_training_starts_from_given_weights(train, tmp_path):
@@ -510,7 +590,7 @@ def test_training_starts_from_given_weights(train, tmp_path):
     assert "Starting from" in outcome.out
     before = torch.load(start, weights_only=True)["state_dict"]
     after = torch.load(next((tmp_path / "second").rglob("*.pt")), weights_only=True)["state_dict"]
-    assert torch.equal(before["resnet.conv1.weight"], after["resnet.conv1.weight"])
+    assert torch.equal(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"])
 
 
 def test_overwrite_of_some_folds_does_not_delete_the_others(train, run, small_data, tiny_training, tmp_path):
@@ -519,7 +599,7 @@ def test_overwrite_of_some_folds_does_not_delete_the_others(train, run, small_da
     outcome = run("train", *words, "--overwrite", "--folds", 1)
     assert outcome.code == 2
     assert "fold 0, which --overwrite would delete" in outcome.err
-    assert list((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "fold00").glob("*.pt"))
+    assert list((tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "fold00").glob("*.pt"))
 
 
 def test_weights_of_another_task_with_as_many_classes_are_refused(train, run, small_data, tiny_training, tmp_path):
@@ -538,7 +618,7 @@ def test_weights_of_another_task_with_as_many_classes_are_refused(train, run, sm
     assert "was trained on task mask, not ageg" in outcome.err
 
 
-@pytest.mark.parametrize("optimizer", ["adamp", "sgd", "momentum"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamp", "sgd", "momentum"])
 def test_every_optimizer_trains(optimizer, train):
     train("--optim-type", optimizer, "--lr", 1e-3)
 
@@ -554,7 +634,7 @@ def test_a_fold_without_a_score_is_never_taken_for_finished(run, small_data, tin
 
 def test_a_checkpoint_in_the_folder_of_another_fold_is_refused(train, run, small_data, tmp_path):
     train("--cv", 2)
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     next((folder / "fold00").glob("*.pt")).unlink()
     shutil.copy(next((folder / "fold01").glob("*.pt")), folder / "fold00" / "copy.pt")
     outcome = run("submit_ensemble", "--root", folder, "--top-k", 1, "--data-root", small_data.data_root)
@@ -572,7 +652,7 @@ def test_age_filter_is_refused_where_no_age_group_is_learnt(task, run):
 @pytest.mark.parametrize("name", ["oof.csv", "log.csv", "*.pt"])
 def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, run, small_data, tiny_training, tmp_path):
     train("--cv", 2)
-    gone = next((tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet" / "fold00").glob(name))
+    gone = next((tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "fold00").glob(name))
     gone.unlink()
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     outcome = run("train", *words, "--resume")
@@ -582,7 +662,7 @@ def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, run, s
 
 def test_a_damaged_config_of_a_run_is_named(train, run, small_data, tiny_training, tmp_path):
     train()
-    config = tmp_path / "models" / "main" / "single-VanillaResNet" / "config.json"
+    config = tmp_path / "models" / "main" / "single-VanillaTorchvision" / "config.json"
     config.write_text("{")
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     outcome = run("train", *words, "--resume")
@@ -614,8 +694,8 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
     create, calls = foldtrainer.create_criterion, []
 
-    def breaking(name):
-        criterion = create(name)
+    def breaking(name, **options):
+        criterion = create(name, **options)
 
         def loss(outputs, targets):
             calls.append(len(targets["main"]))
@@ -633,7 +713,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
     assert len(told[2].split(", ")) == 8  # the batch
     assert all((Path(name)).is_file() for name in told[2].split(", "))
     assert "lower --lr" in outcome.err
-    fold = tmp_path / "models" / "main" / "single-VanillaResNet" / "fold00"
+    fold = tmp_path / "models" / "main" / "single-VanillaTorchvision" / "fold00"
     assert [path.name[:8] for path in fold.glob("*.pt")] == ["epoch001"]
     for weights in weights_of(fold).values():
         assert all(value.isfinite().all() for value in weights.values())
@@ -652,19 +732,22 @@ def test_a_new_head_takes_the_backbone_and_lists_what_was_left_out(train, run, s
     assert "linear.weight (3, 1000), linear.bias (3,)" in outcome.out
     before = torch.load(start, weights_only=True)["state_dict"]
     after = torch.load(next((tmp_path / "models" / "gender").rglob("*.pt")), weights_only=True)["state_dict"]
-    assert torch.equal(before["resnet.conv1.weight"], after["resnet.conv1.weight"])
+    assert torch.equal(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"])
     assert run("train", *tiny_training, "--new-head").code == 2
 
 
 def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tiny_training, tmp_path):
     train()
     content = torch.load(next((tmp_path / "models").rglob("*.pt")), weights_only=True)["state_dict"]
-    del content["resnet.conv1.weight"]
+    del content["backbone.conv1.0.weight"]
     torch.save(content, tmp_path / "bare.pth")
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "second")
     outcome = run("train", *words, "--load-state-dict", tmp_path / "bare.pth", "--new-head")
     assert outcome.code == 2
-    assert "do not fit VanillaResNet (resnet18, task main): resnet.conv1.weight is missing" in outcome.err
+    assert (
+        "do not fit VanillaTorchvision (shufflenet_v2_x0_5, task main): backbone.conv1.0.weight is missing"
+        in outcome.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -700,7 +783,7 @@ def test_resume_refuses_what_changed_behind_the_options(
 
 def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, run, small_data, tiny_training, tmp_path):
     train("--cv", 2)
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     rows = pd.read_csv(folder / "fold00" / "oof.csv", dtype={"person": str})
     rows.assign(fold=1).to_csv(folder / "fold01" / "oof.csv", index=False)
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
@@ -712,7 +795,7 @@ def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, run, smal
 def test_a_state_of_another_split_is_refused(train, run, small_data, tiny_training, tmp_path):
     train("--cv", 2)
     train("--cv", 2, "--seed", 7, "--save-path", tmp_path / "other")
-    place = Path("main", "kfold-ensemble-VanillaResNet", "fold00", "resume.state")
+    place = Path("main", "kfold-ensemble-VanillaTorchvision", "fold00", "resume.state")
     shutil.copy(tmp_path / "other" / place, tmp_path / "models" / place)
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     outcome = run("train", *words, "--resume")
@@ -742,7 +825,7 @@ def test_memory_that_is_short_is_one_sentence_and_1(error, run, small_data, tiny
 
 
 def test_a_run_leaves_no_lock_and_a_killed_save_leaves_nothing_after_the_next_start(train, tmp_path):
-    folder = tmp_path / "models" / "main" / "single-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "single-VanillaTorchvision"
     train()
     for left in (folder / ".tmp-a", folder / "fold00" / ".tmp-b", folder.parent / f".tmp-{folder.name}-c"):
         left.write_text("half")
@@ -756,7 +839,7 @@ def test_a_run_leaves_no_lock_and_a_killed_save_leaves_nothing_after_the_next_st
 def test_out_of_fold_rows_are_those_of_the_checkpoint_that_is_kept(train, tmp_path):
     """An epoch that was cut may have written others, and on another machine need not come out as good again."""
     train("--cv", 2)
-    place = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    place = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     before = [(place / name).read_bytes() for name in ("oof.csv", "fold01/oof.csv")]
     rows = pd.read_csv(place / "fold01" / "oof.csv", dtype={"person": str})
     rows.assign(p0=0.5).to_csv(place / "fold01" / "oof.csv", index=False)
@@ -772,7 +855,7 @@ def test_a_fold_that_is_still_trained_is_not_in_the_summary(
     assert run("train", *words, "--cv", 2, "--folds", 0).code == 130  # one of two epochs
     outcome = train("--epochs", 2, "--cv", 2, "--folds", 1, "--resume")
     assert "1 of 2 folds are still to be trained" in outcome.out
-    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaResNet"
+    folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     summary = json.loads((folder / "summary.json").read_text())
     assert [fold["fold"] for fold in summary["folds"]] == [1]
     assert set(pd.read_csv(folder / "oof.csv")["fold"]) == {1}

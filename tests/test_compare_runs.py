@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-NAME = "kfold-ensemble-VanillaResNet"
+NAME = "kfold-ensemble-VanillaTorchvision"
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def trained(small_data, tiny_training, tmp_path_factory):
     import train
 
     places = []
-    for words in (["--epochs", "2"], ["--model-type", "THANet_MK1"], ["--seed", "7"]):
+    for words in (["--epochs", "2"], ["--model-type", "JointHeads"], ["--seed", "7"]):
         place = tmp_path_factory.mktemp("models")
         data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2)
         assert train.main([*map(str, (*tiny_training, *data)), *words]) == 0
@@ -54,7 +54,7 @@ def test_a_run_that_answers_more_people_rightly_is_better(run, copies):
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1].parent}")
     assert outcome.code == 0, outcome.err
     assert f"A  {copies[0]}\nB  {copies[1]}\n" in outcome.out
-    assert "--model-type: VanillaResNet, THANet_MK1\n" in outcome.out
+    assert "--model-type: VanillaTorchvision, JointHeads\n" in outcome.out
     assert "corrected for the choice of epochs, 12 people" in outcome.out
     assert "B is better by " in outcome.out
     line = next(line for line in outcome.out.splitlines() if line.startswith("B - A"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -273,10 +274,35 @@ def test_every_loss_belongs_to_one_kind_of_task():
     assert not set(CLASSIFICATION_LOSSES) & set(REGRESSION_LOSSES)
 
 
-def test_settings_of_the_best_model_of_the_source():
-    words = "--cv=5 --lr=0.001 --lr-scheduler=cosine_restarts --transform-type=tta"
-    got = parse_config(TrainConfig, words.split())
-    assert (got.cv, got.lr, got.lr_scheduler, got.transform_type) == (5, 0.001, "cosine_restarts", "tta")
+def test_the_preset_of_the_source_is_its_best_model():
+    words = "--cv=5 --lr=0.001 --lr-scheduler=cosine_restarts --transform-type=tta --backbone=efficientnet-b3"
+    assert parse_config(TrainConfig, ["--preset", "source"]) == replace(
+        parse_config(TrainConfig, words.split()), preset="source"
+    )
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_what_is_typed_wins_over_a_preset(name):
+    got = parse_config(TrainConfig, ["--lr", "0.25", "--preset", name.upper()])
+    values = got.as_dict()
+    assert values["preset"] == name
+    assert values["lr"] == 0.25
+    assert {key: values[key] for key in config.PRESETS[name] if key != "lr"} == {
+        key: value for key, value in config.PRESETS[name].items() if key != "lr"
+    }
+    assert got.given == {"lr", "preset"}
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_help_shows_presets_as_they_are_typed(name, capsys):
+    """The words that stand there say the same as the preset."""
+    with pytest.raises(SystemExit):
+        parse_config(TrainConfig, ["--help"])
+    words = config.preset_words(name)
+    assert "".join(f"--preset {name}: {words}".split()) in "".join(capsys.readouterr().out.split())
+    assert replace(parse_config(TrainConfig, words.split()), preset=name) == parse_config(
+        TrainConfig, ["--preset", name]
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,7 +371,7 @@ def test_mistyped_option(cls, words, nearest, capsys):
         (TrainConfig, ["--model-type", "MultiClasTHANet"], "MultiClassTHANet_MK1"),
         (TrainConfig, ["--transform-type", "face_crop"], "facecrop"),
         (TrainConfig, ["--transform-type", "randon"], "random"),
-        (TrainConfig, ["--optim-type", "adamw"], "adam"),
+        (TrainConfig, ["--optim-type", "admw"], "adamw"),
         (TrainConfig, ["--optim-type", "momentun"], "momentum"),
         (TrainConfig, ["--loss-type", "labelsmootingloss"], "labelsmoothingloss"),
         (TrainConfig, ["--loss-type", "focaloss"], "focalloss"),
@@ -366,7 +392,7 @@ def test_mistyped_name(cls, words, nearest, capsys):
 
 def test_unknown_name_lists_those_there_are(capsys):
     line = refusal(TrainConfig, ["--optim-type", "zzz"], capsys)
-    assert "adam, adamp, sgd, momentum" in line
+    assert "adam, adamw, adamp, sgd, momentum" in line
     assert "Did you mean" not in line
 
 
@@ -391,6 +417,17 @@ THANETS = ("MultiClassTHANet_MK1", "MultiLabelTHANet", "THANet_MK1")
         ("--age-filter 61", r"--age-filter must be 31 to 60.*Got 61"),
         ("--task age --age-filter 58", r"--age-filter.*task age"),
         ("--resume --overwrite", r"--resume.*--overwrite"),
+        ("--preset strongest", r"--preset must be one of source, strong\. Got 'strongest'\. Did you mean 'strong'"),
+        ("--crop-scale 0", r"--crop-scale must be 0\.01 or more"),
+        ("--crop-scale 1.5", r"--crop-scale must be 1 or less\. Got 1\.5"),
+        ("--crop-scale nan", r"--crop-scale must be"),
+        ("--transform-type facecrop --crop-scale 0.5", r"--crop-scale.*facecrop has not"),
+        ("--ema 1", r"--ema must be 0\.99999 or less"),
+        ("--erasing 2", r"--erasing must be 1 or less"),
+        ("--task gender --age-sigma 3", r"--age-sigma is about age groups, which task gender has not"),
+        ("--task age --logit-adjustment 1", r"--logit-adjustment is for classes and task age has none"),
+        ("--balance 1 --logit-adjustment 1", r"pass one of the two"),
+        ("--epochs 2 --warmup-epochs 2", r"--warmup-epochs must be below --epochs 2\. Got 2"),
         ("--lr 0", r"--lr must be greater than 0"),
         ("--lr nan", r"--lr must be.*nan"),
         ("--lr inf", r"--lr must be.*inf"),
@@ -466,7 +503,7 @@ def test_help_tells_defaults_and_choices(capsys):
         parse_config(TrainConfig, ["--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "(default: 0.005)" in told
-    assert "cosine, cosine_restarts, none (default: cosine)" in told
+    assert "cosine, cosine_restarts, onecycle, none (default: cosine)" in told
     assert "10 % of the people" in told
 
 

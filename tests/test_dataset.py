@@ -14,7 +14,16 @@ from PIL import Image
 
 from augmentation import build_transform
 from config import TrainConfig
-from dataset import EpochSampler, TrainDataset, ViewDataset, extra_classes, targets_of, train_loader, view_loader
+from dataset import (
+    EpochSampler,
+    TrainDataset,
+    ViewDataset,
+    balanced_weights,
+    extra_classes,
+    targets_of,
+    train_loader,
+    view_loader,
+)
 from table import read_training_table
 from tasks import age_group, encode_class
 from utils import run_command
@@ -342,6 +351,48 @@ def test_the_order_depends_on_seed_and_epoch():
     assert order((42, 0), 0) == first
     others = [order((42, 0), 1), order((42, 1), 0), order((43, 0), 0), list(range(40))]
     assert all(other != first for other in others)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_scarce_classes_are_drawn_more_often(power):
+    labels = np.repeat([0, 1, 2], [640, 320, 40])
+    weights = balanced_weights(labels, power)
+    sampler = EpochSampler(1000, 8, seed=(1,), weights=weights)
+    drawn = np.zeros(3)
+    for epoch in range(20):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert [len(batch) for batch in batches] == [8] * len(sampler) == [8] * 125
+        drawn += np.bincount(labels[[index for batch in batches for _, index in batch]], minlength=3)
+    shares = np.array([640, 320, 40]) ** (1 - power)
+    assert drawn / drawn.sum() == pytest.approx(shares / shares.sum(), abs=0.01)
+
+
+def test_an_image_that_is_drawn_again_in_an_epoch_is_augmented_otherwise(table):
+    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    weights = np.where(np.arange(len(dataset)) == 5, 1.0, 1e-9)
+    sampler = EpochSampler(len(dataset), 32, seed=(1,), weights=weights)
+    sampler.set_epoch(2)
+    keys = [key for batch in sampler for key in batch if key[1] == 5]
+    assert len(keys) == len(set(keys)) > 80
+    pictures = [dataset[key][0] for key in keys[:5]]
+    assert all(not torch.equal(a, b) for k, a in enumerate(pictures) for b in pictures[:k])
+    sampler.set_epoch(2, 1)  # and one that is taken up within the epoch goes on as it would have
+    later = [key for batch in sampler for key in batch if key[1] == 5]
+    assert later == keys[-len(later) :]
+
+
+def test_counts_are_of_all_that_is_trained_on(table):
+    plain = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    assert plain.counts()["mask"].tolist() == [60, 12, 12]
+    assert plain.counts()["main"].tolist() == np.bincount(table["label"], minlength=18).tolist()
+    more = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0), oversample=True)
+    counts = more.counts()
+    assert {int(count.sum()) for count in counts.values()} == {len(more)}
+    joint = counts["main"].view(3, 2, 3)
+    assert torch.equal(joint.sum(dim=(1, 2)), counts["mask"])
+    assert torch.equal(joint.sum(dim=(0, 2)), counts["gender"])
+    assert torch.equal(joint.sum(dim=(0, 1)), counts["ageg"])
 
 
 def test_an_order_may_be_asked_for_twice():

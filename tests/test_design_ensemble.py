@@ -17,7 +17,7 @@ from checkpoint import load_checkpoint, save_checkpoint
 from ensemble import Truth
 from metrics import SMALLEST, score, tempered
 
-NAME = "kfold-ensemble-VanillaResNet"
+NAME = "kfold-ensemble-VanillaTorchvision"
 
 
 def train_run(data, tiny_training, place, *words):
@@ -32,7 +32,7 @@ def train_run(data, tiny_training, place, *words):
 def runs(small_data, tiny_training, tmp_path_factory):
     """Two runs of the same photographs: another network, another split."""
     place = tmp_path_factory.mktemp("runs")
-    words = ("--model-type", "THANet_MK1", "--seed", 7, "--image-size", 40)
+    words = ("--model-type", "JointHeads", "--seed", 7, "--image-size", 40)
     return [
         train_run(small_data, tiny_training, place / "a"),
         train_run(small_data, tiny_training, place / "b", *words),

@@ -76,7 +76,7 @@ def loader_of(pictures: Dataset, batch_size: int, **options) -> DataLoader:
 
 def train(network, loader, criterion, *, lr: float = 0.1, schedule: str = "none", epochs: int = 1):
     """One epoch, and the optimizer it left."""
-    optimizer = create_optimizer("sgd", network.parameters(), lr=lr)
+    optimizer = create_optimizer("sgd", network, lr=lr)
     scheduler = create_scheduler(
         schedule, optimizer, epochs=epochs, steps_per_epoch=len(loader), restart_epochs=max(1, epochs)
     )
@@ -180,7 +180,7 @@ def test_every_optimizer_steps_a_prepared_network_as_an_unprepared_one(name, bac
     batch = torch.randn(4, 3, 32, 32)
     targets = {task: torch.arange(4) % OUTPUTS[task] for task in ("mask", "ageg", "gender", "main")}
     for one in networks:
-        optimizer = create_optimizer(name, one.parameters(), lr=1e-3)
+        optimizer = create_optimizer(name, one, lr=1e-3)
         create_criterion("crossentropyloss")(one(batch), targets).backward()
         optimizer.step()
     plain, prepared = (nn.utils.parameters_to_vector(p.contiguous() for p in one.parameters()) for one in networks)
@@ -436,7 +436,7 @@ def test_training_in_half_precision_is_training_to_fewer_digits(dtype):
     half = copy.deepcopy(full)
     results = []
     for network, numbers in ((full, torch.float32), (half, dtype)):
-        optimizer = create_optimizer("sgd", network.parameters(), lr=0.1)
+        optimizer = create_optimizer("sgd", network, lr=0.1)
         options = {"epochs": 1, "steps_per_epoch": 4, "restart_epochs": 1}
         scheduler = create_scheduler("none", optimizer, **options)
         criterion, loader = create_criterion("crossentropyloss"), loader_of(pictures, 4)
@@ -454,7 +454,7 @@ def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out_and_traini
     before = copy.deepcopy(network.state_dict())
     scaler = gradient_scaler(torch.float16, CPU)
     scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})
-    optimizer = create_optimizer("sgd", network.parameters(), lr=0.1)
+    optimizer = create_optimizer("sgd", network, lr=0.1)
     scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=3, restart_epochs=1)
     options = {"dtype": torch.float16, "scaler": scaler}
     criterion = create_criterion("crossentropyloss")

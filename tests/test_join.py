@@ -10,7 +10,7 @@ import pytest
 
 import runfolder
 
-NAME = "kfold-ensemble-VanillaResNet"
+NAME = "kfold-ensemble-VanillaTorchvision"
 
 
 @pytest.fixture(scope="module")

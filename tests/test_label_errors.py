@@ -114,9 +114,9 @@ def make_run(tmp_path):
     """Makes a finished run of one fold of each third of the people, whose networks know the `truth`, as a table."""
 
     def make(train_root, truth, task="main", corrections=None, sure=0.9, **options):
-        folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaResNet")
+        folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
         labels, _ = read_training_table(train_root, corrections)
-        config = TrainConfig(task, "VanillaResNet", train_root=str(train_root), cv=2, epochs=1, **options)
+        config = TrainConfig(task, "VanillaTorchvision", train_root=str(train_root), cv=2, epochs=1, **options)
         config.corrections = None if corrections is None else str(corrections)
         write_json(folder / "config.json", config.as_dict())
         column = "label" if task == "main" else task
@@ -208,7 +208,7 @@ def test_other_tasks_suspect_what_they_answer(task, run, make_run, swapped):
 def test_age_is_refused(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
-    write_json(folder / "config.json", TrainConfig("age", "VanillaResNet", cv=2).as_dict())
+    write_json(folder / "config.json", TrainConfig("age", "VanillaTorchvision", cv=2).as_dict())
     outcome = run("find_label_errors", "--root", folder)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert "learnt years" in outcome.err

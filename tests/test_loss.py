@@ -51,6 +51,41 @@ def test_label_smoothing_is_smallest_where_the_target_has_four_fifths():
         assert label_smoothing_loss(torch.tensor(nearby).log(), target).item() > entropy
 
 
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_shares_of_one_class_are_that_class(name):
+    logits, target = random_logits(4)
+    shares = torch.nn.functional.one_hot(target, 4).float()
+    assert LOSSES[name](logits, shares).item() == pytest.approx(LOSSES[name](logits, target).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
+def test_the_loss_of_shares_is_between_those_of_the_classes(name):
+    logits = random_logits(4)[0]
+    one, other = torch.zeros(6, dtype=torch.long), torch.ones(6, dtype=torch.long)
+    shares = torch.tensor([0.25, 0.75, 0, 0]).expand(6, 4)
+    expected = 0.25 * LOSSES[name](logits, one) + 0.75 * LOSSES[name](logits, other)
+    assert LOSSES[name](logits, shares).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_logit_adjustment_adds_the_log_of_how_frequent_a_class_is(strength):
+    logits, target = random_logits(3)
+    counts = {"mask": torch.tensor([70, 20, 10]), "gender": torch.tensor([1, 1])}
+    criterion = create_criterion("crossentropyloss", logit_adjustment=strength, counts=counts)
+    moved = logits + strength * torch.tensor([0.7, 0.2, 0.1]).log()
+    expected = torch.nn.functional.cross_entropy(moved, target)
+    assert criterion({"mask": logits}, {"mask": target}).item() == pytest.approx(expected.item(), rel=1e-6)
+    plain = create_criterion("crossentropyloss")
+    two = {"gender": logits[:, :2]}, {"gender": target % 2}
+    assert criterion(*two).item() == pytest.approx(plain(*two).item(), rel=1e-6)  # classes that are equally frequent
+
+
+def test_a_class_that_is_not_there_is_rare_and_no_infinity():
+    criterion = create_criterion("crossentropyloss", logit_adjustment=1.0, counts={"mask": torch.tensor([70, 20, 0])})
+    logits, target = random_logits(3)
+    assert criterion({"mask": logits}, {"mask": target % 2}).isfinite()
+
+
 def test_focal_loss_takes_its_factor_for_each_sample():
     logits, target = random_logits(4, samples=8)
     terms = []

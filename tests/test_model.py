@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
+import sys
+import types
 import urllib.error
 from itertools import permutations
 
@@ -27,11 +30,14 @@ SMALL = {
     "MultiClassTHANet_MK1": ("efficientnet-b0", "resnet18"),
     "MultiLabelTHANet": ("efficientnet-b0", "resnet18"),
     "THANet_MK1": ("efficientnet-b0", "resnet18"),
+    "JointHeads": ("efficientnet-b0", "resnet18"),
+    "VanillaTorchvision": ("shufflenet_v2_x0_5",),
 }
 HEADS = {
     "MultiClassTHANet_MK1": {"mask": 3, "ageg": 3, "gender": 2, "main": 18},
     "MultiLabelTHANet": {"mask": 3, "ageg": 3, "gender": 2},
     "THANet_MK1": {"mask": 3, "ageg": 3, "gender": 2, "main": 18},
+    "JointHeads": {"mask": 3, "ageg": 3, "gender": 2, "main": 18},
 }
 OUTPUTS = {"main": 18, "mask": 3, "gender": 2, "ageg": 3, "age": 1}
 CLASS_TASKS = [task for task in TASKS if task != "age"]
@@ -500,12 +506,156 @@ def test_a_network_that_is_not_frozen_moves_its_statistics():
     assert all(p.requires_grad for p in network.parameters())
 
 
+def test_joint_heads_answer_with_the_joint_probability_of_the_attributes_at_first():
+    network, batch = make("JointHeads").eval(), images()
+    with torch.no_grad():
+        outputs = network(batch)
+        joint = predict_task({head: outputs[head] for head in ("mask", "gender", "ageg")}, "main")
+        assert torch.allclose(predict_task(outputs, "main"), joint, atol=1e-6)
+        network.heads["main"].bias[4] += 1  # and the fourth head moves single classes
+        moved = predict_task(network(batch), "main")
+    expected = joint * torch.where(torch.arange(18) == 4, math.e, 1.0)
+    assert torch.allclose(moved, expected / expected.sum(dim=1, keepdim=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["efficientnet-b0", "resnet18", "mobilenet_v3_small", "swin_v2_t", "squeezenet1_1"]
+)
+def test_joint_heads_take_off_the_last_layer_of_any_backbone(backbone):
+    network = make("JointHeads", backbone, size=64)
+    width = network.heads["mask"].in_features
+    assert network.eval().features(images(2, 64)).shape == (2, width)
+    assert width == {"efficientnet-b0": 1280, "resnet18": 512, "mobilenet_v3_small": 1024, "swin_v2_t": 768}.get(
+        backbone, 1000
+    )
+
+
+# ------------------------------------------------------------------------------------------------ libraries
+
+# One of each family of torchvision, at a size that it takes.
+FAMILIES = {
+    **{"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_v2_s": 32, "googlenet": 64},
+    **{
+        "inception_v3": 80,
+        "maxvit_t": 224,
+        "mnasnet0_5": 32,
+        "mobilenet_v3_small": 32,
+        "regnet_y_400mf": 32,
+        "resnet18": 32,
+    },
+    **{"resnext50_32x4d": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 32, "swin_v2_t": 32, "vgg11": 32},
+    **{"vit_b_16": 48, "wide_resnet50_2": 32},
+}
+
+
+def test_a_family_of_torchvision_is_not_forgotten():
+    names = torchvision.models.list_models(module=torchvision.models)
+    families = {re.match("[a-z]+", name)[0] for name in names}
+    assert families == {re.match("[a-z]+", name)[0] for name in FAMILIES}
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "swin_v2_t", "vit_b_16", "googlenet"])
+def test_networks_of_torchvision_are_trained_and_predict(backbone):
+    network = make("VanillaTorchvision", backbone, task="mask", size=FAMILIES[backbone])
+    batch = images(2, FAMILIES[backbone])
+    loss = create_criterion("crossentropyloss")(network.train()(batch), some_targets(2))
+    loss.backward()
+    assert network.linear.weight.grad.abs().sum() > 0
+    fused = inference_network(network, FAMILIES[backbone])
+    with torch.no_grad():
+        assert torch.allclose(fused(batch)["mask"], network.eval()(batch)["mask"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "size", "told"),
+    [
+        ("VanillaTorchvision", "convnext_tny", 32, r"convnext_tny is no classification network.*'convnext_tiny'"),
+        ("VanillaTorchvision", "fcn_resnet50", 32, r"fcn_resnet50 is no classification network of torchvision"),
+        ("VanillaTorchvision", "inception_v3", 32, r"inception_v3 cannot be made for --image-size 32"),
+        ("VanillaTorchvision", "vit_b_16", 40, r"vit_b_16 cannot be made for --image-size 40"),
+        ("JointHeads", "swin_v2_tt", 32, r"swin_v2_tt is no classification network.*'swin_v2_t'"),
+    ],
+)
+def test_what_torchvision_has_not_is_told(name, backbone, size, told):
+    with pytest.raises(UserError, match=told) as caught:
+        make(name, backbone, size=size)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_a_vision_transformer_fit_another_size(torch_home):
+    library = torchvision.models.vit_b_16(image_size=32)
+    torch.save(library.state_dict(), torch_home / "vit_b_16-c867db91.pth")
+    got = make("VanillaTorchvision", "vit_b_16", size=64, pretrained=True).features.state_dict()
+    own = library.state_dict()
+    assert got["encoder.pos_embedding"].shape[1] == 1 + (64 // 16) ** 2
+    assert torch.equal(got["encoder.pos_embedding"][:, 0], own["encoder.pos_embedding"][:, 0])
+    assert all(torch.equal(got[key], own[key]) for key in own if key != "encoder.pos_embedding")
+
+
+def test_without_timm_a_sentence_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"VanillaTimm needs timm: pip install timm"):
+        make("VanillaTimm", "convnext_nano")
+
+
+class Answering(torch.nn.Linear):
+    """Stands for a network of timm: one layer, with what timm says of its networks."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(3, classes or 5)
+        self.num_classes, self.head_hidden_size = classes, 5
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    """A stand-in for timm, which need not be installed; `asked` are the options of what was made."""
+    library = types.ModuleType("timm")
+    library.__version__, library.asked = "9.9", []
+
+    def make_one(name, **how):
+        library.asked.append((name, how))
+        if how["pretrained"]:
+            raise OSError("We couldn't connect to huggingface.co\nand more")
+        return Answering({"plain": 1000, "large": 21841, "features": 0, "sized": 1000}[name])
+
+    library.is_model = lambda name: name in ("plain", "large", "features", "sized")
+    library.list_models = lambda: ["plain", "large", "features", "sized"]
+    library.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name == "sized")
+    library.create_model = make_one
+    monkeypatch.setitem(sys.modules, "timm", library)
+    return library
+
+
+@pytest.mark.parametrize(("backbone", "width"), [("plain", 1000), ("large", 21841), ("features", 5), ("sized", 1000)])
+def test_networks_of_timm_have_the_head_on_what_they_answer(backbone, width, timm):
+    network = make("VanillaTimm", backbone, task="gender").eval()
+    assert network.linear.in_features == width
+    assert network(images(2))["gender"].shape == (2, 2)
+    assert timm.asked == [(backbone, {"pretrained": False, **({"img_size": 32} if backbone == "sized" else {})})]
+
+
+def test_what_timm_has_not_is_told(timm):
+    with pytest.raises(UserError, match=r"plan is no network of timm 9\.9\. Did you mean 'plain'\?"):
+        make("VanillaTimm", "plan")
+    told = r"weights of timm's plain could not be had \(We couldn't connect to huggingface\.co\).*--no-pretrained"
+    with pytest.raises(UserError, match=told):
+        make("VanillaTimm", "plain", pretrained=True)
+
+
 # ------------------------------------------------------------------------------------------------ ImageNet weights
 
-FILES = {"efficientnet-b0": "efficientnet-b0-355c32eb.pth", "resnet18": "resnet18-f37072fd.pth"}
+FILES = {
+    "efficientnet-b0": "efficientnet-b0-355c32eb.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+    "shufflenet_v2_x0_5": "shufflenetv2_x0.5-f707e7126e.pth",
+}
 LIBRARY = {
     "efficientnet-b0": lambda: EfficientNet.from_name("efficientnet-b0"),
     "resnet18": torchvision.models.resnet18,
+    "shufflenet_v2_x0_5": torchvision.models.shufflenet_v2_x0_5,
 }
 
 
@@ -529,8 +679,9 @@ def test_weights_in_torch_home_arrive(name, backbone, torch_home, capsys):
     torch.save(library.state_dict(), torch_home / FILES[backbone])
     network = make(name, backbone, pretrained=True)
     got = network.features.state_dict()
-    assert got.keys() == library.state_dict().keys()
-    assert all(torch.equal(got[key], value) for key, value in library.state_dict().items())
+    gone = set(library.state_dict()) - set(got)
+    assert gone == ({key for key in gone if re.match(r"_?fc\.", key)} if name == "JointHeads" else set())
+    assert all(torch.equal(library.state_dict()[key], value) for key, value in got.items())
     other = make(name, backbone, pretrained=False).features.state_dict()
     assert any(not torch.equal(other[key], value) for key, value in got.items())
 

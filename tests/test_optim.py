@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import config
-from optim import OPTIMIZERS, SCHEDULES, create_optimizer, create_scheduler, learning_rate
+from optim import OPTIMIZERS, SCHEDULES, create_optimizer, create_scheduler, learning_rate, step_average
 
 LR = 0.1
 
@@ -22,7 +22,7 @@ def parameter(value: float = 1.0) -> nn.Parameter:
 def steps(name: str, gradients: list[float], value: float = 1.0) -> list[float]:
     """The values of one parameter after each step with these gradients."""
     weight = parameter(value)
-    optimizer = create_optimizer(name, [weight], lr=LR)
+    optimizer = create_optimizer(name, nn.ParameterList([weight]), lr=LR)
     values = []
     for gradient in gradients:
         weight.grad = torch.tensor([gradient])
@@ -31,11 +31,18 @@ def steps(name: str, gradients: list[float], value: float = 1.0) -> list[float]:
     return values
 
 
-def rates(name: str, *, epochs: int, steps_per_epoch: int, restart_epochs: int = 5) -> list[float]:
+def rates(
+    name: str, *, epochs: int, steps_per_epoch: int, restart_epochs: int = 5, warmup_epochs: float = 0
+) -> list[float]:
     """The learning rate of every batch of a run, and after them the one it ends with."""
-    optimizer = create_optimizer("sgd", [parameter()], lr=LR)
+    optimizer = create_optimizer("sgd", nn.ParameterList([parameter()]), lr=LR)
     scheduler = create_scheduler(
-        name, optimizer, epochs=epochs, steps_per_epoch=steps_per_epoch, restart_epochs=restart_epochs
+        name,
+        optimizer,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        restart_epochs=restart_epochs,
+        warmup_epochs=warmup_epochs,
     )
     found = [learning_rate(optimizer)]
     for _ in range(epochs * steps_per_epoch):
@@ -79,9 +86,9 @@ def test_adamp_decays_weights_by_a_hundredth_of_the_rate():
 def test_frozen_parameters_are_left_out(name):
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     network[0].requires_grad_(False)
-    optimizer = create_optimizer(name, network.parameters(), lr=LR)
+    optimizer = create_optimizer(name, network, lr=LR)
     held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert [id(p) for p in held] == [id(p) for p in network[1].parameters()]
+    assert {id(p) for p in held} == {id(p) for p in network[1].parameters()}
     assert learning_rate(optimizer) == LR
     before = {key: value.clone() for key, value in network.state_dict().items()}
     network(torch.randn(8, 4)).square().sum().backward()
@@ -93,13 +100,73 @@ def test_frozen_parameters_are_left_out(name):
 @pytest.mark.parametrize("name", config.OPTIMIZERS)
 def test_every_optimizer_makes_a_small_problem_smaller(name):
     weight = nn.Parameter(torch.tensor([[3.0, -2.0], [1.0, 4.0]]))
-    optimizer = create_optimizer(name, [weight], lr=0.05)
+    optimizer = create_optimizer(name, nn.ParameterList([weight]), lr=0.05)
     for _ in range(50):
         optimizer.zero_grad()
         loss = weight.square().sum()
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5 * 30
+
+
+def test_adamw_decays_what_multiplies_and_not_biases():
+    network = nn.Linear(1, 1)
+    nn.init.ones_(network.weight)
+    nn.init.ones_(network.bias)
+    optimizer = create_optimizer("adamw", network, lr=LR)
+    for weights in network.parameters():
+        weights.grad = torch.zeros_like(weights)
+    optimizer.step()
+    assert (network.weight.item(), network.bias.item()) == pytest.approx((1 - LR * 0.05, 1))
+    optimizer = create_optimizer("adamw", network, lr=LR, weight_decay=0)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0]
+
+
+def test_adam_with_a_decay_draws_weights_to_zero():
+    weight = nn.Parameter(torch.ones(1, 1))
+    optimizer = create_optimizer("adam", nn.ParameterList([weight]), lr=LR, weight_decay=0.1)
+    weight.grad = torch.zeros(1, 1)
+    optimizer.step()
+    assert weight.item() < 1
+
+
+class Two(nn.Module):
+    """A backbone under the name of a network's, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+
+def test_the_backbone_learns_at_its_share_of_the_rate():
+    network = Two()
+    optimizer = create_optimizer("sgd", network, lr=LR, backbone_lr=0.25)
+    scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=2, restart_epochs=1)
+    assert learning_rate(optimizer) == LR
+    before = network.features.weight.item(), network.head.weight.item()
+    for share in (1, 0.5):  # of the rate, by the schedule
+        for weights in network.parameters():
+            weights.grad = torch.ones_like(weights)
+        optimizer.step()
+        moved = before[0] - network.features.weight.item(), before[1] - network.head.weight.item()
+        assert moved == pytest.approx((0.25 * LR * share, LR * share))
+        before = network.features.weight.item(), network.head.weight.item()
+        scheduler.step()
+
+
+def test_a_step_average_is_the_mean_of_the_weights_by_their_shares():
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    average = step_average(network, 0.5)
+    expected = None
+    for step, value in enumerate((1.0, 2.0, 4.0, 8.0)):
+        with torch.no_grad():
+            network[0].weight.fill_(value)
+            network[1].running_mean.fill_(10 * value)
+        average.update_parameters(network)
+        kept = min(0.5, (1 + step) / (10 + step))
+        expected = value if expected is None else kept * expected + (1 - kept) * value
+        assert average.module[0].weight.item() == pytest.approx(expected)
+        assert average.module[1].running_mean.item() == pytest.approx(10 * expected)
 
 
 # ------------------------------------------------------------------------------------------------ schedules
@@ -133,22 +200,41 @@ def test_without_a_schedule_the_rate_stays():
     assert set(rates("none", epochs=3, steps_per_epoch=4)) == {LR}
 
 
+@pytest.mark.parametrize("name", ["cosine", "cosine_restarts", "none"])
+def test_a_warm_up_rises_evenly_to_what_the_schedule_begins_with(name):
+    got = rates(name, epochs=5, steps_per_epoch=4, restart_epochs=2, warmup_epochs=1)
+    assert got[:5] == pytest.approx([LR * share / 5 for share in (1, 2, 3, 4, 5)])
+    assert got[4:] == pytest.approx(rates(name, epochs=4, steps_per_epoch=4, restart_epochs=2))
+
+
+@pytest.mark.parametrize(("warmup_epochs", "highest"), [(0, 3 * 10 - 1), (2, 2 * 10 - 1)])
+def test_one_cycle_rises_and_falls(warmup_epochs, highest):
+    got = rates("onecycle", epochs=10, steps_per_epoch=10, warmup_epochs=warmup_epochs)
+    assert got[0] == pytest.approx(LR / 25)
+    assert got.index(max(got)) == highest
+    assert max(got) == pytest.approx(LR)
+    assert all(a < b for a, b in pairwise(got[: highest + 1]))
+    assert all(a > b for a, b in pairwise(got[highest:-1]))
+    assert got[-2] < LR / 1000
+
+
 @pytest.mark.parametrize("name", config.SCHEDULES)
 @pytest.mark.parametrize(("epochs", "steps_per_epoch"), [(1, 1), (1, 3), (3, 1)])
 def test_short_runs(name, epochs, steps_per_epoch):
     got = rates(name, epochs=epochs, steps_per_epoch=steps_per_epoch, restart_epochs=1)
-    assert got[0] == LR
+    assert got[0] == LR or name == "onecycle"
     assert all(0 <= rate <= LR for rate in got)
 
 
 @pytest.mark.parametrize("name", config.SCHEDULES)
-def test_a_resumed_schedule_gives_the_same_rates(name):
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_a_resumed_schedule_gives_the_same_rates(name, warmup):
     """State of optimizer and schedule into new ones after 7 of 12 batches, as a resumed run does."""
-    options = {"epochs": 4, "steps_per_epoch": 3, "restart_epochs": 2}
+    options = {"epochs": 4, "steps_per_epoch": 3, "restart_epochs": 2, "warmup_epochs": warmup}
     expected = rates(name, **options)
 
     def new():
-        optimizer = create_optimizer("adam", [parameter()], lr=LR)
+        optimizer = create_optimizer("adam", nn.ParameterList([parameter()]), lr=LR)
         return optimizer, create_scheduler(name, optimizer, **options)
 
     optimizer, scheduler = new()

@@ -74,7 +74,7 @@ def test_a_photograph_is_read_once_and_a_view_made_once_for_all_that_see_it(memb
         transform = build(*args, **kwargs)
 
         def cut(image, view, key):
-            made.append((args, kwargs["mean"], view, key))
+            made.append((args, tuple(kwargs.items()), view, key))
             return transform(image, view, key)
 
         cut.max_views = transform.max_views

@@ -17,7 +17,7 @@ from config import ROOT, UserError
 from dataset import EpochSampler, ViewBatches
 from processes import Processes
 
-NAME = "kfold-ensemble-VanillaResNet"
+NAME = "kfold-ensemble-VanillaTorchvision"
 TIMES = ["images_per_s", "seconds"]
 
 
@@ -53,7 +53,7 @@ def trained(training, tmp_path_factory):
 
 def test_two_processes_leave_one_run(trained, small_data):
     run, out = trained
-    assert out.count("Training VanillaResNet") == 1
+    assert out.count("Training VanillaTorchvision") == 1
     assert "12 people, 84 images, 2 processes on device cpu." in out
     assert out.count("fold 1  epoch   2/2") == 1
     assert {path.name for path in run.iterdir()} == {

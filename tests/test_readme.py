@@ -83,7 +83,16 @@ def test_a_network_a_transform_and_a_loss_are_added_as_the_readme_says(small_dat
         insert(tmp_path / file, f"\n{table}", f"\n{definition}\n\n{table}\n    {in_table}")
         insert(tmp_path / names_file, f"\n{names}", f"\n{names}\n    {in_names}\n")
     options = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
-    added = ("--model-type", "tinyhead", "--transform-type", "plain", "--loss-type", "polyloss")
+    added = (
+        "--model-type",
+        "tinyhead",
+        "--backbone",
+        "resnet18",
+        "--transform-type",
+        "plain",
+        "--loss-type",
+        "polyloss",
+    )
     command = [sys.executable, tmp_path / "train.py", *tiny_training, *options, *added]
     outcome = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr

@@ -20,7 +20,7 @@ import torch
 import train
 from augmentation import VIEWS
 
-NETWORK = "VanillaResNet"
+NETWORK = "VanillaTorchvision"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def break_twice(world):
     Case(
         "weights of another backbone",
         "--task gender --backbone resnet34 --load-state-dict {checkpoint}",
-        r"holds VanillaResNet with resnet18, not VanillaResNet with resnet34; pass --model-type",
+        r"holds VanillaTorchvision with shufflenet_v2_x0_5, not VanillaTorchvision with resnet34; pass --model-type",
     ),
     Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
     Case(
@@ -302,7 +302,7 @@ def no_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("network", "backbone", "file"),
     [
-        ("VanillaResNet", "resnet18", "resnet18-f37072fd.pth"),
+        ("VanillaTorchvision", "shufflenet_v2_x0_5", "shufflenetv2_x0.5-f707e7126e.pth"),
         ("VanillaEfficientNet", "efficientnet-b0", "efficientnet-b0-355c32eb.pth"),
         ("THANet", "resnet18", "resnet18-f37072fd.pth"),
     ],
@@ -319,7 +319,7 @@ def test_imagenet_weights_without_a_network(network, backbone, file, world, no_n
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut"])
 def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_training):
-    file = no_network / "resnet18-f37072fd.pth"
+    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
     if content == "cut":
         torch.save({"conv1.weight": torch.zeros(1000)}, file)
@@ -332,7 +332,7 @@ def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_
 
 
 def test_imagenet_weights_of_another_network(world, no_network, run, tiny_training):
-    file = no_network / "resnet18-f37072fd.pth"
+    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
     torch.save({"conv1.weight": torch.zeros(3)}, file)
     told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
@@ -367,8 +367,8 @@ PREDICTION_CASES = (
     Case("info.csv without its column", "", r"info\.csv has no column ImageID", lambda w: write(w.info, "a,b\n1,2\n")),
     Case("a cut photograph", "", r"\.jpg cannot be read as a picture", cut_first_image),
     Case("too many views", f"--tta {len(VIEWS) + 1}", rf"more than the {len(VIEWS)} fixed views of transform base"),
-    Case("another network", "--model-type THANet", r"checkpoint with --model-type VanillaResNet, not THANet_MK1"),
-    Case("another backbone", "--backbone resnet50", r"checkpoint with --backbone resnet18, not resnet50"),
+    Case("another network", "--model-type THANet", r"checkpoint with --model-type VanillaTorchvision, not THANet_MK1"),
+    Case("another backbone", "--backbone resnet50", r"checkpoint with --backbone shufflenet_v2_x0_5, not resnet50"),
     Case("another image size", "--image-size 224", r"checkpoint with --image-size 32, not 224"),
     Case("another task", "--task main", r"checkpoint of task gender and does not answer task main"),
     Case("ages of a classifier", "--task age", r"checkpoint of task gender and does not answer task age"),
@@ -392,13 +392,13 @@ def refuse_prediction(case, world, run, command, *words):
     *PREDICTION_CASES,
     Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
     Case("no checkpoint", "--load-state-dict {info}", r"info\.csv cannot be read as a checkpoint"),
-    Case("a folder for a checkpoint", "--load-state-dict {single}", r"no checkpoint file .*single-VanillaResNet"),
+    Case("a folder for a checkpoint", "--load-state-dict {single}", r"no checkpoint file .*single-VanillaTorchvision"),
     Case("a cut checkpoint", "", r"\.pt cannot be read as a checkpoint", lambda w: cut(w.checkpoint)),
     Case("bare weights of another network", "--load-state-dict {bare}", r"bare\.pth do not fit VanillaEfficientNet"),
     Case(
         "bare weights of another task",
-        "--load-state-dict {bare} --model-type VanillaResNet --backbone resnet18 --task mask",
-        r"bare\.pth do not fit VanillaResNet \(resnet18, task mask\): linear\.weight has shape \(2, 1000\)",
+        "--load-state-dict {bare} --model-type VanillaTorchvision --backbone shufflenet_v2_x0_5 --task mask",
+        r"bare\.pth do not fit VanillaTorchvision \(.*, task mask\): linear\.weight has shape \(2, 1000\)",
     ),
     Case(
         "bare weights and a backbone that does not fit",
@@ -490,12 +490,12 @@ def test_submit_ensemble_before_anything_is_trained(world, run):
     assert_refused(told, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
 
 
-@pytest.mark.parametrize("name", ["vanillaresnet", NETWORK])
+@pytest.mark.parametrize("name", [NETWORK.lower(), NETWORK])
 def test_the_network_that_a_folder_of_bare_weights_is_named_after_may_be_spelled_in_any_case(name, world, run):
     """Not refused: names are case-insensitive here as on the command line."""
     fold = world.tmp / f"kfold-ensemble-{name}" / "fold00"
     fold.mkdir(parents=True)
     os.link(world.bare, fold / "weights.pth")
-    words = "--task gender --top-k 1 --backbone resnet18 --image-size 32 --num-workers 0 --device cpu"
+    words = "--task gender --top-k 1 --backbone shufflenet_v2_x0_5 --image-size 32 --num-workers 0 --device cpu"
     places = ["--root", fold.parent, "--data-root", world.images, "--save-path", world.prediction]
     assert run("submit_ensemble", *words.split(), *places).code == 0

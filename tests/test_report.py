@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
-NAME = "kfold-ensemble-VanillaResNet"
+NAME = "kfold-ensemble-VanillaTorchvision"
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def train(run, small_data, tiny_training, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "models" / "main" / "single-VanillaResNet"
+    return tmp_path / "models" / "main" / "single-VanillaTorchvision"
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_library_that_is_not_installed_is_told_before_anything_is_written(
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
 def test_each_fold_is_a_stream_of_the_columns_of_the_log(tracker, train, boards, wandb_runs, folder):
     assert train("--cv", 2, "--tracker", tracker).code == 0
-    folder = folder.with_name("kfold-ensemble-VanillaResNet")
+    folder = folder.with_name("kfold-ensemble-VanillaTorchvision")
     streams = boards or wandb_runs
     assert len(streams) == 3
     for fold, stream in enumerate(streams[:2]):
@@ -183,7 +183,7 @@ def test_a_tracker_that_fails_is_told_once_and_costs_the_training_nothing(train,
     told = [line for line in outcome.out.splitlines() if "nothing more is tracked" in line]
     assert told[0] == "wandb of fold00: nothing more is tracked (Connection lost); the run's own files have all."
     assert [line.split(":")[0] for line in told] == ["wandb of fold00", "wandb of fold01", "wandb of summary"]
-    assert len(logged(folder.with_name("kfold-ensemble-VanillaResNet"), fold=1)) == 2
+    assert len(logged(folder.with_name("kfold-ensemble-VanillaTorchvision"), fold=1)) == 2
 
 
 def test_an_event_file_that_cannot_be_written_costs_the_training_nothing(train, boards, folder, monkeypatch):
@@ -215,7 +215,7 @@ def test_the_tracker_may_change_between_the_parts_of_a_run_and_shows_what_was_be
 
 def test_tracking_changes_nothing_else(train, run, boards, wandb_runs, folder, tmp_path):
     assert train("--cv", 2, "--epochs", 1).code == 0
-    folder = folder.with_name("kfold-ensemble-VanillaResNet")
+    folder = folder.with_name("kfold-ensemble-VanillaTorchvision")
     plain = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.pt")}
     earlier = None
     for tracker in ("tensorboard", "wandb"):
@@ -271,16 +271,16 @@ def test_tensorboard_reads_every_epoch_of_a_cut_run_once(cut, train, folder):
 
 def test_wandb_gets_a_run_a_fold_in_one_group_with_its_files_in_the_folder_of_the_run(train, wandb_runs, folder):
     assert train("--cv", 2, "--lr", 0.001, "--tracker", "wandb").code == 0
-    folder = folder.with_name("kfold-ensemble-VanillaResNet")
+    folder = folder.with_name("kfold-ensemble-VanillaTorchvision")
     for stream, name in zip(wandb_runs, ("fold00", "fold01", "summary"), strict=True):
         options = stream.options
         assert (options["project"], options["dir"], options["resume"]) == (PROJECT, str(folder), "allow")
-        assert options["name"] == f"kfold-ensemble-VanillaResNet {name}"
+        assert options["name"] == f"kfold-ensemble-VanillaTorchvision {name}"
         assert options["config"]["lr"] == 0.001
         assert json.loads((folder / "wandb" / f"{name}.json").read_text()) == {"id": options["id"], "epochs": 2}
     assert len({stream.options["id"] for stream in wandb_runs}) == 3
     assert len({stream.options["group"] for stream in wandb_runs}) == 1
-    assert wandb_runs[0].options["group"].startswith("main-kfold-ensemble-VanillaResNet-")
+    assert wandb_runs[0].options["group"].startswith("main-kfold-ensemble-VanillaTorchvision-")
 
 
 def test_wandb_projects_are_named_by_the_environment(train, wandb_runs, monkeypatch):

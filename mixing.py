@@ -1,0 +1,70 @@
+"""What is done to a batch of training before the network sees it: MixUp, CutMix, and age groups as shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from tasks import AGE_BOUNDS, TASKS
+
+Targets = dict[str, Tensor]
+
+
+class BatchMixing:
+    """Callable on a batch, `(images (B, 3, S, S), {task: (B,)})`, that answers with one to be trained on.
+
+    Where nothing is mixed and ages are as they are, it is the same batch. Else the targets of classes are shares,
+    `{task: (B, C) float32}`, and ages in years are mixed as the pixels are. It draws from torch's global generator.
+
+    Args:
+        mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), 0 for none.
+        cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899), 0 for none; where there are both,
+            each batch gets the one or the other.
+        age_sigma: see `group_shares`; 0 leaves age groups as they are.
+        bounds: years at which the second and the third age group begin.
+    """
+
+    def __init__(
+        self, *, mixup: float = 0.0, cutmix: float = 0.0, age_sigma: float = 0.0, bounds: Sequence[float] = AGE_BOUNDS
+    ) -> None:
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self.kinds = [(kind, alpha) for kind, alpha in kinds if alpha]
+        self.age_sigma, self.bounds = age_sigma, tuple(bounds)
+
+    def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
+        if self.age_sigma or self.kinds:
+            targets = {task: _shares(task, values) for task, values in targets.items()}
+        if self.age_sigma:
+            targets |= self._softened(targets)
+        if self.kinds:
+            kind, alpha = self.kinds[torch.randint(len(self.kinds), ()).item()]
+            # Mixed are the numbers of the images in the batch: what that makes of each is what its targets are made of.
+            count = len(images)
+            images, parts = kind(alpha=alpha, num_classes=count)(images, torch.arange(count, device=images.device))
+            targets = {task: parts @ values for task, values in targets.items()}
+        return images, targets
+
+    def _softened(self, targets: Targets) -> Targets:
+        groups = group_shares(targets["age"], self.age_sigma, self.bounds)
+        mask, gender = targets["mask"], targets["gender"]
+        main = torch.einsum("bm,bg,ba->bmga", mask, gender, groups).flatten(1)  # in the order of `tasks.encode_class`
+        return {"ageg": groups, "main": main}
+
+
+def group_shares(ages: Tensor, sigma: float, bounds: Sequence[float] = AGE_BOUNDS) -> Tensor:
+    """`(B, groups) float32`: how likely each age group is for people of `ages (B,)` years, known to `sigma` years.
+
+    An age of 58 stands for the year from 58 to 59, about whose middle a normal distribution with this deviation lies;
+    its shares of the groups are what a label distribution learns (Gao et al. 2017, https://arxiv.org/abs/1611.01731).
+    """
+    below = [torch.special.ndtr((bound - (ages + 0.5)) / sigma) for bound in bounds]
+    edges = torch.stack([torch.zeros_like(below[0]), *below, torch.ones_like(below[0])], dim=1)
+    return edges.diff(dim=1).float()
+
+
+def _shares(task: str, values: Tensor) -> Tensor:
+    return values if TASKS[task].regression else F.one_hot(values, TASKS[task].outputs).float()

@@ -1,0 +1,92 @@
+"""MixUp, CutMix and soft age groups: what becomes of images and targets, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mixing import BatchMixing, group_shares
+from tasks import encode_class
+
+
+def batch(count: int = 6):
+    """Images that are each of one number, 0 to count - 1, and targets of all tasks."""
+    images = torch.arange(float(count))[:, None, None, None].expand(count, 3, 8, 8).clone()
+    mask, gender, group = (torch.arange(count) % outputs for outputs in (3, 2, 3))
+    main = torch.tensor([encode_class(*map(int, numbers)) for numbers in zip(mask, gender, group, strict=True)])
+    return images, {"main": main, "mask": mask, "gender": gender, "ageg": group, "age": 20.0 + 10 * torch.arange(count)}
+
+
+def test_without_options_a_batch_stays_as_it_is():
+    images, targets = batch()
+    mixed, told = BatchMixing()(images, targets)
+    assert mixed is images
+    assert told is targets
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_targets_are_mixed_as_the_images_are(kind):
+    images, targets = batch()
+    for _ in range(20):
+        mixed, told = BatchMixing(**{kind: 1.0})(images, targets)
+        assert mixed.shape == images.shape
+        for k in range(len(images)):
+            # The mean of an image tells how much of each of its two parts is in it: the parts are neighbours.
+            other = (k - 1) % len(images)
+            share = ((mixed[k].mean() - other) / (k - other)).item()
+            assert -1e-5 <= share <= 1 + 1e-5
+            for task, outputs in (("main", 18), ("mask", 3), ("gender", 2), ("ageg", 3)):
+                expected = torch.zeros(outputs)
+                expected[targets[task][k]] += share
+                expected[targets[task][other]] += 1 - share
+                assert torch.allclose(told[task][k], expected, atol=1e-4)
+            years = share * targets["age"][k] + (1 - share) * targets["age"][other]
+            assert told["age"][k].item() == pytest.approx(years.item(), abs=1e-2)
+
+
+def test_mixup_blends_and_cutmix_pastes():
+    torch.manual_seed(1)
+    images, targets = batch()
+    blended, pasted = BatchMixing(mixup=1.0)(images, targets)[0], BatchMixing(cutmix=1.0)(images, targets)[0]
+    assert all(len(image.unique()) == 1 for image in blended)
+    assert {float(value) for value in pasted.unique()} == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+    assert any(len(image.unique()) == 2 for image in pasted)
+
+
+def test_both_take_turns_and_depend_on_the_seed_alone():
+    images, targets = batch()
+
+    def made(seed):
+        torch.manual_seed(seed)
+        return [BatchMixing(mixup=1.0, cutmix=1.0)(images, targets)[0] for _ in range(10)]
+
+    first = made(3)
+    assert {max(len(image.unique()) for image in mixed) for mixed in first} == {1, 2}
+    assert all(torch.equal(a, b) for a, b in zip(first, made(3), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, made(4), strict=True))
+
+
+def test_age_groups_are_shared_about_their_bounds():
+    ages = torch.tensor([20.0, 29.0, 30.0, 45.0, 58.0, 60.0, 80.0])
+    shares = group_shares(ages, 2.0)
+    assert torch.allclose(shares.sum(dim=1), torch.ones(len(ages)))
+
+    def below(bound, age):
+        return 0.5 * (1 + math.erf((bound - age - 0.5) / 2 / math.sqrt(2)))
+
+    assert shares[1].tolist() == pytest.approx([below(30, 29), 1 - below(30, 29), 0], abs=1e-5)
+    assert shares[4].tolist() == pytest.approx([0, below(60, 58), 1 - below(60, 58)], abs=1e-5)
+    assert shares.argmax(dim=1).tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert group_shares(torch.tensor([56.0]), 1.0, (30, 55)).argmax().item() == 2
+
+
+def test_the_classes_of_main_share_as_their_age_groups_do():
+    images, targets = batch()
+    _, told = BatchMixing(age_sigma=4.0)(images, targets)
+    shares = told["main"].view(-1, 3, 2, 3)
+    assert torch.allclose(shares.sum(dim=(1, 2)), told["ageg"], atol=1e-6)
+    assert torch.equal(shares.sum(dim=(2, 3)).argmax(dim=1), targets["mask"])
+    assert torch.equal(shares.sum(dim=(1, 3)).argmax(dim=1), targets["gender"])
+    assert torch.equal(told["age"], targets["age"])
