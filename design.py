@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from ensemble import (
     best_of,
     fit_calibration,
     greedy,
+    is_enough,
+    joint_answers,
+    joint_part,
     nested,
 )
 from finding import checkpoint_files
@@ -79,6 +83,36 @@ class Run:
     answers: np.ndarray = field(default_factory=lambda: np.empty(0))
     seconds: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return str(self.folder.path)
+
+    @property
+    def label(self) -> str:
+        """What it is called where its name is told beside."""
+        return self.folder.name
+
+    @property
+    def passes(self) -> int:
+        """How many networks answer a photograph to be predicted, of each rank."""
+        return len(self.folds)
+
+    @property
+    def cost(self) -> float:
+        """The seconds that they take for a view of it."""
+        return self.passes * self.seconds
+
+    def of_rank(self, rank: int) -> list[Member]:
+        """The members of a rank, one of each fold."""
+        return [fold[rank] for fold in self.members]
+
+    def error(self, rank: int) -> float | None:
+        """How many years the members of a rank are off (RMSE); None of a run that answers with classes."""
+        if not TASKS[self.config.task].regression:
+            return None
+        return float(np.mean([member.info.scores["rmse"] for member in self.of_rank(rank)]))
+
     def seat(self, fold: int) -> int:
         """Which of the S a fold's answers are."""
         return fold if self.config.valid_root else 0
@@ -88,6 +122,58 @@ class Run:
         return self.answers[:, :, :views].mean(axis=2).swapaxes(0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class JointRun:
+    """Runs of several tasks that answer main together: what is said of each attribute by the run that learnt it.
+
+    `base` is the run of main that says the rest, None where all attributes have a run.
+    """
+
+    base: Run | None
+    parts: list[Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All that take part."""
+        return [self.base, *self.parts] if self.base else self.parts
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return " with ".join(run.name for run in self.runs)
+
+    @property
+    def label(self) -> str:
+        """What it is called where its name is told beside."""
+        return " with ".join(run.config.task for run in self.runs)
+
+    @property
+    def passes(self) -> int:
+        """How many networks answer a photograph to be predicted, of each rank."""
+        return sum(run.passes for run in self.runs)
+
+    @property
+    def cost(self) -> float:
+        """The seconds that they take for a view of it."""
+        return sum(run.cost for run in self.runs)
+
+    def of_rank(self, rank: int) -> list[Member]:
+        """The members of a rank, one of each fold of each run."""
+        return [member for run in self.runs for member in run.of_rank(rank)]
+
+    def ranked(self, views: int) -> np.ndarray:
+        """What the members of each rank answer together in the mean of the first views, `(R, 1, N, 18)`."""
+        found = [[] for _ in range(self.runs[0].answers.shape[1])]
+        for run in self.runs:
+            answers = run.ranked(views).mean(axis=1)  # of the folds that answer a photograph
+            for rank, (parts, each) in enumerate(zip(found, answers, strict=True)):
+                parts.append(joint_part(run.config.task, each, run.error(rank)))
+        return np.stack([joint_answers(parts) for parts in found])[:, None]
+
+
+AnyRun = Run | JointRun
+
+
 @dataclass(frozen=True)
 class Kind:
     """Members that are picked together: those of one rank in each fold, or the soups (None) of the folds.
@@ -95,13 +181,13 @@ class Kind:
     `answers` is what they answer out of fold, `(S, N, C)`.
     """
 
-    run: Run
+    run: AnyRun
     rank: int | None
     members: list[Member]
     answers: np.ndarray
 
     def __str__(self) -> str:
-        return f"{self.run.folder.path}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
+        return f"{self.run.name}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
 
 
 def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
@@ -115,7 +201,11 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     """
     runs = [_open(folder, config) for folder in folders]
     task = _common_task(runs, config)
-    name = config.name or "+".join(dict.fromkeys(run.folder.name.removeprefix(KFOLD) for run in runs))
+    names = (run.folder.name.removeprefix(KFOLD) for run in runs)
+    own = (
+        name if run.config.task == task else f"{run.config.task}-{name}" for run, name in zip(runs, names, strict=True)
+    )
+    name = config.name or "+".join(dict.fromkeys(own))
     device = choose_device(config.device)
     dtype = inference_dtype(config.precision, device)
     data = _look_at_data(runs, config)
@@ -124,8 +214,10 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     truth = Truth(task, targets_of(table)[task], table["person"].to_numpy(str), seed=config.seed)
     asked = Asked(task, config.tta, data.pictures, config.batch_size, config.num_workers, device, ALONE)
     for run in runs:
-        _answer(run, asked, table, dtype)
-    rows = _compare(runs, truth, config)
+        _answer(run, replace(asked, tasks=run.config.task), table, dtype)
+    singles, joints = [run for run in runs if run.config.task == task], _joined(runs) if task == "main" else []
+    voters: list[AnyRun] = [*singles, *joints]
+    rows = _compare(voters, truth, config)
     _print_table(rows, truth.record.monitor)
     means = [row for row in rows if row["method"] in MEANS]  # that a recipe can use
     best = max(means, key=lambda row: truth.sign * row[truth.record.monitor])
@@ -136,12 +228,10 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     remove_tree(place / "soups")
     write_text(place / "table.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     kinds = [
-        Kind(run, rank, [fold[rank] for fold in run.members], answers)
-        for run in runs
-        for rank, answers in enumerate(run.ranked(views))
+        Kind(run, rank, run.of_rank(rank), answers) for run in voters for rank, answers in enumerate(run.ranked(views))
     ]
     if config.soups and config.top_k > 1:
-        for number, run in enumerate(runs):
+        for number, run in enumerate(singles):
             kinds += _soup(run, replace(asked, views=views), table, truth, dtype, place / "soups", f"run{number}")
     library = Library([kind.answers for kind in kinds], mean, years=truth.record.regression)
     weights, way, scores = _choose(kinds, library, truth, config.top_k)
@@ -169,9 +259,15 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     gain = in_words(Estimate(**scores["greedy_gain"]))
     judged = f"{recipe['made']['people']} people, {len(table)} photographs, each answered by folds that held it out."
     write_ensemble(place / "ensemble.html", rows, recipe, gain=gain, about=judged)
-    seconds = {member.path: kind.run.seconds for kind, _ in taken for member in kind.members}
+    known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
+    seconds = {
+        # Soups are as fast as what they are made of.
+        (member.path, member.info.task): known.get(member.path) or kind.run.seconds
+        for kind, _ in taken
+        for member in kind.members
+    }
     print(
-        f"\nThe recipe takes {len(recipe['members'])} checkpoints x {views} view{'s' * (views > 1)}, about "
+        f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
         f"{1 / (views * sum(seconds.values())):.3g} images/s on this machine. Predict with it by:\n"
         f"  python submit_ensemble.py --recipe {shlex.quote(str(place / RECIPE))}\n"
         f"To look at: {place / 'ensemble.html'}"
@@ -210,15 +306,14 @@ def _open(folder: RunFolder, config: DesignConfig) -> Run:
 
 
 def _common_task(runs: Sequence[Run], config: DesignConfig) -> str:
-    """The task of all runs, which must be one and be calibrated only where it has classes."""
-    first = runs[0]
-    for run in runs[1:]:
-        if run.config.task != first.config.task:
-            raise UserError(
-                f"{run.folder.path} learnt task {run.config.task} and {first.folder.path} task {first.config.task}; "
-                "pass runs of one task."
-            )
-    task = first.config.task
+    """The task of all runs, or main where those of several answer it together; calibrated only where it has classes."""
+    learnt = list(dict.fromkeys(run.config.task for run in runs))
+    if len(learnt) > 1 and not is_enough(learnt):
+        raise UserError(
+            f"The runs learnt {' and '.join(learnt)}, which do not make the classes of main; pass runs of one task, of "
+            "mask, gender and ageg or age, or one of main with them."
+        )
+    task = learnt[0] if len(learnt) == 1 else "main"
     if config.calibrate and TASKS[task].regression:
         raise UserError(f"--calibrate is for classes and task {task} has none; leave it out.")
     return task
@@ -259,6 +354,20 @@ def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
     return data
 
 
+def _joined(runs: Sequence[Run]) -> list[JointRun]:
+    """All ways to answer main by runs of other tasks, one for each attribute: by themselves, or with one of main."""
+    by_attribute: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.config.task != "main":
+            attribute = "ageg" if TASKS[run.config.task].regression else run.config.task
+            by_attribute.setdefault(attribute, []).append(run)
+    if not by_attribute:
+        return []
+    whole = is_enough(by_attribute)
+    bases = [None] if whole else [run for run in runs if run.config.task == "main"]
+    return [JointRun(base, list(parts)) for base in bases for parts in product(*by_attribute.values())]
+
+
 def _answer(run: Run, asked: Asked, table: pd.DataFrame, dtype: torch.dtype) -> None:
     """Let the members of every fold answer the people that the fold validates, and nobody else."""
     passes, seconds = 0, 0.0
@@ -286,7 +395,7 @@ def _ask(
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> list[dict[str, Any]]:
+def _compare(runs: Sequence[AnyRun], truth: Truth, config: DesignConfig) -> list[dict[str, Any]]:
     """How each run scores with so many checkpoints, views and each way to vote, the best and the cheapest marked."""
     monitor = truth.record.monitor
     rows, measured = [], []
@@ -296,11 +405,11 @@ def _compare(runs: Sequence[Run], truth: Truth, config: DesignConfig) -> list[di
             for k in range(1, config.top_k + 1):
                 for method, answers in _votes(run, ranked[:k], truth).items():
                     measured.append(truth.measure(answers))
-                    passes = len(run.folds) * k * views
-                    row = {"run": str(run.folder.path), "views": views, "top_k": k, "method": method}
+                    passes = run.passes * k * views
+                    row = {"run": run.name, "views": views, "top_k": k, "method": method}
                     value = measured[-1].value
                     row |= {monitor: value.value, "low": value.low, "high": value.high, "passes": passes}
-                    rows.append(row | {"images_per_s": 1 / (passes * run.seconds)})
+                    rows.append(row | {"images_per_s": 1 / (k * views * run.cost), "label": run.label})
     goodness = truth.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
     equal = [n for n, each in enumerate(measured) if truth.gain(measured[best], each).low <= 0]
@@ -325,7 +434,7 @@ def _print_table(rows: Sequence[dict[str, Any]], monitor: str) -> None:
     print("cheapest: the least passes among those that a paired comparison does not tell apart from the best.")
 
 
-def _votes(run: Run, ranked: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
+def _votes(run: AnyRun, ranked: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
     """`(N, C)` for each way to vote of the best k members, `(k, S, N, C)`, of the folds that answer a photograph."""
     members = ranked.reshape(-1, *ranked.shape[2:])
     if len(members) == 1:  # all ways are the same
@@ -334,6 +443,8 @@ def _votes(run: Run, ranked: np.ndarray, truth: Truth) -> dict[str, np.ndarray]:
         "arithmetic": voting.arithmetic_mean(members),
         "geometric": voting.geometric_mean(members, years=truth.record.regression),
     }
+    if isinstance(run, JointRun):  # whose members' scores are of several tasks
+        return found | {"hardvoting": np.eye(members.shape[2])[voting.hard_vote(members)]}
     scores = [member.info.score for fold in run.members for member in fold[: len(ranked)]]
     of_members = voting.member_weights(scores, higher_is_better=truth.record.higher_is_better)
     if of_members is not None:
@@ -475,13 +586,19 @@ def _calibrate(library: Library, way: Way, truth: Truth, found: dict[str, Any]) 
 
 def _entries(taken: Sequence[tuple[Kind, float]], place: Path, task: str) -> list[dict[str, Any]]:
     """The members of a recipe: each checkpoint once, by its path from the recipe's folder, with its digest."""
-    entries: dict[Path, dict[str, Any]] = {}
-    for kind, weight in taken:
+    entries: dict[tuple[Path, int | None], dict[str, Any]] = {}
+    for number, (kind, weight) in enumerate(taken):
+        joint = number if isinstance(kind.run, JointRun) else None
         for member in kind.members:
             path, info = member.path.resolve(), member.info
-            about = {"task": task, "file": _from(place.resolve(), path), "digest": file_digest(path)}
+            own = task if joint is None else info.task
+            about = {"task": own, "file": _from(place.resolve(), path), "digest": file_digest(path)}
             about |= {"fold": member.fold, "epoch": info.epoch, "score": info.score, "weight": 0.0}
-            entries.setdefault(path, about)["weight"] += float(weight) / len(kind.members)
+            if joint is not None:
+                about["joint"] = joint
+            if TASKS[own].regression and joint is not None:
+                about["rmse"] = next(run for run in kind.run.runs if run.config.task == own).error(kind.rank)
+            entries.setdefault((path, joint), about)["weight"] += float(weight) / len(kind.members)
     return list(entries.values())
 
 

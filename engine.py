@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
@@ -201,7 +202,7 @@ def evaluate(
 def predict(
     networks: Sequence[nn.Module],
     loader: Loader,
-    task: str,
+    tasks: str | Sequence[str],
     device: torch.device,
     *,
     kinds: Sequence[int] | None = None,
@@ -212,9 +213,12 @@ def predict(
 ) -> np.ndarray:
     """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
 
+    C is that of the task with the most; what is left of others is 0.
+
     Every network sees a batch before the next one is loaded, so that each image is decoded once.
 
     Args:
+        tasks: what all are asked, or what each.
         networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
         kinds: which of several kinds of views that the loader gives each network sees; None where there is only one.
         at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
@@ -223,6 +227,8 @@ def predict(
         together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
     """
     at_once = at_once or len(networks)
+    tasks = [tasks] * len(networks) if isinstance(tasks, str) else tasks
+    width = max(TASKS[task].outputs for task in tasks)
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
@@ -234,22 +240,28 @@ def predict(
                 held = [networks[k].eval() for k in group]
             seen = [kinds[k] if kinds else 0 for k in group]
             for views in part:
-                for k, answer in zip(group, _answers(held, seen, views, task, device), strict=True):
+                asked = [tasks[k] for k in group]
+                for k, answer in zip(group, _answers(held, seen, views, asked, device), strict=True):
+                    answer = F.pad(answer, (0, width - answer.shape[2]))
                     answers[k].append(answer if apart else answer.mean(dim=1))
     if together.size == 1:
         return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
-    none = torch.empty(0, *([loader.dataset.views] if apart else ()), TASKS[task].outputs)
+    none = torch.empty(0, *([loader.dataset.views] if apart else ()), width)
     rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in answers], dim=1).numpy()
     return loader.batch_sampler.join(rows).swapaxes(0, 1)  # there images come first
 
 
 def _answers(
-    networks: Sequence[nn.Module], kinds: Sequence[int], views: list[Tensor], task: str, device: torch.device
+    networks: Sequence[nn.Module],
+    kinds: Sequence[int],
+    views: list[Tensor],
+    tasks: Sequence[str],
+    device: torch.device,
 ) -> list[Tensor]:
-    """What each network answers on each of its kind of `views (B, V, 3, S, S)`, `(B, V, C)`."""
+    """What each network answers its task on each of its kind of `views (B, V, 3, S, S)`, `(B, V, its C)`."""
     moved: dict[int, Tensor] = {}
     answers = []
-    for network, kind in zip(networks, kinds, strict=True):
+    for network, kind, task in zip(networks, kinds, tasks, strict=True):
         if kind not in moved:
             moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
         answer = predict_task(network(moved[kind]), task)

@@ -6,7 +6,7 @@ some people and scored on others (`nested`). No network and no photograph is nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import voting
 from config import UserError
 from intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
-from metrics import SMALLEST, confusion_counts, fit_temperature, tempered
-from tasks import TASKS
+from metrics import SMALLEST, confusion_counts, fit_temperature, group_shares, joined_answers, tempered
+from tasks import ATTRIBUTES, TASKS
 from utils import read_json
 
 MEANS = ("arithmetic", "geometric")
@@ -92,8 +92,9 @@ class Library:
     def __init__(self, answers: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
         self.mean, self.years = mean, years
         floor = 1.0 if years else SMALLEST  # as `voting.geometric_mean`
-        values = np.stack(answers).astype(np.float64)
-        self.values = (np.log(values.clip(floor)) if mean == "geometric" else values).mean(axis=1)  # (U, N, C)
+        values = (each.astype(np.float64) for each in answers)
+        scaled = (np.log(each.clip(floor)) if mean == "geometric" else each for each in values)
+        self.values = np.stack([each.mean(axis=0) for each in scaled])  # (U, N, C)
 
     def finished(self, values: np.ndarray) -> np.ndarray:
         """Probabilities, or years, of what `values` add up to."""
@@ -168,6 +169,31 @@ def fit_calibration(
     return temperature, fit_offsets(tempered(probabilities, temperature, 0.0), truth, rows)
 
 
+# ------------------------------------------------------------------------------------------------ several tasks
+
+
+def joint_part(task: str, answers: np.ndarray, rmse: float | None = None) -> tuple[str, np.ndarray]:
+    """What answers of a task, `(N, C)`, say for the 18 classes: of "main" or an attribute, with probabilities.
+
+    Years become shares of the age groups, as likely as years that are `rmse` off make them.
+    """
+    if not TASKS[task].regression:
+        return task, answers
+    return "ageg", group_shares(answers[:, 0], rmse)
+
+
+def joint_answers(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """`(N, 18)` from parts of `joint_part`: the mean of those of each task, joined by `metrics.joined_answers`."""
+    means = {task: np.mean([each for name, each in parts if name == task], axis=0) for task, _ in parts}
+    return joined_answers(means.pop("main", None), means)
+
+
+def is_enough(tasks: Iterable[str]) -> bool:
+    """Whether members of these tasks answer main together: one of main does, or those of all attributes."""
+    attributes = {"ageg" if TASKS[task].regression else task for task in tasks}
+    return "main" in attributes or attributes >= set(ATTRIBUTES)
+
+
 # ------------------------------------------------------------------------------------------------ recipes
 
 
@@ -176,7 +202,8 @@ class Recipe:
     """What recipe.json says of a prediction: the members with their weights, in how many views, and how to mix them.
 
     Each of `members` holds at least task, file (below the recipe's folder, or elsewhere by ../), digest of the file,
-    fold, and weight.
+    fold, and weight. Those with the same number under `joint` answer together: those of mask, gender, ageg and age
+    about their attribute, those of main about the others; one of age says under `rmse` how far its years are off.
     """
 
     task: str
@@ -186,9 +213,18 @@ class Recipe:
     offsets: list[float] | None
     members: list[dict[str, Any]]
 
-    def mix(self, answers: np.ndarray) -> np.ndarray:
-        """`(N, C)` from `(M, N, C)`, what each member answers."""
-        weights = np.array([member["weight"] for member in self.members])
+    @property
+    def tasks(self) -> list[str]:
+        """What each member answers."""
+        return [member["task"] for member in self.members]
+
+    def mix(self, answers: Sequence[np.ndarray]) -> np.ndarray:
+        """`(N, C)` from what each of the M members answers of its task, `(N, its C)`."""
+        voters: dict[Any, list[int]] = {}
+        for number, member in enumerate(self.members):
+            voters.setdefault(member.get("joint", f"alone {number}"), []).append(number)
+        weights = np.array([sum(self.members[k]["weight"] for k in voter) for voter in voters.values()])
+        answers = np.stack([self._said(voter, answers) for voter in voters.values()])
         if self.mean == "arithmetic":
             mixed = voting.weighted_mean(answers, weights)
         else:
@@ -196,6 +232,13 @@ class Recipe:
         if self.temperature == 1 and self.offsets is None:
             return mixed
         return tempered(mixed, self.temperature, np.array(self.offsets or 0.0))
+
+    def _said(self, voter: Sequence[int], answers: Sequence[np.ndarray]) -> np.ndarray:
+        """What the members of these numbers answer together."""
+        if len(voter) == 1:
+            return answers[voter[0]]
+        parts = [joint_part(self.members[k]["task"], answers[k], self.members[k].get("rmse")) for k in voter]
+        return joint_answers(parts)
 
     def mixing(self) -> dict[str, Any]:
         """How the members are mixed, for prediction.json."""
@@ -215,7 +258,10 @@ def read_recipe(path: str | Path) -> Recipe:
         raise UserError(f"{path} is of recipe format {values['format']}; this toolkit reads {RECIPE_FORMAT}.")
     recipe = Recipe(**{name: values[name] for name in names})
     try:
-        others = sorted({member["task"] for member in recipe.members} - {recipe.task})
+        joints: dict[Any, list[dict[str, Any]]] = {}
+        for member in recipe.members:
+            joints.setdefault(member.get("joint"), []).append(member)
+        others = sorted({member["task"] for member in joints.pop(None, [])} - {recipe.task})
         weights = np.array([member["weight"] for member in recipe.members], np.float64)
         outputs = TASKS[recipe.task].outputs
         sound = {
@@ -227,6 +273,9 @@ def read_recipe(path: str | Path) -> Recipe:
                 isinstance(m["file"], str) and isinstance(m["digest"], str) and isinstance(m["fold"], int)
                 for m in recipe.members
             ),
+            "joint": recipe.task == "main" or not joints,
+            "tasks": all(is_enough(member["task"] for member in members) for members in joints.values()),
+            "rmse": all(m["rmse"] > 0 for members in joints.values() for m in members if m["task"] == "age"),
             "weights": len(weights) > 0 and np.isfinite(weights).all() and weights.min() >= 0 < weights.sum(),
         }
     except (KeyError, TypeError, ValueError) as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from tasks import AGE_BOUNDS, ATTRIBUTES, TASKS
@@ -50,6 +53,42 @@ def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
         name: parts.sum(axis=tuple(other for other in axes if other != axis))
         for axis, name in zip(axes, ATTRIBUTES, strict=True)
     }
+
+
+def group_shares(years: np.ndarray, sigma: float, bounds: Sequence[float] = AGE_BOUNDS) -> np.ndarray:
+    """How likely each age group is for people of `(N,)` years, known to `sigma` years: `(N, 3) float64`.
+
+    An age of 58 stands for the year from 58 to 59, about whose middle a normal distribution with this deviation lies;
+    its shares of the groups are what a label distribution learns (Gao et al. 2017, https://arxiv.org/abs/1611.01731).
+    """
+    steps = (np.asarray(bounds, np.float64)[:, None] - (years + 0.5)) / (sigma * np.sqrt(2))
+    below = (1 + np.vectorize(math.erf, otypes=[float])(steps)) / 2
+    return np.diff(np.concatenate([np.zeros((1, len(years))), below, np.ones((1, len(years)))]), axis=0).T
+
+
+def joined_answers(base: np.ndarray | None, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The 18 classes, `(N, 18)`, from answers about attributes.
+
+    Each attribute in `parts` takes the place of what `base` says of it, the others stay as `base` has them: a class's
+    probability is multiplied by that of its attribute and divided by that which base gave the attribute. Without a
+    base, attributes count as independent.
+
+    Args:
+        base: `(N, 18)` probabilities of main, or None where all attributes are in `parts`.
+        parts: `(N, 3)`, `(N, 2)` and `(N, 3)` for mask, gender and ageg.
+    """
+    count = len(next(iter(parts.values())))
+    logits = np.log((np.ones((count, *_COUNTS)) if base is None else base.reshape(-1, *_COUNTS)).clip(SMALLEST))
+    before = {} if base is None else marginals(base)
+    for axis, name in enumerate(ATTRIBUTES, 1):
+        if name in parts:
+            change = np.log(parts[name].clip(SMALLEST))
+            if name in before:
+                change = change - np.log(before[name].clip(SMALLEST))
+            others = [each for each in (1, 2, 3) if each != axis]
+            logits = logits + np.expand_dims(change, others)
+    values = np.exp(logits - logits.max(axis=(1, 2, 3), keepdims=True)).reshape(count, -1)
+    return values / values.sum(axis=1, keepdims=True)
 
 
 def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
+from metrics import group_shares
 from tasks import AGE_BOUNDS, TASKS
 
 Targets = dict[str, Tensor]
@@ -24,7 +25,7 @@ class BatchMixing:
         mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), 0 for none.
         cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899), 0 for none; where there are both,
             each batch gets the one or the other.
-        age_sigma: see `group_shares`; 0 leaves age groups as they are.
+        age_sigma: see `metrics.group_shares`; 0 leaves age groups as they are.
         bounds: years at which the second and the third age group begin.
     """
 
@@ -49,21 +50,11 @@ class BatchMixing:
         return images, targets
 
     def _softened(self, targets: Targets) -> Targets:
-        groups = group_shares(targets["age"], self.age_sigma, self.bounds)
+        groups = group_shares(targets["age"].cpu().numpy(), self.age_sigma, self.bounds)
+        groups = torch.from_numpy(groups).to(targets["age"].device, torch.float32)
         mask, gender = targets["mask"], targets["gender"]
         main = torch.einsum("bm,bg,ba->bmga", mask, gender, groups).flatten(1)  # in the order of `tasks.encode_class`
         return {"ageg": groups, "main": main}
-
-
-def group_shares(ages: Tensor, sigma: float, bounds: Sequence[float] = AGE_BOUNDS) -> Tensor:
-    """`(B, groups) float32`: how likely each age group is for people of `ages (B,)` years, known to `sigma` years.
-
-    An age of 58 stands for the year from 58 to 59, about whose middle a normal distribution with this deviation lies;
-    its shares of the groups are what a label distribution learns (Gao et al. 2017, https://arxiv.org/abs/1611.01731).
-    """
-    below = [torch.special.ndtr((bound - (ages + 0.5)) / sigma) for bound in bounds]
-    edges = torch.stack([torch.zeros_like(below[0]), *below, torch.ones_like(below[0])], dim=1)
-    return edges.diff(dim=1).float()
 
 
 def _shares(task: str, values: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,14 @@ def write_ensemble(
     """
     title = SCORE_TITLES[TASKS[recipe["task"]].monitor]
     monitor, scores = TASKS[recipe["task"]].monitor, recipe["scores"]
-    letters = dict(zip(dict.fromkeys(row["run"] for row in rows), string.ascii_uppercase, strict=False))
+    alphabet = string.ascii_uppercase
+    letters = dict(
+        zip(
+            dict.fromkeys(row["run"] for row in rows),
+            chain(alphabet, map("".join, product(alphabet, repeat=2))),
+            strict=False,
+        )
+    )
     rows = [{**row, "letter": letters[row["run"]]} for row in rows]
     drawn = Drawn()
     drawn.add("costs", figures.score_against_cost(pd.DataFrame(rows), monitor), f"{title} over images a second.")
@@ -112,7 +120,7 @@ def write_ensemble(
             ["", "views", "top-k", "vote", title, "images/s", ""],
             [
                 [
-                    f"{row['letter']} {Path(row['run']).name}",
+                    f"{row['letter']} {row['label']}",
                     *(row["views"], row["top_k"], row["method"]),
                     Estimate(row[monitor], row["low"], row["high"]).told(3),
                     f"{row['images_per_s']:.3g}",
@@ -145,4 +153,4 @@ def write_ensemble(
 
 def _way(row: Mapping[str, Any]) -> str:
     how = f"top {row['top_k']}, {row['views']} views, {row['method']}"
-    return f"{row['letter']} {Path(row['run']).name}, {how}, {row['images_per_s']:.3g} images/s"
+    return f"{row['letter']} {row['label']}, {how}, {row['images_per_s']:.3g} images/s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: Predicti
     """
     if "task" in config.given and config.task != recipe.task:
         raise UserError(f"{config.recipe} is a recipe for task {recipe.task}, not {config.task}; leave --task out.")
-    members = []
+    members, loose = [], replace(config, given=config.given - {"task"})  # what a member answers, the recipe says
     for entry in recipe.members:
         path = Path(config.recipe).parent / entry["file"]
         if not path.is_file():
@@ -85,10 +85,10 @@ def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: Predicti
                 f"{path} is not the checkpoint that {config.recipe} was made with (digest {file_digest(path)}, not "
                 f"{entry['digest']}); put that one back, or make the recipe anew with design_ensemble.py."
             )
-        members.append(open_member(path, config, fold=entry["fold"]))
+        members.append(open_member(path, loose, fold=entry["fold"]))
         info = members[-1].info
-        if not MODELS[info.model_type].answers(recipe.task, info.task):
-            raise UserError(f"{config.recipe} is damaged: {path} learnt task {info.task}, not {recipe.task}.")
+        if not MODELS[info.model_type].answers(entry["task"], info.task):
+            raise UserError(f"{config.recipe} is damaged: {path} learnt task {info.task}, not {entry['task']}.")
     config.tta = recipe.tta
     name, at_once = Path(config.recipe).absolute().parent.name, config.members_at_once
     write_prediction(config, members, photographs, name, method="recipe", at_once=at_once, recipe=recipe)
@@ -119,7 +119,8 @@ def write_prediction(
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
     """
-    task = answered_task(members, config)
+    task = answered_task(members, config) if recipe is None else recipe.task
+    tasks = [task] * len(members) if recipe is None else recipe.tasks
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")
     transforms = transforms_of(members, config.tta, config.transform_type)
@@ -134,7 +135,10 @@ def write_prediction(
         config.joined = True
         unreadable = together.share_locally(lambda: _look_at(photographs, config))
         at_once = at_once or _members_that_fit(members, device, together.local_size)
-        networks = networks_of(members, device, dtype, at_once)
+        # A member that a recipe names several times is asked once.
+        keys = [(member.path, member.fold, own) for member, own in zip(members, tasks, strict=True)]
+        once = [keys.index(key) for key in dict.fromkeys(keys)]
+        networks = networks_of([members[k] for k in once], device, dtype, at_once)
         if together.main:
             make_folder(make_folder(folder) / "members")  # a place that cannot be written to is found out now
         readable = np.array([str(path) not in unreadable for path in photographs.paths])
@@ -142,13 +146,18 @@ def write_prediction(
         if any(other != ids for other in together.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
         pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
-        asked = Asked(task, config.tta, pictures, config.batch_size, config.num_workers, device, together)
-        answers = asked.answers(networks, transforms, paths, ids, at_once=at_once)
+        asked = Asked(
+            [tasks[k] for k in once], config.tta, pictures, config.batch_size, config.num_workers, device, together
+        )
+        answers = asked.answers(networks, [transforms[k] for k in once], paths, ids, at_once=at_once)
     if not together.main:
         return
-    check_numbers(answers, members, dtype)
+    check_numbers(answers, [members[k] for k in once], dtype)
+    answers = [rows[:, : TASKS[tasks[k]].outputs] for k, rows in zip(once, answers, strict=True)]
+    answers = [answers[once.index(keys.index(key))] for key in keys]
     if unreadable:
-        answers = _with_usual(answers, readable, usual_answer(members, task, answers))
+        usual = {own: usual_answer(members, own, _answers_of(own, tasks, answers)) for own in dict.fromkeys(tasks)}
+        answers = [_with_usual(rows, readable, usual[own]) for rows, own in zip(answers, tasks, strict=True)]
     settings = {
         "task": task,
         "transform_type": transform_type,
@@ -158,9 +167,10 @@ def write_prediction(
         "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
     }
     if recipe is None:
-        combined = combine(answers, members, task, method)
+        combined = combine(np.stack(answers), members, task, method)
     else:
         settings["recipe"], combined = recipe.mixing(), {"submission_recipe": recipe.mix(answers)}
+    members, answers = [members[k] for k in once], [answers[k] for k in once]
     files = _write_files(folder, settings, members, photographs, unreadable, answers, combined)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
@@ -222,18 +232,24 @@ def _transform(views: int, name: str, settings: Settings) -> Callable:
     return transform
 
 
+def _answers_of(task: str, tasks: Sequence[str], answers: Sequence[np.ndarray]) -> np.ndarray:
+    """`(M, N, C)`, the answers of those members that answer a task."""
+    return np.stack([rows for own, rows in zip(tasks, answers, strict=True) if own == task])
+
+
 def _with_usual(answers: np.ndarray, readable: np.ndarray, usual: np.ndarray) -> np.ndarray:
-    """`(M, N, C)` answers of all photographs from those of the readable ones; the others get the usual one."""
-    filled = np.empty((len(answers), len(readable), answers.shape[2]), answers.dtype)
-    filled[:, readable], filled[:, ~readable] = answers, usual
+    """`(N, C)` answers of all photographs from those of the readable ones; the others get the usual one."""
+    filled = np.empty((len(readable), answers.shape[1]), answers.dtype)
+    filled[readable], filled[~readable] = answers, usual
     return filled
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What networks are asked: a task of photographs, in so many views, and how the photographs are loaded."""
+    """What networks are asked: a task of photographs, or of each network its own, in so many views, and how the
+    photographs are loaded."""
 
-    task: str
+    tasks: str | Sequence[str]
     views: int
     pictures: Pictures
     batch_size: int
@@ -253,6 +269,8 @@ class Asked:
     ) -> np.ndarray:
         """What each network answers of the photographs, `(M, N, C)` or with views kept `apart` `(M, N, V, C)`.
 
+        C is that of the task with the most; what is left of others is 0.
+
         Args:
             networks, transforms: of each member, from `networks_of` and `transforms_of`.
             paths, ids: of each photograph.
@@ -269,7 +287,7 @@ class Asked:
         )
         seen = [kinds.index(transform) for transform in transforms]
         options = {"kinds": seen, "at_once": at_once, "apart": apart, "together": self.together}
-        return predict(networks, loader, self.task, self.device, **options)
+        return predict(networks, loader, self.tasks, self.device, **options)
 
 
 def networks_of(
@@ -374,7 +392,7 @@ def _write_files(
     members: Sequence[Member],
     photographs: PredictionList,
     unreadable: dict[str, str],
-    answers: np.ndarray,
+    answers: Sequence[np.ndarray],
     combined: dict[str, np.ndarray],
 ) -> list[Path]:
     """Write all that a prediction leaves, `settings` as prediction.json, and return the submission files."""
@@ -405,7 +423,9 @@ def write_submission(path: Path, ids: Sequence[str], task: str, combined: np.nda
     return path
 
 
-def _write_members(folder: Path, photographs: PredictionList, members: Sequence[Member], answers: np.ndarray) -> None:
+def _write_members(
+    folder: Path, photographs: PredictionList, members: Sequence[Member], answers: Sequence[np.ndarray]
+) -> None:
     names = [_member_name(member) for member in members]
     for number, (name, probabilities) in enumerate(zip(names, answers, strict=True)):
         columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}

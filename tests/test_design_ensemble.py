@@ -15,7 +15,7 @@ import torch
 import design
 from checkpoint import load_checkpoint, save_checkpoint
 from ensemble import Truth
-from metrics import SMALLEST, score, tempered
+from metrics import SMALLEST, group_shares, joined_answers, score, tempered
 
 NAME = "kfold-ensemble-VanillaTorchvision"
 
@@ -37,6 +37,15 @@ def runs(small_data, tiny_training, tmp_path_factory):
         train_run(small_data, tiny_training, place / "a"),
         train_run(small_data, tiny_training, place / "b", *words),
     ]
+
+
+@pytest.fixture(scope="module")
+def attribute_runs(small_data, tiny_training, tmp_path_factory):
+    """A run of each of mask, gender, ageg and age, of the same photographs."""
+    place = tmp_path_factory.mktemp("runs")
+    return {
+        task: train_run(small_data, tiny_training, place, "--task", task) for task in ("mask", "gender", "ageg", "age")
+    }
 
 
 @pytest.fixture
@@ -260,6 +269,91 @@ def test_ages_are_designed_and_predicted(run, design_of, small_data, tiny_traini
     assert "--calibrate is for classes and task age has none" in outcome.err
 
 
+# ------------------------------------------------------------------------------------------------ several tasks
+
+
+def out_of_fold(folder):
+    """What the best epochs of a run answered, `(N, C)`, by ImageID."""
+    rows = pd.read_csv(folder / "oof.csv").sort_values("ImageID")
+    return rows.filter(regex=r"^p\d+$").to_numpy(), rows
+
+
+def shares_of(folder, years):
+    """The shares of the age groups that a run's years stand for: as likely as they are off in its best epochs."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return group_shares(years[:, 0], np.mean([fold["rmse"] for fold in summary["folds"]]))
+
+
+@pytest.mark.parametrize("age", ["ageg", "age"])
+def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, design_of, run, small_data, tmp_path):
+    outcome, place = design_of([attribute_runs[task] for task in ("mask", "gender", age)])
+    assert outcome.code == 0, outcome.err
+    parts = {task: out_of_fold(attribute_runs[task])[0] for task in ("mask", "gender", age)}
+    if age == "age":
+        parts["ageg"] = shares_of(attribute_runs["age"], parts.pop("age"))
+    labels = out_of_fold(runs[0])[1]["label"].to_numpy()
+    expected = score("main", joined_answers(None, parts), labels)["macro_f1"]
+    table = pd.read_csv(place / "table.csv")
+    plain = table[(table["views"] == 1) & (table["top_k"] == 1) & (table["method"] == "arithmetic")]
+    assert plain["macro_f1"].item() == pytest.approx(expected, abs=1e-5)
+    assert set(table["label"]) == {f"mask with gender with {age}"}
+    recipe = read(place)
+    assert recipe["task"] == "main"
+    assert {member["task"] for member in recipe["members"]} == {"mask", "gender", age}
+    assert all(("rmse" in member) == (member["task"] == "age") for member in recipe["members"])
+    assert (place / "ensemble.html").is_file()
+    # Two voters of other weights, each the mean of its members of a task.
+    first = [
+        {**member, "weight": 0.1} for member in recipe["members"] if member["joint"] == recipe["members"][0]["joint"]
+    ]
+    second = [{**member, "joint": "other", "weight": 0.3} for member in first if member["fold"] == 0]
+    recipe |= {"members": [*first, *second], "mean": "arithmetic", "temperature": 1.0, "offsets": None}
+    (place / "recipe.json").write_text(json.dumps(recipe))
+    assert submit(run, small_data, place, tmp_path / "p", "--task", "main").code == 0
+    found = tmp_path / "p" / "main" / "tried"
+    assert len(list((found / "members").iterdir())) == len(first)  # those of the second are asked once
+    answers = {}
+    for number, member in enumerate(first):
+        stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
+        files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
+        said = pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy()
+        said = group_shares(said[:, 0], member["rmse"]) if member["task"] == "age" else said
+        answers[member["file"]] = "ageg" if member["task"] == "age" else member["task"], said
+    voters = []
+    for members in (first, second):
+        said = [answers[member["file"]] for member in members]
+        means = {task: np.mean([each for name, each in said if name == task], axis=0) for task, _ in said}
+        voters.append(joined_answers(None, means))
+    weights = [sum(member["weight"] for member in members) for members in (first, second)]
+    expected = np.average(voters, axis=0, weights=weights).argmax(axis=1)
+    assert pd.read_csv(found / "submission_recipe.csv")["ans"].tolist() == expected.tolist()
+
+
+def test_a_run_of_an_attribute_takes_the_place_of_what_main_says_of_it(attribute_runs, runs, design_of):
+    outcome, place = design_of([runs[0], attribute_runs["gender"]])
+    assert outcome.code == 0, outcome.err
+    base, rows = out_of_fold(runs[0])
+    expected = joined_answers(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
+    table = pd.read_csv(place / "table.csv")
+    plain = table[(table["views"] == 1) & (table["top_k"] == 1)].set_index("label")["macro_f1"]
+    assert set(plain.index) == {NAME, "main with gender"}
+    labels = rows["label"].to_numpy()
+    assert plain["main with gender"] == pytest.approx(score("main", expected, labels)["macro_f1"], abs=1e-5)
+    assert plain[NAME] == pytest.approx(score("main", base, labels)["macro_f1"], abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"task": "gender"}, {"joint": 7, "task": "gender"}, {"joint": 7, "task": "age"}])
+def test_a_recipe_whose_members_do_not_answer_its_task_is_refused(
+    changes, copied, design_of, run, small_data, tmp_path
+):
+    _, place = design_of([copied], "--no-soups")
+    recipe = read(place)
+    recipe["members"][0] |= changes
+    (place / "recipe.json").write_text(json.dumps(recipe))
+    outcome = submit(run, small_data, place, tmp_path / "p")
+    refused(outcome, "do not answer task main" if "joint" not in changes else "is damaged")
+
+
 # ------------------------------------------------------------------------------------------------ what is refused
 
 
@@ -292,9 +386,10 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
 
-def test_runs_of_different_tasks_are_refused(runs, copied, design_of):
-    change_config(copied, task="gender")
-    refused(design_of([runs[0], copied])[0], "pass runs of one task")
+def test_runs_of_tasks_that_do_not_make_main_are_refused(attribute_runs, design_of):
+    for tasks in (("mask", "gender"), ("ageg", "age"), ("gender", "age")):
+        told = "pass runs of one task, of mask, gender and ageg or age, or one of main"
+        refused(design_of([attribute_runs[task] for task in tasks])[0], told)
 
 
 def test_runs_of_different_labels_are_refused(runs, copied, design_of):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from mixing import BatchMixing, group_shares
+from mixing import BatchMixing
 from tasks import encode_class
 
 
@@ -66,20 +64,6 @@ def test_both_take_turns_and_depend_on_the_seed_alone():
     assert {max(len(image.unique()) for image in mixed) for mixed in first} == {1, 2}
     assert all(torch.equal(a, b) for a, b in zip(first, made(3), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, made(4), strict=True))
-
-
-def test_age_groups_are_shared_about_their_bounds():
-    ages = torch.tensor([20.0, 29.0, 30.0, 45.0, 58.0, 60.0, 80.0])
-    shares = group_shares(ages, 2.0)
-    assert torch.allclose(shares.sum(dim=1), torch.ones(len(ages)))
-
-    def below(bound, age):
-        return 0.5 * (1 + math.erf((bound - age - 0.5) / 2 / math.sqrt(2)))
-
-    assert shares[1].tolist() == pytest.approx([below(30, 29), 1 - below(30, 29), 0], abs=1e-5)
-    assert shares[4].tolist() == pytest.approx([0, below(60, 58), 1 - below(60, 58)], abs=1e-5)
-    assert shares.argmax(dim=1).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert group_shares(torch.tensor([56.0]), 1.0, (30, 55)).argmax().item() == 2
 
 
 def test_the_classes_of_main_share_as_their_age_groups_do():
