@@ -252,6 +252,18 @@ class TrainConfig(Config):
     corrections: str | None = option(
         None, "CSV of label corrections to apply on load: id,gender,age,file,mask", path=True, default_text="none"
     )
+    pseudo_labels: str | None = option(
+        None,
+        "the folder of a prediction whose photographs are trained on too, as each fold's own members predicted them",
+        path=True,
+        default_text="none",
+    )
+    pseudo_share: float = option(
+        0.5,
+        "how many of those photographs are trained on, the surest of each class that is predicted",
+        low=0.01,
+        high=1,
+    )
     transform_type: str = option("base", "how photographs are cut and augmented", choices=TRANSFORMS)
     crop_scale: float = option(CROP_SCALE, CROP_HELP, low=0.01, high=1)
     mirror: bool = option(False, MIRROR_HELP)
@@ -384,6 +396,8 @@ class TrainConfig(Config):
             raise UserError(f"--folds must be numbers from 0 to {self.cv - 1} with --cv {self.cv}. Got {wrong[0]}.")
 
     def _check_classes(self) -> None:
+        if self.pseudo_labels and TASKS[self.task].regression:
+            raise UserError(f"--pseudo-labels are classes and task {self.task} has none; leave them out.")
         if self.logit_adjustment and TASKS[self.task].regression:
             raise UserError(f"--logit-adjustment is for classes and task {self.task} has none; leave it out.")
         if self.logit_adjustment and self.balance:

@@ -18,11 +18,12 @@ from finding import checkpoint_files, existing_checkpoint
 from intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate
 from lock import FoldLocks
 from picture import needed_side, skip_or_stop
+from pseudo import PseudoLabels, read_pseudo_labels
 from runfolder import RunFolder, score_kind
-from split import Data, Split, split_people
+from split import Data, Split, label_fingerprint, split_people
 from stop import StopRequest
 from table import read_training_tables
-from tasks import SCORE_TITLES, TASKS
+from tasks import AGE_GROUPS, SCORE_TITLES, TASKS
 from tracker import check_tracker, track_summary
 from utils import (
     DiskError,
@@ -164,7 +165,8 @@ def look_at_data(
     Raises:
         UserError: photographs that cannot be read, or too few people without them.
     """
-    paths = [*table["path"], *(valid["path"] if valid is not None else ())]
+    pseudo = read_pseudo_labels(config.pseudo_labels, validated=config.validated_root) if config.pseudo_labels else None
+    paths = [*table["path"], *(valid["path"] if valid is not None else ()), *(pseudo.paths if pseudo else ())]
     folder = Path(config.save_path)
     pictures, unreadable = look_at_pictures(
         paths,
@@ -184,11 +186,30 @@ def look_at_data(
     split = _split(config, table, valid) if unreadable else split
     for note in [*notes, *split.notes]:
         print(note)
-    data = Data(table, valid, split, unreadable, pictures)
+    data = Data(table, valid, split, unreadable, pictures, _pseudo_tables(config, pseudo, table, split, unreadable))
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
             raise UserError(f"Fold {number} would be trained on a single photograph; there must be two for a batch.")
     return data
+
+
+def _pseudo_tables(
+    config: TrainConfig, pseudo: PseudoLabels | None, table: pd.DataFrame, split: Split, unreadable: dict[str, str]
+) -> list[pd.DataFrame]:
+    """What each fold is trained on beside its people, for all folds or none."""
+    if pseudo is None:
+        return []
+    ages = table.groupby("ageg")["age"].median().to_dict()
+    fallback = table["age"].median()
+    ages = {group: ages.get(group, fallback) for group in range(len(AGE_GROUPS))}
+    tables = []
+    for number in range(len(split.folds)):
+        own = pseudo.fold_table(split.fingerprint, number, share=config.pseudo_share, ages=ages)
+        tables.append(_without(own, unreadable))
+        print(
+            f"fold {number}: {len(tables[-1])} photographs are trained on with the labels that its members predicted."
+        )
+    return tables
 
 
 def _split(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None) -> Split:
@@ -207,6 +228,8 @@ def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int
         UserError: it is another one.
     """
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
+    if data.pseudo:
+        fingerprints["pseudo_labels"] = label_fingerprint(*data.pseudo)
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
     if run.holds(config):
@@ -234,6 +257,7 @@ def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
         "split": "people or another split",
         "labels": "photographs or labels (files added, lost or unreadable, train.csv, --corrections)",
         "load_state_dict": "weights in --load-state-dict",
+        "pseudo_labels": "predictions in --pseudo-labels",
     }
     for name, now in fingerprints.items():
         if earlier.get(name) != now:

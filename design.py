@@ -332,7 +332,7 @@ def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
     places = ("train_root", "valid_root", "corrections")
     moved = {name: getattr(config, name) or getattr(first.config, name) for name in places}
     size = max(run.config.image_size for run in runs)
-    trained = replace(first.config, **moved, image_size=size, cache="ram")
+    trained = replace(first.config, **moved, image_size=size, cache="ram", pseudo_labels=None)
     data = look_at_data(trained, *read_tables(trained))
     if data.fingerprint != prints[0]:
         raise UserError(

@@ -163,14 +163,16 @@ def write_prediction(
         "transform_type": transform_type,
         "tta": config.tta,
         "data_root": str(Path(config.data_root).resolve()),
-        "members": [_describe(member) for member in members],
         "unreadable": [name for name, good in zip(photographs.ids, readable, strict=True) if not good],
     }
     if recipe is None:
         combined = combine(np.stack(answers), members, task, method)
     else:
-        settings["recipe"], combined = recipe.mixing(), {"submission_recipe": recipe.mix(answers)}
+        asked_for = [once.index(keys.index(key)) for key in keys]  # which of the members below each entry is
+        settings["recipe"] = {**recipe.mixing(), "members": asked_for}
+        combined = {"submission_recipe": recipe.mix(answers)}
     members, answers = [members[k] for k in once], [answers[k] for k in once]
+    settings["members"] = [_describe(member, name) for member, name in zip(members, _files_of(members), strict=True)]
     files = _write_files(folder, settings, members, photographs, unreadable, answers, combined)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {config.tta} view{'s' if config.tta > 1 else ''}"
     print(
@@ -426,13 +428,17 @@ def write_submission(path: Path, ids: Sequence[str], task: str, combined: np.nda
 def _write_members(
     folder: Path, photographs: PredictionList, members: Sequence[Member], answers: Sequence[np.ndarray]
 ) -> None:
-    names = [_member_name(member) for member in members]
-    for number, (name, probabilities) in enumerate(zip(names, answers, strict=True)):
+    for name, probabilities in zip(_files_of(members), answers, strict=True):
         columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
         rows = pd.DataFrame({"ImageID": photographs.ids, **columns})
-        if names.count(name) > 1:  # files of several runs may have the same name
-            name = f"{name}_{number}"
-        write_text(folder / "members" / f"{name}.csv", rows.to_csv(index=False, float_format="%.8g"))
+        write_text(folder / "members" / name, rows.to_csv(index=False, float_format="%.8g"))
+
+
+def _files_of(members: Sequence[Member]) -> list[str]:
+    """What the files of the members' answers are called."""
+    names = [_member_name(member) for member in members]
+    # Checkpoints of several runs may have the same name.
+    return [f"{name}_{k}.csv" if names.count(name) > 1 else f"{name}.csv" for k, name in enumerate(names)]
 
 
 def _member_name(member: Member) -> str:
@@ -440,10 +446,12 @@ def _member_name(member: Member) -> str:
     return name if member.fold is None else f"fold{member.fold:02d}_{name}"
 
 
-def _describe(member: Member) -> dict[str, Any]:
+def _describe(member: Member, answers: str) -> dict[str, Any]:
     info = member.info
     return {
         "file": str(member.path.resolve()),
+        "answers": answers,
+        "split": info.split_fingerprint,
         "model_type": info.model_type,
         "backbone": info.backbone,
         "image_size": info.image_size,

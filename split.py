@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -66,7 +67,7 @@ class Data:
     """Everything a run trains and validates on: tables with one row an image, and the split of the people.
 
     `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
-    left out, with a sentence each. `pictures` reads the others.
+    left out, with a sentence each. `pictures` reads the others. `pseudo` are further rows to train each fold on.
     """
 
     table: pd.DataFrame
@@ -74,6 +75,7 @@ class Data:
     split: Split
     unreadable: dict[str, str]
     pictures: Pictures
+    pseudo: Sequence[pd.DataFrame] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -83,6 +85,8 @@ class Data:
     def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The training and the validation rows of a fold."""
         train = self.table[self.table["person"].isin(fold.train)]
+        if self.pseudo:
+            train = pd.concat([train, self.pseudo[self.split.folds.index(fold)]])
         valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
         return train.reset_index(drop=True), valid.reset_index(drop=True)
 
