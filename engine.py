@@ -137,6 +137,8 @@ def train_one_epoch(
     with _bar(loader, title, initial=progress.step) as bar, warnings.catch_warnings():
         # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+        # SequentialLR of older torch warns of what it does itself, where a warm-up ends.
+        warnings.filterwarnings("ignore", message="The epoch parameter in `scheduler.step")
         for number, (batch, targets) in enumerate(bar):
             rate = learning_rate(optimizer)
             batch, targets = mixing(*_move(batch, targets, device))

@@ -625,3 +625,10 @@ def test_settings_of_libraries_that_the_user_made_stay(monkeypatch, given, expec
     monkeypatch.setattr("os.environ", dict(given))
     config.settle_libraries()
     assert config.os.environ == expected
+
+
+def test_the_arms_of_the_study_are_options_of_training():
+    from benchmarks.study import ARMS
+
+    for words in ARMS.values():
+        parse_config(TrainConfig, ["--preset", "strong", *words.split()])

@@ -13,6 +13,8 @@ import config
 from optim import OPTIMIZERS, SCHEDULES, create_optimizer, create_scheduler, learning_rate, step_average
 
 LR = 0.1
+# Of older torch, whose SequentialLR does what it warns of; the loop of training ignores it.
+pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step")
 
 
 def parameter(value: float = 1.0) -> nn.Parameter:

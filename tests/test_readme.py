@@ -28,6 +28,11 @@ def test_option_tables_are_those_of_the_code(cls):
     assert f"### {cls.command}\n\n{config.options_table(cls)}\n" in README
 
 
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_presets_are_those_of_the_code(name):
+    assert f"\n--preset {name}: {config.preset_words(name)}\n" in README
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python \w+\.py", c)])
 def test_commands_are_accepted_as_they_stand(command):
     script, *words = shlex.split(command)[1:]
