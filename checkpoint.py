@@ -355,7 +355,8 @@ def open_member(path: Path, config: PredictConfig, *, model_type: str | None = N
         kind = model_type if model_type and "model_type" not in config.given else config.model_type
         return Member(path, _describe_bare(kind, config), fold)
     for name in ("model_type", "backbone", "image_size"):
-        if name in config.given and getattr(config, name) != getattr(info, name):
+        typed, own = (str(getattr(each, name)).lower() for each in (config, info))
+        if name in config.given and typed != own:
             raise UserError(
                 f"{path} is a checkpoint with {flag(name)} {getattr(info, name)}, not {getattr(config, name)}; "
                 f"leave {flag(name)} out or choose another checkpoint."
@@ -452,7 +453,9 @@ def _best_of_fold(folder: Path, fold: int, top_k: int, config: PredictConfig, na
 
 def _check_together(members: Sequence[Member], config: PredictConfig) -> None:
     first = members[0]
-    chosen = {"transform_type"} & config.given
+    chosen = {"transform_type", "inference_crop"} if "transform_type" in config.given else set()
+    if (config.transform_type or first.info.transform_type) != "tta":
+        chosen.add("crop_scale")  # which only its random views depend on
     for member in members[1:]:
         together = ("task", "image_size", "mean", "std", "crop_scale", "inference_crop", "transform_type")
         for name in (*together, "split_fingerprint"):

@@ -156,7 +156,10 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
         raise UserError(f"{model_type} answers with classes, so it cannot learn task {task}; use one of {single}.")
     backbone = backbone or record.backbone
     if record.library:
-        return backbone  # a name of the library, which takes seconds to import; see `model.create_backbone`
+        listed = (name for name in record.backbones if name == backbone.lower())
+        return next(
+            listed, backbone
+        )  # a name of the library, which takes seconds to import; see `model.create_backbone`
     backbone = resolve_name("--backbone", backbone, EFFICIENTNETS + RESNETS)
     if backbone not in record.backbones:
         raise UserError(
@@ -402,6 +405,12 @@ class TrainConfig(Config):
             raise UserError(f"--logit-adjustment is for classes and task {self.task} has none; leave it out.")
         if self.logit_adjustment and self.balance:
             raise UserError("--logit-adjustment and --balance both make up for scarce classes; pass one of the two.")
+        if self.inference_crop is not None and self.transform_type == "tta":
+            raise UserError("--inference-crop is about fixed crops, and tta predicts with random ones; leave it out.")
+        if "pseudo_share" in self.given and not self.pseudo_labels:
+            raise UserError("--pseudo-share is about the photographs of --pseudo-labels; pass both or none.")
+        if self.freeze and self.backbone_lr != 1:
+            raise UserError("--freeze keeps the backbone as it is, so it has no --backbone-lr; pass one of the two.")
         if "crop_scale" in self.given and self.transform_type == "facecrop":
             raise UserError("--crop-scale is about random resized crops, which facecrop has not; leave it out.")
         if self.warmup_epochs >= self.epochs:
@@ -801,6 +810,8 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
     }
     try:
         chosen = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)] if "preset" in typed else {}
+        if "model_type" in typed:  # a backbone that was chosen for another network
+            chosen = {name: value for name, value in chosen.items() if name != "backbone"}
         return cls(**{**anchored, **chosen, **typed}, given=frozenset(typed), words=tuple(words))
     except UserError as error:
         parser.error(str(error))

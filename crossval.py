@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cache import look_at_pictures
@@ -23,7 +24,7 @@ from runfolder import RunFolder, score_kind
 from split import Data, Split, label_fingerprint, split_people
 from stop import StopRequest
 from table import read_training_tables
-from tasks import AGE_GROUPS, SCORE_TITLES, TASKS
+from tasks import AGE_BOUNDS, AGE_GROUPS, MAX_AGE, SCORE_TITLES, TASKS
 from tracker import check_tracker, track_summary
 from utils import (
     DiskError,
@@ -79,7 +80,8 @@ def train_run(config: TrainConfig) -> None:
         # Weights that do not fit are found out before anything is written.
         initial = together.share(lambda: initial_weights(config))
         data = together.share_locally(lambda: look_at_data(config, *tables))
-        _check_same_everywhere(together.gather((socket.gethostname(), data.split.fingerprint, data.fingerprint)))
+        everything = label_fingerprint(*data.pseudo) if data.pseudo else "", data.split.fingerprint, data.fingerprint
+        _check_same_everywhere(together.gather((socket.gethostname(), *everything)))
         locks = FoldLocks({})
         if together.main:
             make_folder(run.path.parent)
@@ -128,8 +130,8 @@ def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
     for host, *theirs in others:
         if theirs != own:
             raise UserError(
-                f"{host} has other photographs or labels than {first} (split {theirs[0]} and {own[0]}, labels "
-                f"{theirs[1]} and {own[1]}); copy the same to both."
+                f"{host} has other photographs or labels than {first} (pseudo labels, split, labels: "
+                f"{' '.join(theirs)} and {' '.join(own)}); copy the same to both."
             )
 
 
@@ -167,14 +169,14 @@ def look_at_data(
     """
     pseudo = read_pseudo_labels(config.pseudo_labels, validated=config.validated_root) if config.pseudo_labels else None
     paths = [*table["path"], *(valid["path"] if valid is not None else ()), *(pseudo.paths if pseudo else ())]
-    folder = Path(config.save_path)
+    folder, roots = Path(config.save_path), (config.train_root, config.valid_root, config.pseudo_labels)
     pictures, unreadable = look_at_pictures(
         paths,
         cache=config.cache,
         side=needed_side(config.image_size),
         max_megapixels=config.max_megapixels,
         folder=make_folder(folder) if config.cache == "disk" else folder,
-        name=" ".join(os.path.abspath(root) for root in (config.train_root, config.valid_root) if root),
+        name=" ".join(os.path.abspath(root) for root in roots if root),
     )
     skip_or_stop(unreadable, config.on_bad_image)
     if unreadable:
@@ -199,12 +201,13 @@ def _pseudo_tables(
     """What each fold is trained on beside its people, for all folds or none."""
     if pseudo is None:
         return []
-    ages = table.groupby("ageg")["age"].median().to_dict()
-    fallback = table["age"].median()
-    ages = {group: ages.get(group, fallback) for group in range(len(AGE_GROUPS))}
+    medians = table.groupby("ageg")["age"].median()
+    edges = (0, AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1], MAX_AGE + 1)
+    # Years that stay in their age group, with --age-filter too.
+    ages = {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
     tables = []
     for number in range(len(split.folds)):
-        own = pseudo.fold_table(split.fingerprint, number, share=config.pseudo_share, ages=ages)
+        own = pseudo.fold_table(split.fingerprint, number, task=config.task, share=config.pseudo_share, ages=ages)
         tables.append(_without(own, unreadable))
         print(
             f"fold {number}: {len(tables[-1])} photographs are trained on with the labels that its members predicted."

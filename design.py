@@ -355,7 +355,7 @@ def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
 
 
 def _joined(runs: Sequence[Run]) -> list[JointRun]:
-    """All ways to answer main by runs of other tasks, one for each attribute: by themselves, or with one of main."""
+    """Ways to answer main by runs of other tasks, one for each attribute: by themselves, and with each one of main."""
     by_attribute: dict[str, list[Run]] = {}
     for run in runs:
         if run.config.task != "main":
@@ -363,8 +363,8 @@ def _joined(runs: Sequence[Run]) -> list[JointRun]:
             by_attribute.setdefault(attribute, []).append(run)
     if not by_attribute:
         return []
-    whole = is_enough(by_attribute)
-    bases = [None] if whole else [run for run in runs if run.config.task == "main"]
+    bases: list[Run | None] = [None] if is_enough(by_attribute) else []
+    bases += [run for run in runs if run.config.task == "main"]
     return [JointRun(base, list(parts)) for base in bases for parts in product(*by_attribute.values())]
 
 

@@ -313,7 +313,7 @@ class FoldTrainer:
         self._check_losses()
         self.together.spread(self.network)
         if self.average:
-            self.together.spread(self.average)
+            self.together.spread(self.average.module)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, self.valid_loader.dataset.targets[self.config.task])
         self.epoch += 1

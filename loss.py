@@ -79,9 +79,8 @@ def create_criterion(
         shifts = {head: (logit_adjustment * (each / each.sum()).log()).float() for head, each in sums.items()}
 
     def criterion(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-        return sum(
-            loss(output + shifts[head].to(output.device) if shifts else output, targets[head])
-            for head, output in outputs.items()
-        )
+        for head, shift in shifts.items():
+            shifts[head] = shift.to(next(iter(outputs.values())).device)  # moved once
+        return sum(loss(output + shifts[head] if shifts else output, targets[head]) for head, output in outputs.items())
 
     return criterion

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
 from metrics import group_shares
-from tasks import AGE_BOUNDS, TASKS
+from tasks import AGE_BOUNDS, MAX_AGE, TASKS
 
 Targets = dict[str, Tensor]
 
@@ -34,12 +35,13 @@ class BatchMixing:
     ) -> None:
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         self.kinds = [(kind, alpha) for kind, alpha in kinds if alpha]
-        self.age_sigma, self.bounds = age_sigma, tuple(bounds)
+        years = np.arange(MAX_AGE + 1)
+        self.shares = torch.from_numpy(group_shares(years, age_sigma, bounds)).float() if age_sigma else None
 
     def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
-        if self.age_sigma or self.kinds:
+        if self.shares is not None or self.kinds:
             targets = {task: _shares(task, values) for task, values in targets.items()}
-        if self.age_sigma:
+        if self.shares is not None:
             targets |= self._softened(targets)
         if self.kinds:
             kind, alpha = self.kinds[torch.randint(len(self.kinds), ()).item()]
@@ -50,8 +52,8 @@ class BatchMixing:
         return images, targets
 
     def _softened(self, targets: Targets) -> Targets:
-        groups = group_shares(targets["age"].cpu().numpy(), self.age_sigma, self.bounds)
-        groups = torch.from_numpy(groups).to(targets["age"].device, torch.float32)
+        self.shares = self.shares.to(targets["age"].device)
+        groups = self.shares[targets["age"].round().long()]
         mask, gender = targets["mask"], targets["gender"]
         main = torch.einsum("bm,bg,ba->bmga", mask, gender, groups).flatten(1)  # in the order of `tasks.encode_class`
         return {"ageg": groups, "main": main}

@@ -6,6 +6,7 @@ Every network takes `(B, 3, S, S) float32` and answers with a dict of heads, `{h
 from __future__ import annotations
 
 import copy
+import re
 import urllib.error
 import warnings
 from collections.abc import Callable
@@ -73,7 +74,9 @@ def _from_torchvision(name: str, image_size: int) -> nn.Module:
     elif name.startswith("maxvit_"):
         more = {"input_size": (image_size, image_size)}
     else:  # GoogLeNet and Inception answer twice more in training, which nothing here reads
-        more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        # and their ImageNet weights are for another normalisation, which they then make themselves.
+        own = {"aux_logits": False, "init_weights": True, "transform_input": True}
+        more = own if name in ("googlenet", "inception_v3") else {}
     backbone = _fitting(name, image_size, lambda: torchvision.models.get_model(name, weights=None, **more))
     if name.startswith("vit_"):
         # Torchvision's begin with a head of zeros, behind which ours would learn nothing: ReLU passes no gradient at 0.
@@ -91,11 +94,12 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
         raise UserError(f"--backbone {name} is no network of timm {timm.__version__}.{nearest(name, names)}")
     about = timm.get_pretrained_cfg(name)
     size = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
+    backbone = _fitting(name, image_size, lambda: timm.create_model(name, pretrained=False, **size))
+    if not pretrained:
+        return backbone
     try:
-        return _fitting(name, image_size, lambda: timm.create_model(name, pretrained=pretrained, **size))
-    except (OSError, RuntimeError) as error:  # what its downloads end with, of several libraries
-        if not pretrained:
-            raise
+        return timm.create_model(name, pretrained=True, **size)
+    except (OSError, RuntimeError, ValueError) as error:  # what its downloads end with, of several libraries
         raise UserError(
             f"The ImageNet weights of timm's {name} could not be had ({first_line(error)}). Download them where there "
             "is a network and set HF_HOME to where they are, or pass --no-pretrained."
@@ -125,7 +129,11 @@ def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
         if name.startswith("vit_"):
             weights = interpolate_embeddings(image_size, backbone.patch_size, weights)
-        weights = {key: value for key, value in weights.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+        for key in list(weights):  # in place: what the dict itself carries says which version it is of
+            if key.startswith(("aux1.", "aux2.", "AuxLogits.")):
+                del weights[key]
+            elif re.search(r"denselayer\d+\.(norm|conv)\.\d", key):  # as DenseNet's layers were called once
+                weights[re.sub(r"\.(norm|conv)\.(\d)", r".\1\2", key)] = weights.pop(key)
         backbone.load_state_dict(weights)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise UserError(

@@ -69,7 +69,9 @@ def create_optimizer(
     return OPTIMIZERS[name]([groups[key] for key in sorted(groups)], lr=lr)  # the head first: its rate is told
 
 
-def _one_cycle(optimizer: Optimizer, run: int, cycle: int, rise: float = 0.3) -> LRScheduler:
+def _one_cycle(optimizer: Optimizer, run: int, cycle: int, warmup: int = 0) -> LRScheduler:
+    # Torch divides by the steps between the first and the highest, which must be more than none.
+    rise = max(warmup, 1.5) / run if warmup and run > 2 else 0.3
     rates = [group["lr"] for group in optimizer.param_groups]
     # Momentum stays: of the optimizers here some have none.
     return OneCycleLR(optimizer, rates, total_steps=run, pct_start=rise, cycle_momentum=False)
@@ -104,11 +106,11 @@ def create_scheduler(
             https://arxiv.org/abs/1706.02677); onecycle rises over 0.3 of the run where this is 0.
     """
     run, cycle = epochs * steps_per_epoch, restart_epochs * steps_per_epoch
-    warmup, make = round(warmup_epochs * steps_per_epoch), SCHEDULES[name]
+    warmup, make = min(round(warmup_epochs * steps_per_epoch), run - 1), SCHEDULES[name]
     if not warmup:
         return make(optimizer, run, cycle)
     if name == "onecycle":
-        return make(optimizer, run, cycle, warmup / run)
+        return make(optimizer, run, cycle, warmup)
     rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
     return SequentialLR(optimizer, [rise, make(optimizer, run - warmup, cycle)], [warmup])
 
@@ -116,7 +118,7 @@ def create_scheduler(
 def step_average(network: Module, decay: float) -> AveragedModel:
     """The exponential moving average of a network's weights and buffers over its steps; `module` is the network of it.
 
-    Call `update_parameters(network)` after each step. The average begins with weights that were not trained, so what
+    Call `update_parameters(network)` after each step. The average begins with weights that are hardly trained, so what
     is kept of it after n steps is (1 + n) / (10 + n) at most, as in TensorFlow's ExponentialMovingAverage.
 
     Args:
@@ -125,9 +127,11 @@ def step_average(network: Module, decay: float) -> AveragedModel:
     """
 
     def update(means: list[Tensor], now: list[Tensor], steps: Tensor) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))(means, now, steps)
+        made = int(average.n_averaged)  # the same as `steps`, but never on a GPU, which would be waited for
+        get_ema_multi_avg_fn(min(decay, (1 + made) / (10 + made)))(means, now, steps)
 
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 def learning_rate(optimizer: Optimizer) -> float:

@@ -212,6 +212,11 @@ def transforms_of(members: Sequence[Member], views: int, transform_type: str | N
     """
     infos = [member.info for member in members]
     cuts = [_cut_of(info, transform_type) for info in infos]
+    dropped = {info.inference_crop for info in infos} - {cut.inference_crop for _, cut in cuts}
+    if dropped:
+        print(
+            f"The inference crop of the training ({some(dropped)}) is not that of transform {transform_type}: left out."
+        )
     made = {cut: _transform(views, *cut) for cut in dict.fromkeys(cuts)}
     return [made[cut] for cut in cuts]
 

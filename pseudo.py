@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from config import UserError
-from metrics import attributes_of
+from metrics import attributes_of, joined_classes, marginals
 from table import read_prediction_list
-from tasks import TASKS
+from tasks import ATTRIBUTES, TASKS
 from utils import read_json
 
 ABOUT = "prediction.json"
@@ -36,13 +36,16 @@ class PseudoLabels:
     answers: list[np.ndarray]
     trained: list[tuple[str | None, int | None]]
 
-    def fold_table(self, fingerprint: str, fold: int, *, share: float, ages: dict[int, float]) -> pd.DataFrame:
+    def fold_table(
+        self, fingerprint: str, fold: int, *, task: str, share: float, ages: dict[int, float]
+    ) -> pd.DataFrame:
         """The photographs that a fold is trained on, one row each, with the labels that its members predict.
 
-        Of each class that is predicted, those photographs are taken whose mean probability is highest.
+        Of each class of the task that is predicted, those photographs are taken whose mean probability is highest.
 
         Args:
             fingerprint, fold: of the split of the run, and which of its folds.
+            task: what is learnt, one that has classes.
             share: how many of each class are taken, from 0 to 1.
             ages: the years that stand for each age group.
 
@@ -55,20 +58,23 @@ class PseudoLabels:
                 f"--pseudo-labels {self.folder} holds no member of fold {fold} of this split ({fingerprint}), and "
                 "others know the people that it validates; predict with a run of the same photographs, --cv and --seed."
             )
-        answers = np.mean(own, axis=0)
+        whole = np.mean(own, axis=0)
+        answers = marginals(whole)[task] if task in ATTRIBUTES else whole
         labels, confidence = answers.argmax(axis=1), answers.max(axis=1)
         order = np.lexsort((np.arange(len(labels)), -confidence, labels))
         firsts = np.searchsorted(labels[order], labels[order])
-        counts = np.bincount(labels, minlength=TASKS["main"].outputs)
+        counts = np.bincount(labels)
         taken = np.sort(order[np.arange(len(labels)) - firsts < np.ceil(share * counts[labels[order]])])
-        chosen = attributes_of(labels[taken])
+        chosen = attributes_of(whole[taken].argmax(axis=1))
+        if task in ATTRIBUTES:
+            chosen[task] = labels[taken]
         ids = [self.ids[k] for k in taken]
         return pd.DataFrame(
             {
                 "image": ids,
                 "path": [self.paths[k] for k in taken],
                 "person": [f"{self.folder}: {name}" for name in ids],  # nobody who is split
-                "label": labels[taken],
+                "label": joined_classes(chosen),
                 **chosen,
                 "age": [ages[group] for group in chosen["ageg"]],
             }
@@ -76,7 +82,9 @@ class PseudoLabels:
 
 
 def read_pseudo_labels(folder: str | Path, *, validated: str) -> PseudoLabels:
-    """What a prediction of submit_ensemble.py or submit_singular.py says of its photographs.
+    """What a prediction says of its photographs: of submit_ensemble.py, or for --cv 1 of submit_singular.py.
+
+    There must be members of all folds, whichever of them are trained.
 
     Args:
         validated: the folder whose photographs are validated, which must not be trained on.
@@ -94,6 +102,8 @@ def read_pseudo_labels(folder: str | Path, *, validated: str) -> PseudoLabels:
     if about["task"] != "main":
         raise UserError(f"--pseudo-labels {folder} predicts task {about['task']}; pass a prediction of main.")
     root = Path(about["data_root"])
+    if not root.is_dir():
+        raise UserError(f"--pseudo-labels {folder} is of photographs in {root}, which are gone; predict anew.")
     if root.resolve() == Path(validated).resolve() or Path(validated).resolve() in root.resolve().parents:
         raise UserError(f"--pseudo-labels {folder} is of photographs in {validated}, which are validated on.")
     photographs = read_prediction_list(root)

@@ -87,7 +87,7 @@ def trained(place: Path, words: Sequence[str]) -> RunFolder:
     """The run that these words train, trained where it is not yet."""
     log = place / "printed.txt"
     place.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file, contextlib.redirect_stdout(file):
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         code = train([*words, "--save-path", str(place), "--resume"])
     if code:
         raise SystemExit(f"{shlex.join(words)} ended with {code}; see {log}.")

@@ -143,7 +143,7 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     pictures = torchvision.datasets.ImageFolder(str(root), transform)
     loading = {"num_workers": 16, "pin_memory": device.type == "cuda", "drop_last": True}
     loader = torch.utils.data.DataLoader(pictures, batch_size=options.batch_size, shuffle=True, **loading)
-    optimizer = torch.optim.SGD(network, lr=RATE, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
 
     def autocast():

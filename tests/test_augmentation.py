@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import augmentation
 import config
 from augmentation import (
     MEAN,
@@ -287,40 +288,48 @@ def test_facecrop_is_no_coin_at_inference():
 # ------------------------------------------------------------------------------------------------ settings
 
 
-@pytest.mark.parametrize("name", ["base", "random", "tta", "base_source"])
-def test_training_crops_have_the_smallest_share_that_is_set(name):
-    """On a ramp from left to right, how far it goes tells how wide a crop is."""
-    image = Image.fromarray(np.tile(np.linspace(0, 255, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
+@pytest.fixture
+def no_colours(monkeypatch):
+    """RandAugment, which changes colours, leaves pictures as they are."""
+    monkeypatch.setattr(augmentation.v2, "RandAugment", lambda *numbers: torch.nn.Identity())
+
+
+def ramp(first: int, last: int) -> Image.Image:
+    """From one grey on the left to another on the right."""
+    return Image.fromarray(np.tile(np.linspace(first, last, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("name", ["base", "random", "tta", "base_source", "random_source"])
+@pytest.mark.parametrize("phase", ["train", "inference"])
+def test_training_crops_have_the_smallest_share_that_is_set(name, phase, no_colours):
+    """On a ramp, how far it goes tells how wide a crop is; the random views of tta are such crops, too."""
+    image = ramp(0, 255)
 
     def narrowest(scale):
-        if name in ("base", "base_source"):
-            transform = build_transform(name, "train", 32, crop_scale=scale, **PLAIN)
-            seen = [transform(image) for _ in range(200)]
-        else:  # RandAugment changes colours; the picture that it gets is the same for all of them
-            transform = build_transform("tta", "inference", 32, crop_scale=scale, **PLAIN)
-            seen = [transform(image, view, "a") for view in range(200)]
+        transform = build_transform(name, phase, 32, crop_scale=scale, **PLAIN)
+        seen = [transform(image, *(view, "a") * (phase != "train")) for view in range(200 if phase == "train" else 12)]
         return min((view.max() - view.min()).item() for view in seen)
 
-    # A crop is at most 4 high by 3 wide: the narrowest has the root of 3/4 of the area for its width.
-    assert 0.5**0.5 * 0.75**0.5 - 0.02 < narrowest(0.5) < 0.8
-    assert narrowest(0.08) < 0.4
+    if phase == "train":
+        # A crop is at most 4 high by 3 wide: the narrowest has the root of 3/4 of the area for its width.
+        assert 0.5**0.5 * 0.75**0.5 - 0.02 < narrowest(0.5) < 0.8
+        assert narrowest(0.08) < 0.4
+    else:
+        assert (narrowest(0.08) != narrowest(0.9)) == (name == "tta")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mirroring_is_for_every_other_training_photograph_and_for_no_other_phase(name):
-    """Red is on the left."""
-    image = Image.fromarray(np.tile(np.linspace(255, 0, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
+def test_mirroring_is_for_every_other_training_photograph_and_for_no_other_phase(name, no_colours):
+    image = ramp(255, 0)
 
-    def falling(transform, *view):
-        seen = transform(image, *view)[0]
+    def falling(phase, mirror, *view):
+        seen = build_transform(name, phase, 32, mirror=mirror, **PLAIN)(image, *view)[0]
         return (seen[:, 0].mean() > seen[:, -1].mean()).item()
 
-    mirrored = build_transform(name, "train", 32, mirror=True, **PLAIN)
-    if name not in ("random", "tta", "random_source"):  # RandAugment may invert
-        assert 30 < sum(falling(mirrored) for _ in range(100)) < 70
-        assert all(falling(build_transform(name, "train", 32, **PLAIN)) for _ in range(20))
+    assert 30 < sum(falling("train", True) for _ in range(100)) < 70
+    assert all(falling("train", False) for _ in range(20))
     for phase in ("valid", "inference"):
-        assert all(falling(build_transform(name, phase, 32, mirror=True, **PLAIN), 0, key) for key in "abcd")
+        assert all(falling(phase, True, 0, key) for key in "abcd")
 
 
 def test_erasing_blanks_a_box_of_as_many_photographs_as_it_says():

@@ -293,6 +293,12 @@ def test_what_is_typed_wins_over_a_preset(name):
     assert got.given == {"lr", "preset"}
 
 
+def test_a_backbone_of_a_preset_is_not_for_another_network():
+    got = parse_config(TrainConfig, ["--preset", "source", "--model-type", "VanillaResNet"])
+    assert (got.model_type, got.backbone, got.lr) == ("VanillaResNet", "resnet50", 0.001)
+    assert parse_config(TrainConfig, ["--model-type", "JointHeads", "--backbone", "ResNet18"]).backbone == "resnet18"
+
+
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_help_shows_presets_as_they_are_typed(name, capsys):
     """The words that stand there say the same as the preset."""
@@ -422,6 +428,9 @@ THANETS = ("MultiClassTHANet_MK1", "MultiLabelTHANet", "THANet_MK1")
         ("--crop-scale 1.5", r"--crop-scale must be 1 or less\. Got 1\.5"),
         ("--crop-scale nan", r"--crop-scale must be"),
         ("--transform-type facecrop --crop-scale 0.5", r"--crop-scale.*facecrop has not"),
+        ("--transform-type tta --inference-crop 0.8", r"--inference-crop is about fixed crops"),
+        ("--pseudo-share 0.2", r"--pseudo-share is about the photographs of --pseudo-labels"),
+        ("--freeze --backbone-lr 0.1", r"--freeze.*--backbone-lr; pass one of the two"),
         ("--ema 1", r"--ema must be 0\.99999 or less"),
         ("--erasing 2", r"--erasing must be 1 or less"),
         ("--task gender --age-sigma 3", r"--age-sigma is about age groups, which task gender has not"),

@@ -19,6 +19,7 @@ from efficientnet_pytorch import EfficientNet
 from torch import nn
 
 import config
+from augmentation import MEAN, STD
 from config import EFFICIENTNETS, RESNETS, UserError
 from loss import create_criterion
 from model import MODELS, create_backbone, create_model, inference_network, predict_task
@@ -580,6 +581,33 @@ def test_what_torchvision_has_not_is_told(name, backbone, size, told):
     with pytest.raises(UserError, match=told) as caught:
         make(name, backbone, size=size)
     assert "\n" not in str(caught.value)
+
+
+def as_published(backbone, state):
+    """The weights of a network under the names of the files that torchvision downloads."""
+    if backbone == "densenet121":
+        return {re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key): value for key, value in state.items()}
+    return state
+
+
+@pytest.mark.parametrize("backbone", ["densenet121", "googlenet", "mnasnet0_5", "mobilenet_v3_small", "squeezenet1_1"])
+def test_imagenet_weights_of_networks_of_torchvision_arrive(backbone, torch_home):
+    library = torchvision.models.get_model(backbone, **({"init_weights": True} if backbone == "googlenet" else {}))
+    url = torchvision.models.get_model_weights(backbone).DEFAULT.url
+    torch.save(as_published(backbone, library.state_dict()), torch_home / url.rsplit("/", 1)[1])
+    network = make("VanillaTorchvision", backbone, size=64, pretrained=True).eval()
+    got, own = network.features.state_dict(), library.state_dict()
+    assert all(torch.equal(own[key], value) for key, value in got.items())
+    assert {key.split(".")[0] for key in set(own) - set(got)} <= {"aux1", "aux2"}
+
+
+def test_networks_of_another_normalisation_make_it_themselves():
+    network = make("VanillaTorchvision", "googlenet", size=64).features.eval()
+    white = (torch.ones(1, 3, 64, 64) - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    seen = []
+    network.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network(white)
+    assert torch.allclose(seen[0], torch.ones_like(seen[0]), atol=1e-5)  # from -1 to 1
 
 
 def test_weights_of_a_vision_transformer_fit_another_size(torch_home):

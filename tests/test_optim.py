@@ -174,6 +174,16 @@ def test_a_step_average_is_the_mean_of_the_weights_by_their_shares():
 # ------------------------------------------------------------------------------------------------ schedules
 
 
+@pytest.mark.parametrize("name", config.SCHEDULES)
+@pytest.mark.parametrize(
+    ("epochs", "steps_per_epoch", "warmup_epochs"), [(2, 10, 0.1), (5, 4, 0.25), (3, 2, 0.5), (2, 4, 1.9), (2, 1, 1)]
+)
+def test_a_warm_up_of_one_step_or_of_all_but_the_last(name, epochs, steps_per_epoch, warmup_epochs):
+    got = rates(name, epochs=epochs, steps_per_epoch=steps_per_epoch, warmup_epochs=warmup_epochs)
+    assert all(math.isfinite(rate) and 0 <= rate <= LR + 1e-9 for rate in got)
+    assert got[0] < LR
+
+
 def test_cosine_falls_from_the_rate_to_zero_over_the_run_batch_by_batch():
     run = 4 * 7
     expected = [LR * (1 + math.cos(math.pi * step / run)) / 2 for step in range(run + 1)]

@@ -35,11 +35,14 @@ def torchrun(script: str, *words: object) -> tuple[int, str, str]:
     return child.returncode, out, err
 
 
+DRAWN = ("--ema", 0.9, "--balance", 0.5, "--mixup", 0.5)  # and averaged
+
+
 @pytest.fixture(scope="module")
 def training(small_data, tiny_training):
     """The words of a training over two folds, without the save path."""
     # Batches of 9 and at last one of 3 are not shared evenly.
-    return (*tiny_training, "--train-root", small_data.train_root, "--cv", 2, "--batch-size", 9, "--epochs", 2)
+    return (*tiny_training, "--train-root", small_data.train_root, "--cv", 2, "--batch-size", 9, "--epochs", 2, *DRAWN)
 
 
 @pytest.fixture(scope="module")

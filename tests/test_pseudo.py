@@ -88,12 +88,31 @@ def test_the_surest_of_each_class_are_taken():
     for row, (label, sure) in enumerate([(2, 0.9), (2, 0.5), (2, 0.7), (5, 0.3), (5, 0.4), (9, 0.2)]):
         answers[row, label] = sure
     labels = PseudoLabels(None, list("abcdef"), list("ABCDEF"), [answers], [("split", 1)])
-    table = labels.fold_table("split", 1, share=0.5, ages={0: 25.0, 1: 45.0, 2: 61.0})
+    table = labels.fold_table("split", 1, task="main", share=0.5, ages={0: 25.0, 1: 45.0, 2: 61.0})
     assert table["image"].tolist() == ["a", "c", "e", "f"]
     assert table["label"].tolist() == [2, 2, 5, 9]
     assert table[["mask", "gender", "ageg"]].to_numpy().tolist() == [[0, 0, 2], [0, 0, 2], [0, 1, 2], [1, 1, 0]]
     assert table["age"].tolist() == [61, 61, 61, 25]
     assert table["person"].nunique() == 4
+
+
+def test_an_attribute_is_labelled_with_the_more_probable_one_of_all_classes():
+    answers = np.zeros((1, 18))
+    answers[0, [0, 13, 16]] = 0.4, 0.35, 0.25  # a worn mask is the best class, a bare face the best attribute
+    labels = PseudoLabels(None, ["a"], ["A"], [answers], [("split", 0)])
+    ages = {0: 25.0, 1: 45.0, 2: 61.0}
+    assert labels.fold_table("split", 0, task="main", share=1, ages=ages)["mask"].tolist() == [0]
+    assert labels.fold_table("split", 0, task="mask", share=1, ages=ages)["mask"].tolist() == [2]
+
+
+def test_predicted_age_groups_stay_what_they_are_with_an_age_filter(copied, train, tmp_path):
+    """The people of 30 to 59 are 45 in the data set."""
+    say(copied, 0, [1] * 5)
+    say(copied, 1, [1] * 5)
+    words = ("--age-filter", 40, "--pseudo-share", 1)
+    assert train(copied, *words).code == 0
+    first = counts_of(tmp_path / "models" / "main" / NAME)[0]
+    assert first[1] == 5  # nobody else of this group is left
 
 
 def test_resume_refuses_other_predictions(copied, train):
@@ -111,6 +130,7 @@ def test_resume_refuses_other_predictions(copied, train):
         ("another seed", ("--seed", 7), "holds no member of fold 0 of this split"),
         ("a task", (), "predicts task gender; pass a prediction of main"),
         ("validated", (), "which are validated on"),
+        ("gone", (), "of photographs in moved, which are gone; predict anew"),
         ("no member", (), "does not hold all that it predicted"),
         ("nothing", (), "is no folder of a prediction"),
         ("age", ("--task", "age"), "--pseudo-labels are classes and task age has none"),
@@ -123,6 +143,9 @@ def test_what_is_refused(damage, words, told, copied, train, small_data, tmp_pat
     if damage == "validated":
         about["data_root"] = str(small_data.train_root / small_data.people[0].folder)
     (copied / "prediction.json").write_text(json.dumps(about))
+    if damage == "gone":
+        about["data_root"] = "moved"
+        (copied / "prediction.json").write_text(json.dumps(about))
     if damage == "no member":
         next((copied / "members").iterdir()).unlink()
     if damage == "nothing":
