@@ -85,16 +85,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "strong": {
         "model_type": "JointHeads",
         "backbone": "efficientnet-b3",
-        "transform_type": "base",
+        "transform_type": "random",
         "crop_scale": 0.5,
         "mirror": True,
         "batch_size": 32,
+        "loss_type": "crossentropyloss",
+        "logit_adjustment": 0.5,
         "optim_type": "adamw",
-        "lr": 0.001,
+        "lr": 0.0005,
         "lr_scheduler": "onecycle",
         "cv": 5,
     },
 }
+FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, left out where ages are learnt
 CUTS = ("crop_scale", "mirror", "erasing", "inference_crop")  # how a transform is made, beside its name and size
 MIN_IMAGE_SIZE = 32  # below, the last feature maps of the backbones vanish
 MOST_SHOWN, MOST_DRAWS = 20, 60  # on one sheet: a JPEG is 65,535 pixels high at most
@@ -809,12 +812,22 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
         if f.metadata["path"] and f.default is not None and f.name not in typed
     }
     try:
-        chosen = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)] if "preset" in typed else {}
-        if "model_type" in typed:  # a backbone that was chosen for another network
-            chosen = {name: value for name, value in chosen.items() if name != "backbone"}
+        chosen = _chosen(typed)
         return cls(**{**anchored, **chosen, **typed}, given=frozenset(typed), words=tuple(words))
     except UserError as error:
         parser.error(str(error))
+
+
+def _chosen(typed: dict[str, Any]) -> dict[str, Any]:
+    """What the preset that was typed sets, without what does not fit the task or the network that were typed too."""
+    if "preset" not in typed:
+        return {}
+    values = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)]
+    task = resolve_name("--task", typed.get("task", TrainConfig.task), TASKS)
+    left_out = set(FOR_CLASSES) if TASKS[task].regression else set()
+    if "model_type" in typed or "model_type" in left_out:
+        left_out.add("backbone")  # which was chosen for another network
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def _with_dashes(word: str) -> str:

@@ -296,6 +296,13 @@ def test_what_is_typed_wins_over_a_preset(name):
 def test_a_backbone_of_a_preset_is_not_for_another_network():
     got = parse_config(TrainConfig, ["--preset", "source", "--model-type", "VanillaResNet"])
     assert (got.model_type, got.backbone, got.lr) == ("VanillaResNet", "resnet50", 0.001)
+    for name in config.PRESETS:
+        got = parse_config(TrainConfig, ["--preset", name, "--task", "age"])
+        assert (got.model_type, got.loss_type, got.lr_scheduler) == (
+            TrainConfig.model_type,
+            "mseloss",
+            config.PRESETS[name]["lr_scheduler"],
+        )
     assert parse_config(TrainConfig, ["--model-type", "JointHeads", "--backbone", "ResNet18"]).backbone == "resnet18"
 
 
