@@ -108,8 +108,8 @@ TRACKERS = ("none", "tensorboard", "wandb")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 BAD_IMAGE_HELP = "photographs that cannot be read: stop before any work, or skip them, count them and list them"
 BACKBONE_HELP = (
-    f"backbone of the network: {EFFICIENTNETS[0]} to {EFFICIENTNETS[-1][-2:]}, {RESNETS[0]} to {RESNETS[-1]}, and for "
-    "VanillaTorchvision, JointHeads and VanillaTimm any classification network of the library, by its name there"
+    f"backbone of the network: {EFFICIENTNETS[0]} to {EFFICIENTNETS[-1][-2:]}, {RESNETS[0]} to {RESNETS[-1]}; for "
+    "JointHeads and VanillaTorchvision any classification network of torchvision, for VanillaTimm any of timm"
 )
 CROP_HELP = "smallest share of the area that a random crop of training cuts, up to 1"
 MIRROR_HELP = "mirror every other training photograph"
@@ -159,10 +159,8 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
         raise UserError(f"{model_type} answers with classes, so it cannot learn task {task}; use one of {single}.")
     backbone = backbone or record.backbone
     if record.library:
-        listed = (name for name in record.backbones if name == backbone.lower())
-        return next(
-            listed, backbone
-        )  # a name of the library, which takes seconds to import; see `model.create_backbone`
+        # Names of a library, which takes seconds to import, are looked up in `model.create_backbone`.
+        return next((name for name in record.backbones if name == backbone.lower()), backbone)
     backbone = resolve_name("--backbone", backbone, EFFICIENTNETS + RESNETS)
     if backbone not in record.backbones:
         raise UserError(
@@ -374,6 +372,7 @@ class TrainConfig(Config):
             raise UserError("--lr must be greater than 0. Got 0.")
         self._check_people()
         self._check_classes()
+        self._check_idle()
         if self.freeze and not self.pretrained and not self.load_state_dict:
             raise UserError(
                 "--freeze with --no-pretrained would keep random features for ever; drop one of the two, "
@@ -408,6 +407,9 @@ class TrainConfig(Config):
             raise UserError(f"--logit-adjustment is for classes and task {self.task} has none; leave it out.")
         if self.logit_adjustment and self.balance:
             raise UserError("--logit-adjustment and --balance both make up for scarce classes; pass one of the two.")
+
+    def _check_idle(self) -> None:
+        """Refuse options that others leave without effect."""
         if self.inference_crop is not None and self.transform_type == "tta":
             raise UserError("--inference-crop is about fixed crops, and tta predicts with random ones; leave it out.")
         if "pseudo_share" in self.given and not self.pseudo_labels:

@@ -21,7 +21,7 @@ from lock import FoldLocks
 from picture import needed_side, skip_or_stop
 from pseudo import PseudoLabels, read_pseudo_labels
 from runfolder import RunFolder, score_kind
-from split import Data, Split, label_fingerprint, split_people
+from split import Data, Split, split_people
 from stop import StopRequest
 from table import read_training_tables
 from tasks import AGE_BOUNDS, AGE_GROUPS, MAX_AGE, SCORE_TITLES, TASKS
@@ -80,7 +80,7 @@ def train_run(config: TrainConfig) -> None:
         # Weights that do not fit are found out before anything is written.
         initial = together.share(lambda: initial_weights(config))
         data = together.share_locally(lambda: look_at_data(config, *tables))
-        everything = label_fingerprint(*data.pseudo) if data.pseudo else "", data.split.fingerprint, data.fingerprint
+        everything = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
         _check_same_everywhere(together.gather((socket.gethostname(), *everything)))
         locks = FoldLocks({})
         if together.main:
@@ -232,7 +232,7 @@ def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int
     """
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
-        fingerprints["pseudo_labels"] = label_fingerprint(*data.pseudo)
+        fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
     if run.holds(config):

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cache import Pictures
 from machine import derive_seed, seeded
+from metrics import attributes_of
 from processes import ALONE, Processes
 from stop import ignore_signals
-from tasks import AGE_GROUPS, ATTRIBUTES, TASKS, decode_class, encode_class
+from tasks import AGE_GROUPS, TASKS, encode_class
 
 
 def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
@@ -103,10 +104,7 @@ class TrainDataset(Dataset):
     @property
     def classes(self) -> dict[str, np.ndarray]:
         """The class of every item, the extra ones too, for each task of classes: `{task: (len,) int64}`."""
-        extra = dict(
-            zip(ATTRIBUTES, np.array([decode_class(c) for c in self.extra], np.int64).reshape(-1, 3).T, strict=True)
-        )
-        extra["main"] = self.extra
+        extra = {**attributes_of(self.extra), "main": self.extra}
         return {task: np.concatenate([self.targets[task], more]) for task, more in extra.items()}
 
     def counts(self) -> dict[str, Tensor]:

@@ -40,6 +40,7 @@ from ensemble import (
     joint_answers,
     joint_part,
     nested,
+    spoken_of,
 )
 from finding import checkpoint_files
 from intervals import Estimate, in_words
@@ -201,11 +202,7 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     """
     runs = [_open(folder, config) for folder in folders]
     task = _common_task(runs, config)
-    names = (run.folder.name.removeprefix(KFOLD) for run in runs)
-    own = (
-        name if run.config.task == task else f"{run.config.task}-{name}" for run, name in zip(runs, names, strict=True)
-    )
-    name = config.name or "+".join(dict.fromkeys(own))
+    name = config.name or _name_of(runs, task)
     device = choose_device(config.device)
     dtype = inference_dtype(config.precision, device)
     data = _look_at_data(runs, config)
@@ -259,16 +256,10 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     gain = in_words(Estimate(**scores["greedy_gain"]))
     judged = f"{recipe['made']['people']} people, {len(table)} photographs, each answered by folds that held it out."
     write_ensemble(place / "ensemble.html", rows, recipe, gain=gain, about=judged)
-    known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
-    seconds = {
-        # Soups are as fast as what they are made of.
-        (member.path, member.info.task): known.get(member.path) or kind.run.seconds
-        for kind, _ in taken
-        for member in kind.members
-    }
+    seconds = _seconds(runs, [kind for kind, _ in taken])
     print(
         f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
-        f"{1 / (views * sum(seconds.values())):.3g} images/s on this machine. Predict with it by:\n"
+        f"{1 / (views * sum(seconds)):.3g} images/s on this machine. Predict with it by:\n"
         f"  python submit_ensemble.py --recipe {shlex.quote(str(place / RECIPE))}\n"
         f"To look at: {place / 'ensemble.html'}"
     )
@@ -359,8 +350,7 @@ def _joined(runs: Sequence[Run]) -> list[JointRun]:
     by_attribute: dict[str, list[Run]] = {}
     for run in runs:
         if run.config.task != "main":
-            attribute = "ageg" if TASKS[run.config.task].regression else run.config.task
-            by_attribute.setdefault(attribute, []).append(run)
+            by_attribute.setdefault(spoken_of(run.config.task), []).append(run)
     if not by_attribute:
         return []
     bases: list[Run | None] = [None] if is_enough(by_attribute) else []
@@ -582,6 +572,21 @@ def _calibrate(library: Library, way: Way, truth: Truth, found: dict[str, Any]) 
         "offsets_gain": vars(gain),
     }
     return temperature, offsets.tolist() if move else None
+
+
+def _seconds(runs: Sequence[Run], kinds: Sequence[Kind]) -> list[float]:
+    """What a pass over a view takes of each checkpoint in some kinds, each once."""
+    known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
+    members = {member.path: kind for kind in kinds for member in kind.members}
+    # Soups are as fast as what they are made of.
+    return [known.get(path) or kind.run.seconds for path, kind in members.items()]
+
+
+def _name_of(runs: Sequence[Run], task: str) -> str:
+    """What the recipe of some runs is called: after their networks, with the task where that is another one."""
+    names = [run.folder.name.removeprefix(KFOLD) for run in runs]
+    tasks = ["" if run.config.task == task else f"{run.config.task}-" for run in runs]
+    return "+".join(dict.fromkeys(own + name for own, name in zip(tasks, names, strict=True)))
 
 
 def _entries(taken: Sequence[tuple[Kind, float]], place: Path, task: str) -> list[dict[str, Any]]:

@@ -73,10 +73,12 @@ def _from_torchvision(name: str, image_size: int) -> nn.Module:
         more = {"image_size": image_size}
     elif name.startswith("maxvit_"):
         more = {"input_size": (image_size, image_size)}
-    else:  # GoogLeNet and Inception answer twice more in training, which nothing here reads
-        # and their ImageNet weights are for another normalisation, which they then make themselves.
-        own = {"aux_logits": False, "init_weights": True, "transform_input": True}
-        more = own if name in ("googlenet", "inception_v3") else {}
+    elif name in ("googlenet", "inception_v3"):
+        # Nothing here reads what they answer beside in training. Their ImageNet weights are for another normalisation,
+        # which they make themselves.
+        more = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    else:
+        more = {}
     backbone = _fitting(name, image_size, lambda: torchvision.models.get_model(name, weights=None, **more))
     if name.startswith("vit_"):
         # Torchvision's begin with a head of zeros, behind which ours would learn nothing: ReLU passes no gradient at 0.

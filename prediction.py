@@ -138,6 +138,7 @@ def write_prediction(
         # A member that a recipe names several times is asked once.
         keys = [(member.path, member.fold, own) for member, own in zip(members, tasks, strict=True)]
         once = [keys.index(key) for key in dict.fromkeys(keys)]
+        asked_for = [once.index(keys.index(key)) for key in keys]  # which of those each member is
         networks = networks_of([members[k] for k in once], device, dtype, at_once)
         if together.main:
             make_folder(make_folder(folder) / "members")  # a place that cannot be written to is found out now
@@ -154,7 +155,7 @@ def write_prediction(
         return
     check_numbers(answers, [members[k] for k in once], dtype)
     answers = [rows[:, : TASKS[tasks[k]].outputs] for k, rows in zip(once, answers, strict=True)]
-    answers = [answers[once.index(keys.index(key))] for key in keys]
+    answers = [answers[k] for k in asked_for]
     if unreadable:
         usual = {own: usual_answer(members, own, _answers_of(own, tasks, answers)) for own in dict.fromkeys(tasks)}
         answers = [_with_usual(rows, readable, usual[own]) for rows, own in zip(answers, tasks, strict=True)]
@@ -168,7 +169,6 @@ def write_prediction(
     if recipe is None:
         combined = combine(np.stack(answers), members, task, method)
     else:
-        asked_for = [once.index(keys.index(key)) for key in keys]  # which of the members below each entry is
         settings["recipe"] = {**recipe.mixing(), "members": asked_for}
         combined = {"submission_recipe": recipe.mix(answers)}
     members, answers = [members[k] for k in once], [answers[k] for k in once]

@@ -82,6 +82,11 @@ class Data:
         """What two runs share only when they have the same photographs with the same labels."""
         return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
 
+    @property
+    def pseudo_fingerprint(self) -> str:
+        """What two runs share only when they have the same pseudo labels, or none."""
+        return label_fingerprint(*self.pseudo) if self.pseudo else ""
+
     def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The training and the validation rows of a fold."""
         train = self.table[self.table["person"].isin(fold.train)]
