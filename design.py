@@ -40,7 +40,6 @@ from ensemble import (
     joint_answers,
     joint_part,
     nested,
-    spoken_of,
 )
 from finding import checkpoint_files
 from intervals import Estimate, in_words
@@ -350,7 +349,7 @@ def _joined(runs: Sequence[Run]) -> list[JointRun]:
     by_attribute: dict[str, list[Run]] = {}
     for run in runs:
         if run.config.task != "main":
-            by_attribute.setdefault(spoken_of(run.config.task), []).append(run)
+            by_attribute.setdefault(TASKS[run.config.task].class_task, []).append(run)
     if not by_attribute:
         return []
     bases: list[Run | None] = [None] if is_enough(by_attribute) else []

@@ -178,7 +178,7 @@ def joint_part(task: str, answers: np.ndarray, rmse: float | None = None) -> tup
     Years become shares of the age groups, as likely as years that are `rmse` off make them.
     """
     shares = group_shares(answers[:, 0], rmse) if TASKS[task].regression else answers
-    return spoken_of(task), shares
+    return TASKS[task].class_task, shares
 
 
 def joint_answers(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
@@ -187,14 +187,9 @@ def joint_answers(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
     return joined_answers(means.pop("main", None), means)
 
 
-def spoken_of(task: str) -> str:
-    """What answers of a task tell of the 18 classes: main, or the attribute; of years the age group."""
-    return "ageg" if TASKS[task].regression else task
-
-
 def is_enough(tasks: Iterable[str]) -> bool:
     """Whether members of these tasks answer main together: one of main does, or those of all attributes."""
-    told = set(map(spoken_of, tasks))
+    told = {TASKS[task].class_task for task in tasks}
     return "main" in told or told >= set(ATTRIBUTES)
 
 

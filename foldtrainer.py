@@ -143,7 +143,9 @@ def fold_loaders(
             targets=targets_of(valid_table),
         )
         weights = (
-            balanced_weights(train_set.classes[_balanced_task(config)], config.balance) if config.balance else None
+            balanced_weights(train_set.classes[TASKS[config.task].class_task], config.balance)
+            if config.balance
+            else None
         )
         sampler = EpochSampler(len(train_set), config.batch_size, seed=seed, together=together, weights=weights)
         train_parts.append((train_set, sampler))
@@ -151,11 +153,6 @@ def fold_loaders(
     workers = count_workers(config.num_workers, device, sharing=together.local_size)
     made = [loaders(parts, workers=workers, device=device) for parts in (train_parts, valid_parts)]
     return dict(zip(numbers, zip(*made, strict=True), strict=True))
-
-
-def _balanced_task(config: TrainConfig) -> str:
-    """The task whose classes are balanced: what is learnt, or the age groups that years imply."""
-    return "ageg" if TASKS[config.task].regression else config.task
 
 
 class FoldTrainer:

@@ -66,6 +66,11 @@ class Task:
         return 1 if self.regression else len(self.classes)
 
     @property
+    def class_task(self) -> str:
+        """The task whose classes an answer tells: its own, or the age groups that years imply."""
+        return "ageg" if self.regression else self.name
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """The names of the scores of this task, as they stand in log.csv and summary.json."""
         return ("macro_f1", "accuracy", "mae", "rmse") if self.regression else ("macro_f1", "accuracy")
