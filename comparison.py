@@ -131,12 +131,12 @@ def print_comparison(compared: Compared) -> None:
     for name, values in compared.changed().items():
         print(f"   {name}: {', '.join(map(str, values))}")
     print(f"\n{compared.about()}:\n")
-    print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>30}" for name in record.scores))
+    print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in record.scores))
     for what, found in compared.estimates.items():
-        print(f"{what:<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
+        print(f"{what:<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
     told = compared.differences
     for (first, second), found in told.items():
-        print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>30}" for name in record.scores))
+        print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
     print()
     for pair, found in told.items():
         print(f"{verdict(pair, found[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}.")

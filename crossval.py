@@ -315,11 +315,11 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
         print(line("standard deviation", summary["std"]))
     oof = summary["oof"]
     print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
-    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>30}" for name in names))
+    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in names))
     for what, title in TITLES.items():
         if what in summary["estimates"]:
             told = (str(Estimate(**summary["estimates"][what][name])) for name in names)
-            print(f"{title:<22}" + "".join(f"{text:>30}" for text in told))
+            print(f"{title:<22}" + "".join(f"{text:>33}" for text in told))
     print(f"with 95 % intervals over {oof['people']} people.", end=" ")
     if CORRECTED in summary["estimates"]:
         print("The epochs were chosen on these people: corrected is without what that flatters.")

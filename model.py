@@ -23,7 +23,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from config import EFFICIENTNETS, UserError, nearest
 from config import MODELS as RECORDS
-from tasks import TASKS, decode_class
+from tasks import TASKS
 from utils import UNREADABLE, first_line
 
 FEATURES = 1000  # what backbones answer with: their ImageNet logits
@@ -283,9 +283,7 @@ class JointHeads(Network):
         """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
         x = self.dropout(self.features(images))  # (B, width)
         outputs = {name: head(x) for name, head in self.heads.items()}
-        mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ("mask", "gender", "ageg"))
-        joint = mask[:, :, None, None] + gender[:, None, :, None] + group[:, None, None, :]  # (B, 3, 2, 3)
-        return {**outputs, "main": outputs["main"] + joint.flatten(1)}  # in the order of `tasks.encode_class`
+        return {**outputs, "main": outputs["main"] + _joint_log_probabilities(outputs)}
 
 
 def _take_off(backbone: nn.Module) -> int:
@@ -416,6 +414,10 @@ def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:
         return answer if TASKS[task].regression else answer.softmax(dim=1)
     if task != "main":
         raise KeyError(task)
-    mask, gender, group = (outputs[name].float().softmax(dim=1) for name in ("mask", "gender", "ageg"))
-    columns = [decode_class(number) for number in range(TASKS["main"].outputs)]
-    return torch.stack([mask[:, m] * gender[:, g] * group[:, a] for m, g, a in columns], dim=1)
+    return _joint_log_probabilities(outputs).exp()
+
+
+def _joint_log_probabilities(outputs: dict[str, Tensor]) -> Tensor:
+    """What logits of the attributes say of the 18 classes: `(B, 18) float32`, in the order of `tasks.encode_class`."""
+    mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ("mask", "gender", "ageg"))
+    return (mask[:, :, None, None] + gender[:, None, :, None] + group[:, None, None, :]).flatten(1)

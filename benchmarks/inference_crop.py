@@ -2,76 +2,63 @@
 
     python benchmarks/inference_crop.py saved_models/main/kfold-ensemble-VanillaEfficientNet input/data/train/images
 
-Prints the out-of-fold macro F1 for each side of the centred square (1 is the whole shorter side, 0.583 the source's 224
-of 384 pixels), with a 95 % interval over people, and the paired difference to the whole square.
+Prints the out-of-fold macro F1 for each side of the square (1 is the largest that the transform cuts; without a face
+crop 0.583 is the source's 224 of 384 pixels), of the plain view and of its mean with the mirrored one, and how much
+higher each is than that of the plain view of the largest square, with 95 % intervals over people.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from augmentation import SOURCE_CROP, SOURCE_SIDE, InferenceTransform
+from augmentation import SOURCE_CROP, SOURCE_SIDE
 from checkpoint import find_members
 from config import EnsembleConfig
 from dataset import ViewDataset, view_loader
 from engine import predict, prepare
+from intervals import BEST, FoldAnswers, differences, estimates, run_sums
 from machine import choose_device, count_workers
-from metrics import score
+from prediction import transforms_of
 from runfolder import RunFolder
 from table import read_training_table
 
-FRACTIONS = (SOURCE_CROP / SOURCE_SIDE, 0.7, 0.8, 0.9, 1.0)
-RESAMPLES = 1000
+SIDES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, SOURCE_CROP / SOURCE_SIDE)
+VIEWS = 2  # plain, mirrored
 
 
 def main(run_path: str, train_root: str) -> None:
     """Score every crop on every fold and print the table."""
-
     device = choose_device("auto")
     run = RunFolder(run_path)
     table, _ = read_training_table(train_root)
     folds = json.loads(run.split.read_text())["folds"]
-    parts, answers = [], {fraction: [] for fraction in FRACTIONS}
+    people = table["person"].astype("category").cat.codes.to_numpy()
+    answers: dict[tuple[float, int], list[FoldAnswers]] = {}
     for member in find_members(run, EnsembleConfig(), top_k=1, folds=None):
-        rows = table[table["person"].isin(folds[member.fold]["valid"])]
-        parts.append(rows)
-        network, info = prepare(member.load(), device), member.info
-        for fraction in FRACTIONS:
-            transform = InferenceTransform(info.image_size, info.mean, info.std, fraction=fraction)
-            dataset = ViewDataset(rows["path"].tolist(), rows["image"].tolist(), transform)
-            loader = view_loader(dataset, batch_size=64, workers=count_workers(-1, device), device=device)
-            answers[fraction].append(predict([network], loader, info.task, device)[0])
-    labels = np.concatenate([rows["label"] for rows in parts])
-    people = np.concatenate([rows["person"] for rows in parts])
-    told = {fraction: np.concatenate(chunks) for fraction, chunks in answers.items()}
-    resampled = {fraction: bootstrap(probabilities, labels, people) for fraction, probabilities in told.items()}
-    print("side of the square   macro F1   95 % interval      against the whole square")
-    for fraction, probabilities in told.items():
-        low, high = np.percentile(resampled[fraction], (2.5, 97.5))
-        value = score("main", probabilities, labels)["macro_f1"]
-        less, more = np.percentile(resampled[fraction] - resampled[1.0], (2.5, 97.5))
-        difference = value - score("main", told[1.0], labels)["macro_f1"]
-        print(
-            f"{fraction:18.3f} {value:10.4f}   {low:.4f} to {high:.4f}   {difference:+.4f} ({less:+.4f} to {more:+.4f})"
-        )
-
-
-def bootstrap(probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Macro F1 of resamples of people, `(RESAMPLES,)`; the same people in the same order for every caller."""
-    draw = np.random.default_rng(0)
-    rows = {person: np.flatnonzero(people == person) for person in np.unique(people)}
-    names = list(rows)
-    values = []
-    for _ in range(RESAMPLES):
-        chosen = np.concatenate([rows[names[i]] for i in draw.integers(len(names), size=len(names))])
-        values.append(score("main", probabilities[chosen], labels[chosen])["macro_f1"])
-    return np.array(values)
+        valid = table["person"].isin(folds[member.fold]["valid"]).to_numpy()
+        rows, network = table[valid], prepare(member.load(), device)
+        cuts = [replace(member, info=replace(member.info, inference_crop=side)) for side in SIDES]
+        first, *others = transforms_of(cuts, VIEWS)
+        dataset = ViewDataset(rows["path"].tolist(), rows["image"].tolist(), first, others=others, views=VIEWS)
+        loader = view_loader(dataset, batch_size=64, workers=count_workers(-1, device), device=device)
+        networks, kinds = [network] * len(SIDES), range(len(SIDES))
+        told = predict(networks, loader, member.info.task, device, kinds=kinds, apart=True)  # (sides, N, VIEWS, C)
+        for side, own in zip(SIDES, told, strict=True):
+            for views in range(1, VIEWS + 1):
+                mean = FoldAnswers(rows["label"].to_numpy(), people[valid], own[:, :views].mean(axis=1), None)
+                answers.setdefault((side, views), []).append(mean)
+    task = member.info.task
+    sums = {key: run_sums(task, found)[BEST] for key, found in answers.items()}
+    print("| side of the square | views | macro F1 | higher than that of the first |\n|---|---|---|---|")
+    for (side, views), found in sums.items():
+        score = estimates(task, found)["macro_f1"].told(3)
+        gain = differences(task, sums[1.0, 1], found)["macro_f1"].told(3)
+        print(f"| {side:.3f} | {views} | {score} | {gain if (side, views) != (1.0, 1) else ''} |")
 
 
 if __name__ == "__main__":
