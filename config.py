@@ -323,6 +323,12 @@ class TrainConfig(Config):
         low=0,
         high=0.99999,
     )
+    precise_bn: int = option(
+        0,
+        "before each validation take BatchNorm's statistics anew from so many training photographs, cut as validation "
+        "cuts them; 0 leaves the running ones",
+        low=0,
+    )
     seed: int = option(42, "seed of the split, the weights and all augmentation", low=0)
     save_path: str = option("./saved_models", "folder that holds the runs", path=True)
     top_n: int = option(3, "checkpoints kept in each fold", low=1)
@@ -370,6 +376,8 @@ class TrainConfig(Config):
         check_seed(self.seed)
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
+        if self.precise_bn == 1:
+            raise UserError("--precise-bn must be 2 photographs or more, or 0. Got 1.")
         self._check_people()
         self._check_classes()
         self._check_idle()

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -164,6 +165,43 @@ def train_one_epoch(
                 bar.set_postfix_str(f"loss {loss.item():.4f}, {speed:.0f} images/s", refresh=False)
     progress.seconds = time.perf_counter() - start
     return progress
+
+
+@torch.no_grad()
+def renew_statistics(
+    network: nn.Module,
+    loader: Loader,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
+    title: str = "statistics",
+) -> None:
+    """Take the statistics that BatchNorm uses in inference anew, as their mean over the batches of a loader.
+
+    The running ones are of augmented images and lag behind the weights: EfficientNet's by a hundred steps, each of
+    which counts for a hundredth (precise BatchNorm: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576). All else is
+    in evaluation mode, and layers that training keeps in it, such as those of a frozen backbone, stay as they are.
+
+    Args:
+        loader: as a `dataset.view_loader`; its plain view is taken. None of its batches may be of one image.
+        dtype: what to compute with where it does no harm (torch.autocast).
+    """
+    network.train()
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    network.eval()
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean of all
+        norm.train()
+    for views, _ in _bar(loader, title):
+        batch, _ = _move(views[:, 0], {}, device)
+        with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+            network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,13 +31,14 @@ from engine import (
     gradient_scaler,
     inference_dtype,
     prepare,
+    renew_statistics,
     train_one_epoch,
     training_dtype,
 )
 from foldfiles import FoldFiles
 from lock import FoldLocks
 from loss import create_criterion
-from machine import count_workers, random_state, seed_everything, set_random_state
+from machine import count_workers, derive_seed, random_state, seed_everything, set_random_state
 from metrics import score
 from mixing import BatchMixing
 from model import Network, create_model, inference_network
@@ -114,16 +115,28 @@ def machine_of(device: torch.device, precision: str, processes: int = 1) -> dict
     }
 
 
+class FoldLoaders(NamedTuple):
+    """What loads the training images of a fold, its validation images, and training images as validation sees them.
+
+    The last are for --precise-bn, and None without it.
+    """
+
+    train: Loader
+    valid: Loader
+    plain: Loader | None
+
+
 def fold_loaders(
     config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, together: Processes = ALONE
-) -> dict[int, tuple[Loader, Loader]]:
-    """What loads the training images of each fold, and its validation images, by processes that start once in a run."""
+) -> dict[int, FoldLoaders]:
+    """What loads the images of each fold, by processes that start once in a run."""
     transforms = [
         build_transform(config.transform_type, phase, config.image_size, **cuts_of(config))
         for phase in ("train", "valid")
     ]
     train_parts: list[tuple[Dataset, Sampler]] = []
     valid_parts: list[tuple[Dataset, Sampler]] = []
+    plain_parts: list[tuple[Dataset, Sampler]] = []
     for number in numbers:
         train_table, valid_table = data.fold_tables(data.split.folds[number])
         seed = (config.seed, number)
@@ -150,9 +163,24 @@ def fold_loaders(
         sampler = EpochSampler(len(train_set), config.batch_size, seed=seed, together=together, weights=weights)
         train_parts.append((train_set, sampler))
         valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, together)))
+        if config.precise_bn:
+            plain = train_table.iloc[_some_rows(len(train_table), config, seed)]
+            plain_set = ViewDataset(
+                plain["path"].tolist(), plain["image"].tolist(), transforms[1], pictures=data.pictures
+            )
+            plain_parts.append((plain_set, ViewBatches(len(plain), config.batch_size)))
     workers = count_workers(config.num_workers, device, sharing=together.local_size)
-    made = [loaders(parts, workers=workers, device=device) for parts in (train_parts, valid_parts)]
-    return dict(zip(numbers, zip(*made, strict=True), strict=True))
+    train = loaders(train_parts, workers=workers, device=device)
+    steady = loaders([*valid_parts, *plain_parts], workers=workers, device=device)
+    valid, plain = steady[: len(numbers)], steady[len(numbers) :] or [None] * len(numbers)
+    return dict(zip(numbers, map(FoldLoaders, train, valid, plain), strict=True))
+
+
+def _some_rows(count: int, config: TrainConfig, seed: tuple[int, int]) -> np.ndarray:
+    """The numbers of --precise-bn rows out of `count`, in whole batches if there is one: all count the same."""
+    wanted = min(count, config.precise_bn)
+    wanted -= wanted % config.batch_size if wanted > config.batch_size else 0
+    return np.sort(np.random.default_rng(derive_seed("statistics", *seed)).permutation(count)[:wanted])
 
 
 class FoldTrainer:
@@ -162,7 +190,7 @@ class FoldTrainer:
         self,
         config: TrainConfig,
         files: FoldFiles,
-        own_loaders: tuple[Loader, Loader],
+        own_loaders: FoldLoaders,
         device: torch.device,
         initial: dict[str, torch.Tensor] | None,
         stop: StopRequest,
@@ -171,7 +199,7 @@ class FoldTrainer:
     ) -> None:
         self.config, self.files, self.device, self.initial = config, files, device, initial
         self.stop, self.locks, self.together = stop, locks, together
-        self.train_loader, self.valid_loader = own_loaders
+        self.train_loader, self.valid_loader, self.plain_loader = own_loaders
         self.number, self.task = files.number, TASKS[config.task]
         self.epoch: int = files.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained
@@ -308,6 +336,8 @@ class FoldTrainer:
                 raise UserError(f"--compile does not work here ({why.rstrip('.')}); leave it out.") from None
             raise
         self._check_losses()
+        if self.plain_loader:
+            renew_statistics(self.judged, self.plain_loader, self.device, dtype=self.dtype, title=f"{title} statistics")
         self.together.spread(self.network)
         if self.average:
             self.together.spread(self.average.module)

@@ -190,7 +190,9 @@ def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(trai
     assert list(json.loads((folder / "summary.json").read_text())["estimates"]) == ["best_epochs"]
 
 
-@pytest.mark.parametrize("words", [(), ("--ema", 0.7, "--inference-crop", 0.6, "--logit-adjustment", 1)])
+@pytest.mark.parametrize(
+    "words", [(), ("--ema", 0.7, "--inference-crop", 0.6, "--logit-adjustment", 1, "--precise-bn", 20)]
+)
 def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(words, train, small_data, run, tmp_path):
     train("--cv", 2, "--epochs", 3, "--lr", 0.01, *words)
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
@@ -370,6 +372,7 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
 AUGMENTED = (
     *("--mirror", "--crop-scale", 0.5, "--erasing", 0.5, "--mixup", 0.5, "--cutmix", 1, "--balance", 0.5),
     *("--age-sigma", 3, "--optim-type", "adamw", "--backbone-lr", 0.5, "--warmup-epochs", 0.5, "--ema", 0.9),
+    *("--precise-bn", 12),
 )
 
 
@@ -401,6 +404,19 @@ def test_each_way_of_training_leaves_other_weights(words, train, tmp_path):
     train("--save-path", tmp_path / "other", *words)
     with pytest.raises(AssertionError):
         assert_same_weights(tmp_path / "plain", tmp_path / "other")
+
+
+def test_statistics_of_batchnorm_are_taken_anew_and_nothing_else_differs(train, tmp_path):
+    train("--save-path", tmp_path / "running", "--epochs", 2, "--top-n", 2)
+    train("--save-path", tmp_path / "anew", "--epochs", 2, "--top-n", 2, "--precise-bn", 20)
+    for one, other in zip(*(by_epoch(tmp_path / name) for name in ("running", "anew")), strict=True):
+        different = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
+        assert different == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def by_epoch(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """The weights of the checkpoints below a folder, in the order of their epochs, whatever their scores."""
+    return [weights for _, weights in sorted(weights_of(folder).items())]
 
 
 def test_a_preset_is_trained_and_kept_with_the_run(train, run, small_data, tiny_training, tmp_path):

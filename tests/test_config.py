@@ -438,6 +438,7 @@ THANETS = ("MultiClassTHANet_MK1", "MultiLabelTHANet", "THANet_MK1")
         ("--transform-type tta --inference-crop 0.8", r"--inference-crop is about fixed crops"),
         ("--pseudo-share 0.2", r"--pseudo-share is about the photographs of --pseudo-labels"),
         ("--freeze --backbone-lr 0.1", r"--freeze.*--backbone-lr; pass one of the two"),
+        ("--precise-bn 1", r"--precise-bn must be 2 photographs or more, or 0\. Got 1"),
         ("--ema 1", r"--ema must be 0\.99999 or less"),
         ("--erasing 2", r"--erasing must be 1 or less"),
         ("--task gender --age-sigma 3", r"--age-sigma is about age groups, which task gender has not"),

@@ -16,7 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 
 import engine
 from config import OPTIMIZERS
-from engine import evaluate, gradient_scaler, inference_dtype, predict, prepare, train_one_epoch, training_dtype
+from engine import (
+    evaluate,
+    gradient_scaler,
+    inference_dtype,
+    predict,
+    prepare,
+    renew_statistics,
+    train_one_epoch,
+    training_dtype,
+)
 from loss import create_criterion
 from model import create_model, inference_network, predict_task
 from optim import create_optimizer, create_scheduler, learning_rate
@@ -162,12 +171,16 @@ def test_a_frozen_backbone_stays_frozen_in_the_loop():
     class Larger(Pictures):
         def __getitem__(self, index):
             image, targets = super().__getitem__(index)
-            return image.repeat_interleave(8, dim=1).repeat_interleave(8, dim=2), targets
+            return image.repeat_interleave(8, dim=-2).repeat_interleave(8, dim=-1), targets
+
+    def moved() -> set[str]:
+        return {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
 
     train(network, loader_of(Larger(8), 4), "crossentropyloss")
-    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved
-    assert all(name.startswith(("batchnorm", "linear")) for name in moved)
+    assert moved()
+    renew_statistics(network, loader_of(Larger(8, views=1), 4), CPU)
+    assert all(name.startswith(("batchnorm", "linear")) for name in moved())
+    assert not network.features.training
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet-b0"])
@@ -218,6 +231,24 @@ def test_a_problem_that_can_be_learned_is_learned():
         network, loader_of(with_views(pictures), 8), create_criterion("labelsmoothingloss"), "gender", CPU
     )
     assert (result.probabilities.argmax(axis=1) == pictures.targets["gender"].numpy()).mean() > 0.9
+
+
+def test_statistics_are_taken_anew_from_all_batches_of_the_plain_view():
+    network, pictures = Toy("mask", dropout=0.5), Pictures(12, views=2)
+    train(network, loader_of(Pictures(10), 4), "crossentropyloss")
+    before = copy.deepcopy(network.state_dict())
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    renew_statistics(network, loader_of(pictures, 4, generator=torch.Generator()), CPU)
+    seen = pictures.images[:, 0]
+    assert torch.allclose(network.norm.running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-6)
+    each = torch.stack([seen[k : k + 4].var(dim=(0, 2, 3)) for k in (0, 4, 8)])
+    assert torch.allclose(network.norm.running_var, each.mean(dim=0), atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    network.train()(10 + seen)  # from then on they run as before
+    assert network.norm.momentum == 0.1
+    assert (network.norm.running_mean < 2).all()
 
 
 def with_views(pictures: Pictures) -> Pictures:
