@@ -6,7 +6,7 @@ Needs photographs that all show the face in the same place, as cropped ones of a
 that is placed at random; a finder that sees the face moves its box with it: by all of the shift (1), not by none (0) as
 the centre of the window does, which stands in where no face is found. Printed by the way the mask is worn: how often a
 face is found, how much of the shift the box follows sideways and upwards, and how far from the face it still is, in
-hundredths of the window's side. With OpenCV 4 (pip install "opencv-python-headless<5") its Haar cascade is asked too.
+hundredths of the window's side.
 """
 
 from __future__ import annotations
@@ -30,22 +30,6 @@ PEOPLE = 200
 Finder = Callable[[Image.Image], tuple[float, float, float, float] | None]
 
 
-def haar_cascade() -> Finder | None:
-    """OpenCV's finder of frontal faces, where it is installed; version 5 has it no more."""
-    try:
-        import cv2
-
-        cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt.xml")
-    except (ImportError, AttributeError):
-        return None
-
-    def found(image: Image.Image) -> tuple[float, float, float, float] | None:
-        boxes = cascade.detectMultiScale(np.asarray(image.convert("L")), 1.1, 3)
-        return tuple(max(boxes, key=lambda box: box[2])) if len(boxes) else None
-
-    return found
-
-
 def followed(shifts: np.ndarray, places: np.ndarray) -> tuple[float, float]:
     """The share of the shifts that places follow, and how far they are from where they should be, both `(N,)`."""
     share = np.polyfit(shifts, places, 1)[0]
@@ -57,8 +41,6 @@ def main(train_root: str) -> None:
     table, _ = read_training_table(train_root)
     table = table[table["person"].isin(sorted(table["person"].unique())[:PEOPLE])]
     finders: dict[str, Finder] = {"facecrop": face_box, "the centre": lambda image: (0, 0, *image.size)}
-    if cascade := haar_cascade():
-        finders["OpenCV's Haar cascade"] = cascade
     draw = np.random.default_rng(0)
     seen: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for path, mask in zip(table["path"], table["mask"], strict=True):
