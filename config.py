@@ -94,6 +94,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optim_type": "adamw",
         "lr": 0.0005,
         "lr_scheduler": "onecycle",
+        "precise_bn": 1024,
         "cv": 5,
     },
 }
@@ -835,7 +836,8 @@ def _chosen(typed: dict[str, Any]) -> dict[str, Any]:
     values = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)]
     task = resolve_name("--task", typed.get("task", TrainConfig.task), TASKS)
     left_out = set(FOR_CLASSES) if TASKS[task].regression else set()
-    if "model_type" in typed or "model_type" in left_out:
+    network = resolve_name("--model-type", typed.get("model_type", values["model_type"]), MODELS)
+    if network != values["model_type"] or "model_type" in left_out:
         left_out.add("backbone")  # which was chosen for another network
     return {name: value for name, value in values.items() if name not in left_out}
 

@@ -304,6 +304,8 @@ def test_a_backbone_of_a_preset_is_not_for_another_network():
             config.PRESETS[name]["lr_scheduler"],
         )
     assert parse_config(TrainConfig, ["--model-type", "JointHeads", "--backbone", "ResNet18"]).backbone == "resnet18"
+    got = parse_config(TrainConfig, ["--preset", "strong", "--model-type", "jointheads"])
+    assert got.backbone == config.PRESETS["strong"]["backbone"]  # which is the network of the preset
 
 
 @pytest.mark.parametrize("name", config.PRESETS)
