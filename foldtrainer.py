@@ -336,7 +336,7 @@ class FoldTrainer:
                 raise UserError(f"--compile does not work here ({why.rstrip('.')}); leave it out.") from None
             raise
         self._check_losses()
-        if self.plain_loader:
+        if self.plain_loader is not None:
             renew_statistics(self.judged, self.plain_loader, self.device, dtype=self.dtype, title=f"{title} statistics")
         self.together.spread(self.network)
         if self.average:
