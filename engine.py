@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,7 +143,7 @@ def train_one_epoch(
         for number, (batch, targets) in enumerate(bar):
             rate = learning_rate(optimizer)
             batch, targets = mixing(*_move(batch, targets, device))
-            with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+            with _autocast(device, dtype):
                 outputs = network(batch)
             loss = criterion(_floats(outputs), targets)
             total = len(batch) if sizes is None else sizes[number]
@@ -198,7 +198,7 @@ def renew_statistics(
         norm.train()
     for views, _ in _bar(loader, title):
         batch, _ = _move(views[:, 0], {}, device)
-        with torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext():
+        with _autocast(device, dtype):
             network(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -322,6 +322,11 @@ def _parts(batches: Iterable[list[Tensor]], processes: int) -> Iterator[list[lis
             part = []
     if part:
         yield part
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """A block that computes with a dtype where it does no harm; float32 needs none."""
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
 
 
 def _sum(losses: list[Tensor]) -> float:
