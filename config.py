@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
@@ -754,7 +755,22 @@ def path_list(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-LISTS = {tuple[int, ...]: fold_list, tuple[str, ...]: path_list}
+def number_of(kind: type[int] | type[float], text: str) -> int | float:
+    """The number that a text says."""
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"must be {wanted}. Got '{text}'.") from None
+
+
+PARSERS = {
+    int: partial(number_of, int),
+    float: partial(number_of, float),
+    str: str,
+    tuple[int, ...]: fold_list,
+    tuple[str, ...]: path_list,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -790,7 +806,7 @@ def build_parser(cls: type[Config]) -> argparse.ArgumentParser:
         kind = next(
             (k for k in (int, float, str) if k is hints[f.name] or k in getattr(hints[f.name], "__args__", ())), None
         )
-        parse = kind or LISTS[get_args(hints[f.name])[0]]
+        parse = PARSERS[kind or get_args(hints[f.name])[0]]
         parser.add_argument(flag(f.name), type=parse, metavar=(kind or str).__name__.upper(), **kwargs)
     return parser
 

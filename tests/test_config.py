@@ -479,6 +479,8 @@ def test_refused_by_training(words, pattern, capsys):
         (EnsembleConfig, "--task age --method hard", r"hardvoting.*age.*softvoting"),
         (EnsembleConfig, "--load-state-dict x.pt", r"--load-state-dict"),
         (CheckConfig, "--cv 0", r"--cv must be 1 or more"),
+        (CheckConfig, "--cv 5x", r"--cv.* must be a whole number\. Got '5x'"),
+        (CheckConfig, "--max-megapixels many", r"--max-megapixels.* must be a number\. Got 'many'"),
         (ScoreConfig, "", r"--submission"),
     ],
 )
