@@ -87,13 +87,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model_type": "JointHeads",
         "backbone": "efficientnet-b3",
         "transform_type": "random",
-        "crop_scale": 0.5,
+        "crop_scale": 0.35,
         "mirror": True,
         "batch_size": 32,
         "loss_type": "crossentropyloss",
         "logit_adjustment": 0.5,
         "optim_type": "adamw",
-        "lr": 0.0005,
+        "lr": 0.002,
+        "run_decay": 1.5,
         "lr_scheduler": "onecycle",
         "precise_bn": 1024,
         "cv": 5,
@@ -306,6 +307,11 @@ class TrainConfig(Config):
     weight_decay: float | None = option(
         None, "weight decay of the optimizer", low=0, default_text="0.05 of adamw, 0.01 of adamp, else 0"
     )
+    run_decay: float = option(
+        0.0,
+        "weight decay of adamw by the length of the run: this / (--lr x steps of the run), as --weight-decay; 0 is off",
+        low=0,
+    )
     loss_type: str | None = option(
         None, "loss", choices=LOSSES, default_text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
     )
@@ -426,6 +432,10 @@ class TrainConfig(Config):
             raise UserError("--pseudo-share is about the photographs of --pseudo-labels; pass both or none.")
         if self.freeze and self.backbone_lr != 1:
             raise UserError("--freeze keeps the backbone as it is, so it has no --backbone-lr; pass one of the two.")
+        if self.run_decay and self.optim_type != "adamw":
+            raise UserError(f"--run-decay is for adamw, not {self.optim_type}; leave it out.")
+        if self.run_decay and self.weight_decay is not None:
+            raise UserError("--weight-decay and --run-decay both say how weights decay; pass one of the two.")
         if "crop_scale" in self.given and self.transform_type == "facecrop":
             raise UserError("--crop-scale is about random resized crops, which facecrop has not; leave it out.")
         if self.warmup_epochs >= self.epochs:
@@ -846,7 +856,7 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
 
 
 def _chosen(typed: dict[str, Any]) -> dict[str, Any]:
-    """What the preset that was typed sets, without what does not fit the task or the network that were typed too."""
+    """What the preset that was typed sets, without what does not fit the task, network or optimizer typed beside it."""
     if "preset" not in typed:
         return {}
     values = PRESETS[resolve_name("--preset", typed["preset"], PRESETS)]
@@ -855,6 +865,9 @@ def _chosen(typed: dict[str, Any]) -> dict[str, Any]:
     network = resolve_name("--model-type", typed.get("model_type", values["model_type"]), MODELS)
     if network != values["model_type"] or "model_type" in left_out:
         left_out.add("backbone")  # which was chosen for another network
+    optimizer = resolve_name("--optim-type", typed.get("optim_type", values["optim_type"]), OPTIMIZERS)
+    if optimizer != values["optim_type"] or "weight_decay" in typed:
+        left_out.add("run_decay")  # which is of adamw, and one of two ways to say it
     return {name: value for name, value in values.items() if name not in left_out}
 
 

@@ -42,7 +42,7 @@ from machine import count_workers, derive_seed, random_state, seed_everything, s
 from metrics import score
 from mixing import BatchMixing
 from model import Network, create_model, inference_network
-from optim import create_optimizer, create_scheduler, step_average
+from optim import create_optimizer, create_scheduler, run_decay, step_average
 from processes import ALONE, Processes
 from split import Data
 from stop import Interrupted, StopRequest
@@ -262,11 +262,14 @@ class FoldTrainer:
             config.loss_type, logit_adjustment=config.logit_adjustment, counts=self.train_loader.dataset.counts()
         )
         self.plain_criterion = create_criterion(config.loss_type)  # of the logits as they are predicted with
+        weight_decay = config.weight_decay
+        if config.run_decay:
+            weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * len(self.sampler))
         self.optimizer = create_optimizer(
             config.optim_type,
             self.network,
             lr=config.lr,
-            weight_decay=config.weight_decay,
+            weight_decay=weight_decay,
             backbone_lr=config.backbone_lr,
         )
         self.scheduler = create_scheduler(

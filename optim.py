@@ -69,6 +69,16 @@ def create_optimizer(
     return OPTIMIZERS[name]([groups[key] for key in sorted(groups)], lr=lr)  # the head first: its rate is told
 
 
+def run_decay(amount: float, *, lr: float, steps: int) -> float:
+    """The weight decay of adamw with which a run of so many steps, all at the full rate, takes e^-amount off weights.
+
+    What adamw's weights are is a running mean of their updates over the last 1 / (lr x weight decay) steps. The best
+    number of them is a share of the run, so a run of more steps wants less weight decay (Wang and Aitchison 2024,
+    https://arxiv.org/abs/2405.13698).
+    """
+    return amount / (lr * steps)
+
+
 def _one_cycle(optimizer: Optimizer, run: int, cycle: int, warmup: int = 0) -> LRScheduler:
     # Torch divides by the steps between the first and the highest, which must be more than none.
     rise = max(warmup, 1.5) / run if warmup and run > 2 else 0.3

@@ -33,7 +33,8 @@ ARMS = {
     "source": "--preset source",
     "strong": "",
     "random crops from 0.08 of the area": "--crop-scale 0.08",
-    "random crops from 0.25 of the area": "--crop-scale 0.25",
+    "random crops from 0.2 of the area": "--crop-scale 0.2",
+    "random crops from 0.5 of the area": "--crop-scale 0.5",
     "random crops from 0.75 of the area": "--crop-scale 0.75",
     "not mirrored": "--no-mirror",
     "no RandAugment": "--transform-type base",
@@ -58,8 +59,10 @@ ARMS = {
     "logit adjustment 1": "--logit-adjustment 1",
     "balanced sampling 0.5": "--logit-adjustment 0 --balance 0.5",
     "rate 0.001": "--lr 0.001",
+    "weight decay 0.05": "--weight-decay 0.05",
+    "weight decay 0.5": "--weight-decay 0.5",
     "warm-up of half an epoch": "--warmup-epochs 0.5",
-    "rate 0.0003": "--lr 0.0003",
+    "rate 0.0005": "--lr 0.0005",
     "age groups as shares, 3 years": "--age-sigma 3",
 }
 

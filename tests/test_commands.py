@@ -414,6 +414,13 @@ def test_statistics_of_batchnorm_are_taken_anew_and_nothing_else_differs(train, 
         assert different == {"running_mean", "running_var", "num_batches_tracked"}
 
 
+def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):
+    words = ("--epochs", 2, "--optim-type", "adamw", "--lr", 0.01)
+    train("--save-path", tmp_path / "run", *words, "--run-decay", 0.9)
+    train("--save-path", tmp_path / "steps", *words, "--weight-decay", 0.9 / (0.01 * 2 * 9))  # 9 steps an epoch
+    assert_same_weights(tmp_path / "run", tmp_path / "steps")
+
+
 def by_epoch(folder: Path) -> list[dict[str, torch.Tensor]]:
     """The weights of the checkpoints below a folder, in the order of their epochs, whatever their scores."""
     return [weights for _, weights in sorted(weights_of(folder).items())]

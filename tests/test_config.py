@@ -308,6 +308,12 @@ def test_a_backbone_of_a_preset_is_not_for_another_network():
     assert got.backbone == config.PRESETS["strong"]["backbone"]  # which is the network of the preset
 
 
+def test_the_decay_of_a_preset_is_not_for_another_optimizer_or_beside_a_decay_that_is_typed():
+    assert parse_config(TrainConfig, ["--preset", "strong"]).run_decay
+    for words in ("--optim-type adam", "--optim-type AdamP", "--weight-decay 0"):
+        assert parse_config(TrainConfig, ["--preset", "strong", *words.split()]).run_decay == 0
+
+
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_help_shows_presets_as_they_are_typed(name, capsys):
     """The words that stand there say the same as the preset."""
@@ -440,6 +446,8 @@ THANETS = ("MultiClassTHANet_MK1", "MultiLabelTHANet", "THANet_MK1")
         ("--transform-type tta --inference-crop 0.8", r"--inference-crop is about fixed crops"),
         ("--pseudo-share 0.2", r"--pseudo-share is about the photographs of --pseudo-labels"),
         ("--freeze --backbone-lr 0.1", r"--freeze.*--backbone-lr; pass one of the two"),
+        ("--optim-type adamp --run-decay 0.1", r"--run-decay is for adamw, not adamp"),
+        ("--optim-type adamw --run-decay 0.1 --weight-decay 0", r"--weight-decay and --run-decay"),
         ("--precise-bn 1", r"--precise-bn must be 2 photographs or more, or 0\. Got 1"),
         ("--ema 1", r"--ema must be 0\.99999 or less"),
         ("--erasing 2", r"--erasing must be 1 or less"),
