@@ -401,24 +401,32 @@ def _compare(runs: Sequence[AnyRun], truth: Truth, config: DesignConfig) -> list
                     rows.append(row | {"images_per_s": 1 / (k * views * run.cost), "label": run.label})
     goodness = truth.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
-    equal = [n for n, each in enumerate(measured) if truth.gain(measured[best], each).low <= 0]
+    gains = [truth.gain(measured[best], each) for each in measured]
+    equal = [n for n, gain in enumerate(gains) if gain.low <= 0]
     cheapest = min(equal, key=lambda n: (-rows[n]["images_per_s"], -goodness[n]))
-    for n, row in enumerate(rows):
+    for n, (row, gain) in enumerate(zip(rows, gains, strict=True)):
+        row |= {"behind": gain.value, "behind_low": gain.low, "behind_high": gain.high}
         row["mark"] = " ".join(mark for mark, at in (("best", best), ("cheapest", cheapest)) if n == at)
     return rows
 
 
 def _print_table(rows: Sequence[dict[str, Any]], monitor: str) -> None:
     print(
-        f"\nOut-of-fold {SCORE_TITLES[monitor]} with its interval of 95 % over people. images/s: what predicting with "
-        "folds x top-k x\nviews passes an image comes to by the passes just made here, decoding and cutting included."
+        f"\nOut-of-fold {SCORE_TITLES[monitor]} and how far it is behind the best, with intervals of 95 % over people. "
+        "images/s: what predicting\nwith folds x top-k x views passes an image comes to by the passes just made, "
+        "decoding and cutting included."
     )
     for run in dict.fromkeys(row["run"] for row in rows):
-        print(f"{run}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{SCORE_TITLES[monitor]:>9}{'images/s':>27}")
+        print(
+            f"{run}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{SCORE_TITLES[monitor]:<25} {'behind the best':<28}"
+            f"{'images/s':>8}"
+        )
         for row in [row for row in rows if row["run"] == run]:
+            score = Estimate(row[monitor], row["low"], row["high"])
+            behind = Estimate(row["behind"], row["behind_low"], row["behind_high"])
             print(
-                f"{row['views']:>5} {row['top_k']:>5}  {row['method']:<14}{row[monitor]:>9.4f} ({row['low']:.4f} to "
-                f"{row['high']:.4f}){row['images_per_s']:>9.3g}  {row['mark']}".rstrip()
+                f"{row['views']:>5} {row['top_k']:>5}  {row['method']:<14}{score!s:<25} "
+                f"{str(behind) if behind.value else '':<28}{row['images_per_s']:>8.3g}  {row['mark']}".rstrip()
             )
     print("cheapest: the least passes among those that a paired comparison does not tell apart from the best.")
 

@@ -117,12 +117,13 @@ def write_ensemble(
         "about": about,
         "verdicts": verdicts,
         "rows": grid(
-            ["", "views", "top-k", "vote", title, "images/s", ""],
+            ["", "views", "top-k", "vote", title, "behind the best", "images/s", ""],
             [
                 [
                     f"{row['letter']} {row['label']}",
                     *(row["views"], row["top_k"], row["method"]),
                     Estimate(row[monitor], row["low"], row["high"]).told(3),
+                    Estimate(row["behind"], row["behind_low"], row["behind_high"]).told(3) if row["behind"] else "",
                     f"{row['images_per_s']:.3g}",
                     row["mark"],
                 ]

@@ -93,6 +93,10 @@ def test_what_a_design_leaves(runs, design_of):
     assert sorted(marks) == ["best", "cheapest"]
     best = table[table["mark"].str.contains("best")].iloc[0]
     assert best["macro_f1"] == table["macro_f1"].max()
+    assert best["behind"] == 0
+    assert table["behind"].to_numpy() == pytest.approx((best["macro_f1"] - table["macro_f1"]).to_numpy(), abs=1e-5)
+    assert ((table["behind_low"] <= table["behind"]) & (table["behind"] <= table["behind_high"])).all()
+    assert (table["behind_low"] <= 0)[table["mark"].str.contains("cheapest")].all()
     page = (place / "ensemble.html").read_text()
     assert f"{best['macro_f1']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in page
     assert outcome.out.endswith(f"To look at: {place / 'ensemble.html'}\n")
