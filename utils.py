@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -193,9 +193,15 @@ def _numbers(table: Path) -> dict[str, int]:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that a result depends on, by package name."""
+    """The versions that a result depends on, by package name; unknown where another one stands in, as pillow-simd."""
     packages = ("torch", "torchvision", "efficientnet-pytorch", "numpy", "pillow", "scikit-learn", "adamp")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -149,6 +150,19 @@ def test_free_memory_is_what_is_left_of_the_lowest_limit(files, free, tmp_path):
 def test_free_memory_of_this_machine():
     free = free_ram()
     assert free is None or 1e6 < free < 1e14
+
+
+def test_a_library_that_another_one_stands_in_for_has_no_version(monkeypatch):
+    """As pillow-simd for pillow: found out after an epoch, it would cost that epoch."""
+
+    def version(name):
+        if name == "pillow":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("utils.version", version)
+    versions = library_versions()
+    assert (versions["pillow"], versions["torch"]) == ("unknown", "1")
 
 
 def test_versions_name_what_a_result_depends_on():
