@@ -72,9 +72,9 @@ def create_optimizer(
 def run_decay(amount: float, *, lr: float, steps: int) -> float:
     """The weight decay of adamw with which a run of so many steps, all at the full rate, takes e^-amount off weights.
 
-    What adamw's weights are is a running mean of their updates over the last 1 / (lr x weight decay) steps. The best
-    number of them is a share of the run, so a run of more steps wants less weight decay (Wang and Aitchison 2024,
-    https://arxiv.org/abs/2405.13698).
+    Adamw's weights are a running mean of their updates over about 1 / (lr x weight decay) steps. As data grow, the best
+    span stays the same in epochs (Wang and Aitchison 2024, https://arxiv.org/abs/2405.13698), which in runs of as many
+    epochs is a share of the run: more steps want less weight decay.
     """
     return amount / (lr * steps)
 
