@@ -309,7 +309,8 @@ class TrainConfig(Config):
     )
     run_decay: float = option(
         0.0,
-        "weight decay of adamw by the length of the run: this / (--lr x steps of the run), as --weight-decay; 0 is off",
+        "weight decay of adamw by the length of the run: this / (--lr x steps of the run), in place of --weight-decay; "
+        "0 is off",
         low=0,
     )
     loss_type: str | None = option(
