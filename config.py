@@ -118,6 +118,7 @@ CROP_HELP = "smallest share of the area that a random crop of training cuts, up 
 MIRROR_HELP = "mirror every other training photograph"
 ERASING_HELP = "how often a box of a training photograph is blanked, up to 1"
 INFERENCE_CROP_HELP = "side of the square that validation and prediction cut, as a share of the largest, up to 1"
+TRAIN_SIDE_HELP = "side of the photographs that are trained on, as a share of --image-size"
 MEGAPIXELS_HELP = "the largest photograph that is read, in millions of pixels; larger ones count as unreadable"
 WORKERS_HELP = "processes that load photographs; -1 takes one a core, up to 8, and half of that without a GPU"
 ALIASES = {
@@ -175,6 +176,21 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
 def cuts_of(config: TrainConfig | ShowConfig) -> dict[str, Any]:
     """How the transform of a training is made, beside its name and size."""
     return {name: getattr(config, name) for name in CUTS}
+
+
+def train_size_of(config: TrainConfig | ShowConfig) -> int:
+    """Side in pixels of what the network sees in training.
+
+    Raises:
+        UserError: it is too small.
+    """
+    size = round(config.train_side * config.image_size)
+    if size < MIN_IMAGE_SIZE:
+        raise UserError(
+            f"--train-side {config.train_side} of --image-size {config.image_size} is {size} pixels; the least is "
+            f"{MIN_IMAGE_SIZE}."
+        )
+    return size
 
 
 def check_seed(seed: int) -> None:
@@ -343,6 +359,7 @@ class TrainConfig(Config):
     top_n: int = option(3, "checkpoints kept in each fold", low=1)
     backbone: str | None = option(None, BACKBONE_HELP, default_text="the network's own")
     image_size: int = option(224, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
+    train_side: float = option(1.0, TRAIN_SIDE_HELP, low=0.1, high=1)
     pretrained: bool = option(True, "start the backbone from ImageNet weights")
     freeze: bool = option(False, "train the head only, the backbone stays as it is")
     oversample: bool = option(False, "add images of scarce classes, each mixed of two people of the class (MixUp)")
@@ -383,6 +400,7 @@ class TrainConfig(Config):
                 f"--loss-type {self.loss_type} does not fit task {self.task}; those that do: {', '.join(task.losses)}."
             )
         check_seed(self.seed)
+        train_size_of(self)
         if self.lr == 0:
             raise UserError("--lr must be greater than 0. Got 0.")
         if self.precise_bn == 1:
@@ -668,6 +686,7 @@ class ShowConfig(Config):
         TrainConfig.inference_crop, INFERENCE_CROP_HELP, low=0.1, high=1, default_text="that of the transform"
     )
     image_size: int = option(TrainConfig.image_size, "side in pixels of what the network sees", low=MIN_IMAGE_SIZE)
+    train_side: float = option(TrainConfig.train_side, TRAIN_SIDE_HELP, low=0.1, high=1)
     cv: int = option(CheckConfig.cv, "number of folds that training will use", low=1)
     seed: int = option(TrainConfig.seed, "seed of the training, and of which photographs are shown", low=0)
     count: int = option(
@@ -680,6 +699,7 @@ class ShowConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed(self.seed)
+        train_size_of(self)
         idle = [flag(name) for name in ("train_root", "corrections", "cv") if self.images and name in self.given]
         if idle:
             raise UserError(f"--images takes the place of --train-root and has no labels; leave out {', '.join(idle)}.")

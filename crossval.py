@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cache import look_at_pictures
-from config import TrainConfig, UserError
+from config import TrainConfig, UserError, train_size_of
 from finding import checkpoint_files, existing_checkpoint
 from intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate
 from lock import FoldLocks
@@ -88,8 +88,10 @@ def train_run(config: TrainConfig) -> None:
             locks = held.enter_context(run.locks(config, numbers))
             begin(config, run, data, numbers)
         count = f"{together.size} processes on " if together.size > 1 else ""
+        trained = train_size_of(config)
+        size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
         print(
-            f"Training {config.model_type} ({config.backbone}, {config.image_size} px) on {TASKS[config.task].title}, "
+            f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {device}.\n"
             f"Saving to {run.path}"
         )

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from augmentation import build_transform
 from checkpoint import load_checkpoint, load_weights
-from config import MODELS, TrainConfig, UserError, cuts_of
+from config import MODELS, TrainConfig, UserError, cuts_of, train_size_of
 from dataset import (
     EpochSampler,
     Loader,
@@ -41,7 +41,7 @@ from loss import create_criterion
 from machine import count_workers, derive_seed, random_state, seed_everything, set_random_state
 from metrics import score
 from mixing import BatchMixing
-from model import Network, create_model, inference_network
+from model import Network, check_train_size, create_model, inference_network
 from optim import create_optimizer, create_scheduler, run_decay, step_average
 from processes import ALONE, Processes
 from split import Data
@@ -96,6 +96,7 @@ def build_network(config: TrainConfig, initial: dict[str, torch.Tensor] | None, 
         pretrained=config.pretrained and initial is None,
         freeze=config.freeze,
     )
+    check_train_size(network, config)
     if initial is not None:
         kind = f"{config.model_type} ({config.backbone}, task {config.task})"
         left_out = load_weights(network, initial, config.load_state_dict, kind, new_head=config.new_head)
@@ -131,8 +132,8 @@ def fold_loaders(
 ) -> dict[int, FoldLoaders]:
     """What loads the images of each fold, by processes that start once in a run."""
     transforms = [
-        build_transform(config.transform_type, phase, config.image_size, **cuts_of(config))
-        for phase in ("train", "valid")
+        build_transform(config.transform_type, phase, size, **cuts_of(config))
+        for phase, size in (("train", train_size_of(config)), ("valid", config.image_size))
     ]
     train_parts: list[tuple[Dataset, Sampler]] = []
     valid_parts: list[tuple[Dataset, Sampler]] = []

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from config import EFFICIENTNETS, UserError, nearest
+from config import EFFICIENTNETS, TrainConfig, UserError, nearest, train_size_of
 from config import MODELS as RECORDS
 from tasks import TASKS
 from utils import UNREADABLE, first_line
 
 FEATURES = 1000  # what backbones answer with: their ImageNet logits
+# What networks end with on images of a size that they were not made for.
+UNFITTING = (AssertionError, RuntimeError, TypeError, ValueError)
 ATTRIBUTES = ("mask", "ageg", "gender")
 
 
@@ -111,15 +113,39 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
 def _fitting(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Module:
     """A backbone that was seen to answer images of this size: many take only sizes that they can cut into parts."""
     try:
-        backbone = make().eval()
-        with torch.no_grad():
-            backbone(torch.zeros(1, 3, image_size, image_size))
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        backbone = make()
+        _answer_once(backbone, image_size)
+    except UNFITTING as error:
         raise UserError(
             f"--backbone {name} cannot be made for --image-size {image_size} ({first_line(error)}); pass another "
             "size, as 224."
         ) from None
-    return backbone.train()
+    return backbone
+
+
+def check_train_size(network: nn.Module, config: TrainConfig) -> None:
+    """Refuse a --train-side whose images the network does not take, since some are made for one size.
+
+    Raises:
+        UserError: it does not.
+    """
+    size = train_size_of(config)
+    if size == config.image_size:
+        return
+    try:
+        _answer_once(network, size)
+    except UNFITTING as error:
+        raise UserError(
+            f"--backbone {config.backbone} made for --image-size {config.image_size} cannot be trained on images of "
+            f"{size} pixels ({first_line(error)}); pass another --train-side, as 1."
+        ) from None
+
+
+@torch.no_grad()
+def _answer_once(network: nn.Module, image_size: int) -> None:
+    training = network.training
+    network.eval()(torch.zeros(1, 3, image_size, image_size))
+    network.train(training)
 
 
 def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from augmentation import VIEWS, InferenceTransform, build_transform, face_crop_box, to_picture
 from cache import Pictures, look_at_pictures
-from config import TRANSFORMS, ShowConfig, UserError, cuts_of
+from config import TRANSFORMS, ShowConfig, UserError, cuts_of, train_size_of
 from dataset import TrainDataset, ViewDataset
 from examples import FOLD
 from picture import needed_side
@@ -131,7 +131,7 @@ def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pi
 def _train_set(
     config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pictures, *, oversample: bool = False
 ) -> TrainDataset:
-    transform = build_transform(name, "train", config.image_size, **cuts_of(config))
+    transform = build_transform(name, "train", train_size_of(config), **cuts_of(config))
     return TrainDataset(table, transform, seed=(config.seed, FOLD), pictures=pictures, oversample=oversample)
 
 

@@ -40,6 +40,8 @@ ARMS = {
     "no RandAugment": "--transform-type base",
     "face crop": "--transform-type facecrop",
     "inference crop 0.9": "--inference-crop 0.9",
+    "trained on 0.86 of the side": "--train-side 0.857",
+    "trained on 0.79 of the side": "--train-side 0.786",
     "random erasing 0.25": "--erasing 0.25",
     "MixUp 0.2": "--mixup 0.2",
     "CutMix 1": "--cutmix 1",

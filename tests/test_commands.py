@@ -191,7 +191,11 @@ def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(trai
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("--ema", 0.7, "--inference-crop", 0.6, "--logit-adjustment", 1, "--precise-bn", 20)]
+    "words",
+    [
+        ("--image-size", 64, "--train-side", 0.5),
+        ("--ema", 0.7, "--inference-crop", 0.6, "--logit-adjustment", 1, "--precise-bn", 20),
+    ],
 )
 def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(words, train, small_data, run, tmp_path):
     train("--cv", 2, "--epochs", 3, "--lr", 0.01, *words)
@@ -412,6 +416,19 @@ def test_statistics_of_batchnorm_are_taken_anew_and_nothing_else_differs(train, 
     for one, other in zip(*(by_epoch(tmp_path / name) for name in ("running", "anew")), strict=True):
         different = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
         assert different == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_photographs_are_trained_on_smaller_than_they_are_validated(train, tmp_path):
+    """Draws are the same at any size, so that half of 64 px trains the weights that 32 px do."""
+    words = ("--model-type", "JointHeads", "--backbone", "shufflenet_v2_x0_5", "--cv", 2)
+    outcome = train(*words, "--image-size", 64, "--train-side", 0.5)
+    assert "JointHeads (shufflenet_v2_x0_5, 64 px, trained on 32 px)" in outcome.out
+    train("--save-path", tmp_path / "small", *words, "--image-size", 32)
+    folder, small = (tmp_path / name / "main" / "kfold-ensemble-JointHeads" for name in ("models", "small"))
+    for half, whole in zip(by_epoch(folder), by_epoch(small), strict=True):
+        assert all(torch.equal(value, whole[key]) for key, value in half.items())
+    probabilities = [pd.read_csv(place / "oof.csv").filter(regex=r"^p\d+$") for place in (folder, small)]
+    assert not np.allclose(*probabilities, atol=1e-4)
 
 
 def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):

@@ -180,6 +180,11 @@ def break_twice(world):
     Case("an optimizer", "--optim-type adampp", r"--optim-type must be one of .*Did you mean 'adamp'"),
     Case("an option", "--epohcs 3", r"there is no option --epohcs\. Did you mean '--epochs'\?"),
     Case("a loss that does not fit", "--loss-type mse", r"mseloss does not fit task main; those that do: label"),
+    Case(
+        "a network for one size",
+        "--backbone vit_b_32 --image-size 64 --train-side 0.5",
+        r"vit_b_32 made for --image-size 64 cannot be trained on images of 32 pixels \(.*\); pass another --train-side",
+    ),
     Case("a device", "--device potato", r"--device potato cannot be used here"),
     Case("a device that is not here", "--device cuda:99", r"--device cuda:99 cannot be used here"),
     Case("weights of another task", "--load-state-dict {checkpoint}", r"was trained on task gender, not main"),

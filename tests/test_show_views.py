@@ -81,10 +81,12 @@ def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path)
             assert len(cells(block)) == 2 + len(VIEWS) + 2  # of draws and views, the photograph and its validation view
 
 
-@pytest.mark.parametrize("transform", ["random", "facecrop"])
-def test_training_draws_are_those_of_training(transform, show, small_data, training_set):
+@pytest.mark.parametrize(
+    ("transform", "size"), [("random", ()), ("facecrop", ()), ("random", ("--image-size", 64, "--train-side", 0.5))]
+)
+def test_training_draws_are_those_of_training(transform, size, show, small_data, training_set):
     """Those that fold 0 gets in its first epochs, pixel by pixel, of people whom it trains on."""
-    words = ("--train-root", small_data.train_root, "--cv", 3, "--seed", 5, "--transform-type", transform)
+    words = ("--train-root", small_data.train_root, "--cv", 3, "--seed", 5, "--transform-type", transform, *size)
     _, drawn = show(*words, "--draws", 8, "--count", 5)
     train = training_set(transform)
     assert list(drawn) == [transform, "mixup"]
