@@ -5,35 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, Sampler
 
-from cache import Pictures
-from machine import derive_seed, seeded
-from metrics import attributes_of
-from processes import ALONE, Processes
-from stop import ignore_signals
-from tasks import AGE_GROUPS, TASKS, encode_class
-
-
-def targets_of(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
-    """What each task is to answer for every image: `{task: (N,)}`, classes as int64, age in years as float32.
-
-    Args:
-        table: one row an image, with mask, gender and age.
-        age_filter: people at least this old count as the oldest age group; for training only.
-    """
-    group = table["ageg"].to_numpy(np.int64)
-    if age_filter is not None:
-        group = np.where(table["age"].to_numpy() >= age_filter, len(AGE_GROUPS) - 1, group)
-    mask, gender = table["mask"].to_numpy(np.int64), table["gender"].to_numpy(np.int64)
-    age = table["age"].to_numpy(np.float32)
-    return {"main": encode_class(mask, gender, group), "mask": mask, "gender": gender, "ageg": group, "age": age}
+from data.image_cache import Pictures
+from data.label_math import attributes_of, targets_of
+from data.tasks import TASKS
+from utils import derive_seed, seeded
 
 
 @dataclass(frozen=True)
@@ -218,11 +200,12 @@ class EpochSampler(Sampler):
         batch_size: int,
         *,
         seed: Sequence[int],
-        together: Processes = ALONE,
+        rank: int = 0,
+        world_size: int = 1,
         weights: np.ndarray | None = None,
     ) -> None:
         self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, tuple(seed), 0, 0
-        self.together = together
+        self.rank, self.world_size = rank, world_size
         self.weights = None if weights is None else torch.from_numpy(weights)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -251,11 +234,11 @@ class EpochSampler(Sampler):
                 drawn[index] += 1
                 keys.append(((self.epoch, again) if again else self.epoch, index))
             if number >= self.start:
-                yield self.together.mine(keys)
+                yield keys[self.rank :: self.world_size]
 
     def __len__(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
-        return full + (rest >= 2 * self.together.size)
+        return full + (rest >= 2 * self.world_size)
 
 
 def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
@@ -271,122 +254,26 @@ def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
 
 
 class ViewBatches(Sampler):
-    """Batches of indices in order; where several processes work `together`, the part that is this one's.
+    """Batches of indices in order; of several processes, each gets every `world_size`-th batch.
 
-    No batch is another one for being worked on beside others, so that answers come out the same to the last bit.
+    The batches do not depend on the number of processes, so predictions are the same to the last bit.
     """
 
-    def __init__(self, size: int, batch_size: int, together: Processes = ALONE) -> None:
-        self.together = together
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
         self.batches = [range(size)[start : start + batch_size] for start in range(0, size, batch_size)]
 
     def __iter__(self) -> Iterator[range]:
-        return iter(self.together.mine(self.batches))
+        return iter(self.batches[self.rank :: self.world_size])
 
     def __len__(self) -> int:
-        return len(self.together.mine(self.batches))
+        return len(self.batches[self.rank :: self.world_size])
 
-    def join(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of all images, in order, from those of this process's and what the others have."""
-        if self.together.size == 1:
-            return rows
-        whole = np.empty((sum(map(len, self.batches)), *rows.shape[1:]), rows.dtype)
-        for rank, part in enumerate(self.together.gather(rows)):
-            whole[[index for batch in self.batches[rank :: self.together.size] for index in batch]] = part
+    def join(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the rows of all images in order, from those of each process by rank."""
+        if self.world_size == 1:
+            return parts[0]
+        whole = np.empty((sum(map(len, self.batches)), *parts[0].shape[1:]), parts[0].dtype)
+        for rank, part in enumerate(parts):
+            whole[[index for batch in self.batches[rank :: self.world_size] for index in batch]] = part
         return whole
-
-
-class Loader:
-    """The batches of one data set, as often as it is gone through, by processes that may serve others; see `loaders`.
-
-    Args:
-        processes: what loads for all of them. number: which of the data sets this is.
-        batch_sampler: gives its batches of keys; its length is that of the loader.
-    """
-
-    def __init__(self, processes: DataLoader, number: int, batch_sampler: Sampler) -> None:
-        self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
-
-    @property
-    def dataset(self) -> Dataset:
-        """What is loaded."""
-        return self.processes.dataset.parts[self.number]
-
-    @property
-    def started(self) -> bool:
-        """Whether there is no process that still has to be started."""
-        return self.processes.batch_sampler.started or not self.processes.num_workers
-
-    def __iter__(self) -> Iterator:
-        turn = self.processes.batch_sampler
-        turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
-        return iter(self.processes)
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-
-class _Turn(Sampler):
-    """The batches of the data set whose turn it is, as (its number, key)."""
-
-    number, batches, started = 0, (), False
-
-    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
-        for batch in self.batches:
-            yield [(self.number, key) for key in batch]
-
-
-class _Parts(Dataset):
-    """Several data sets as one, with keys that say of which."""
-
-    def __init__(self, parts: Sequence[Dataset]) -> None:
-        self.parts = parts
-
-    def __getitem__(self, key: tuple[int, Any]) -> tuple[Any, dict[str, int | float]]:
-        number, inner = key
-        return self.parts[number][inner]
-
-
-def loaders(parts: Sequence[tuple[Dataset, Sampler]], *, workers: int, device: torch.device) -> list[Loader]:
-    """A loader for each data set and its batches of keys.
-
-    All are served by the same processes, which start at the first batch of all and go on from one to the next; only
-    one of them may be gone through at a time.
-    """
-    processes = DataLoader(
-        _Parts([dataset for dataset, _ in parts]),
-        batch_sampler=_Turn(),
-        collate_fn=_channels_last,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=ignore_signals,
-        # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
-        generator=torch.Generator(),
-    )
-    return [Loader(processes, number, batches) for number, (_, batches) in enumerate(parts)]
-
-
-def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> Loader:
-    """A loader of `(images (B, 3, S, S), {task: (B,)})` in the sampler's order."""
-    return loaders([(dataset, sampler)], workers=workers, device=device)[0]
-
-
-def view_loader(
-    dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, together: Processes = ALONE
-) -> Loader:
-    """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
-    batches = ViewBatches(len(dataset), batch_size, together)
-    return loaders([(dataset, batches)], workers=workers, device=device)[0]
-
-
-def _channels_last(items: list[tuple[Tensor | list[Tensor], dict]]) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
-    """A batch in the layout that decoded pictures have and networks want, so that no pixel is moved on the way."""
-
-    def each(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
-        if isinstance(images, list):
-            return [each(kind, source, destination) for kind in images]
-        return images.movedim(source, destination)
-
-    images, targets = default_collate([(each(images, -3, -1), target) for images, target in items])
-    return each(images, -1, -3), targets

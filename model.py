@@ -21,17 +21,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from config import EFFICIENTNETS, TrainConfig, UserError, nearest, train_size_of
-from config import MODELS as RECORDS
-from tasks import TASKS
-from utils import UNREADABLE, first_line
+from cli.choices import EFFICIENTNETS, nearest
+from cli.choices import MODELS as RECORDS
+from data.tasks import TASKS
+from utils import UNREADABLE, UserError, first_line
 
 FEATURES = 1000  # what backbones answer with: their ImageNet logits
 # What networks end with on images of a size that they were not made for.
 UNFITTING = (AssertionError, RuntimeError, TypeError, ValueError)
 ATTRIBUTES = ("mask", "ageg", "gender")
-
-
 # ------------------------------------------------------------------------------------------------ backbones
 
 
@@ -123,21 +121,20 @@ def _fitting(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Mo
     return backbone
 
 
-def check_train_size(network: nn.Module, config: TrainConfig) -> None:
-    """Refuse a --train-side whose images the network does not take, since some are made for one size.
+def check_train_size(network: nn.Module, backbone: str, image_size: int, train_size: int) -> None:
+    """Check that a network accepts training images of another size; some accept only one.
 
     Raises:
         UserError: it does not.
     """
-    size = train_size_of(config)
-    if size == config.image_size:
+    if train_size == image_size:
         return
     try:
-        _answer_once(network, size)
+        _answer_once(network, train_size)
     except UNFITTING as error:
         raise UserError(
-            f"--backbone {config.backbone} made for --image-size {config.image_size} cannot be trained on images of "
-            f"{size} pixels ({first_line(error)}); pass another --train-side, as 1."
+            f"--backbone {backbone} for --image-size {image_size} cannot train on images of {train_size} pixels "
+            f"({first_line(error)}). Pass another --train-side, such as 1."
         ) from None
 
 

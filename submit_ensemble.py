@@ -5,31 +5,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config import EnsembleConfig, parse_config
+from cli.command import Context, run_command
+from cli.options import parse_config
+from config import EnsembleConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those typed) and return its exit code."""
+    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(EnsembleConfig, argv)
-    from utils import run_command
+    context = Context(config.command)
+    return run_command(lambda: predict(config, context), context)
 
-    return run_command(predict, config)
 
-
-def predict(config: EnsembleConfig) -> None:
+def predict(config: EnsembleConfig, context: Context) -> None:
     """See `prediction.predict_ensemble` and `predict_recipe`.
 
     What is missing is told before torch is imported, which takes seconds.
     """
-    from ensemble import read_recipe
-    from finding import find_run
-    from table import read_prediction_list
+    from data.prediction_files import read_prediction_list
+    from inference.recipe import read_recipe
+    from storage.find_runs import find_run
 
     members = read_recipe(config.recipe) if config.recipe else find_run(config)
     photographs = read_prediction_list(config.data_root)
-    from prediction import predict_ensemble, predict_recipe
+    from inference.predict import predict_ensemble, predict_recipe
 
-    (predict_recipe if config.recipe else predict_ensemble)(config, members, photographs)
+    (predict_recipe if config.recipe else predict_ensemble)(config, members, photographs, context)
 
 
 if __name__ == "__main__":

@@ -5,26 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config import SingularConfig, parse_config
+from cli.command import Context, run_command
+from cli.options import parse_config
+from config import SingularConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those typed) and return its exit code."""
+    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(SingularConfig, argv)
-    from utils import run_command
+    context = Context(config.command)
+    return run_command(lambda: predict(config, context), context)
 
-    return run_command(predict, config)
 
-
-def predict(config: SingularConfig) -> None:
+def predict(config: SingularConfig, context: Context) -> None:
     """See `prediction.predict_singular`. What is missing is told before torch is imported, which takes seconds."""
-    from finding import find_single
-    from table import read_prediction_list
+    from data.prediction_files import read_prediction_list
+    from storage.find_runs import find_single
 
     place, photographs = find_single(config), read_prediction_list(config.data_root)
-    from prediction import predict_singular
+    from inference.predict import predict_singular
 
-    predict_singular(config, place, photographs)
+    predict_singular(config, place, photographs, context)
 
 
 if __name__ == "__main__":

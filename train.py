@@ -5,17 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from config import TrainConfig, parse_config
+from cli.command import Context, run_command
+from cli.options import parse_config
+from config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these words (default: those typed) and return its exit code."""
+    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(TrainConfig, argv)
-    # Torch is imported only once the command line is accepted, so that --help and mistakes are answered at once.
-    from crossval import train_run
-    from utils import run_command
+    context = Context(config.command, words=tuple(sys.argv[1:] if argv is None else argv))
+    return run_command(lambda: train(config, context), context)
 
-    return run_command(train_run, config)
+
+def train(config: TrainConfig, context: Context) -> None:
+    """Train a run; torch is imported only once the command line is accepted."""
+    from training.kfold import train_run
+
+    train_run(config, context)
 
 
 if __name__ == "__main__":

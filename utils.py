@@ -1,143 +1,36 @@
-"""Whole-or-absent files, cores and free memory, and the frame every command runs in; torch is not imported here."""
+"""What every module needs: errors, whole-or-absent files, JSON, seeds and free memory. Imports no torch."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
-import multiprocessing
+import math
 import os
 import pickle
 import platform
-import shlex
 import shutil
 import struct
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+ROOT = Path(__file__).resolve().parent  # of the toolkit; default folders are relative to it
 
-from config import Config, UserError
-from stop import Interrupted, end_workers, terminable
+
+class UserError(ValueError):
+    """An error the user can fix; commands print it as one line and exit with code 2."""
 
 
 class DiskError(Exception):
-    """A file could not be written: not the command's fault nor the code's, but the disk's. Exit code 1."""
+    """A file could not be written because of the disk; commands print it as one line and exit with code 1."""
 
 
-def run_command(command: Callable[[Any], None], config: Config) -> int:
-    """Run a command and return its exit code.
-
-    What the user can put right (`UserError`, a path that is missing, of the wrong kind or not permitted) is one line on
-    stderr and code 2; a disk that cannot be written to, memory that is short and a pipe that nobody reads are one line
-    and code 1; Ctrl-C is code 130 and SIGTERM 143; anything else is a bug and keeps its traceback. Loader processes
-    have ended when it returns.
-
-    Of the processes that torchrun started only the main one prints; the others tell what went wrong, unless it is what
-    the first one of their machine tells as well.
-    """
-    number = process_number()
-    with Path(os.devnull).open("w") if number else nullcontext(sys.stdout) as out, redirect_stdout(out):
-        return _run_command(command, config, config.command + (f" (process {number})" if number else ""))
-
-
-def _run_command(command: Callable[[Any], None], config: Config, name: str) -> int:
-    resumed = hasattr(config, "resume")
-    for stream in (sys.stdout, sys.stderr):  # a file name that is not Unicode is no reason to end
-        if hasattr(stream, "reconfigure"):  # not in a notebook
-            stream.reconfigure(errors="backslashreplace")
-    before = multiprocessing.active_children()
-    try:
-        with terminable():
-            command(config)
-        sys.stdout.flush()  # where nobody reads, it is told here and not when Python ends
-    except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.filename:
-            message = f"{error.filename}: {error.strerror}."
-        if message.startswith("Caught "):  # in a loader process: torch puts that process's traceback before it
-            message = message.rstrip().splitlines()[-1].split(": ", 1)[-1]
-        if config.joined or os.environ.get("LOCAL_RANK", "0") == "0":
-            print(f"{name}: {message}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
-            print(f"{name}: nobody reads on.{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
-            return 1
-        if error.errno not in FULL + READ_ONLY:
-            raise
-        print(f"{name}: {cannot_write(Path(error.filename or '.'), error)}", file=sys.stderr)
-        return 1
-    except DiskError as error:
-        print(f"{name}: {error}{_how_to_go_on(config) if resumed else ''}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        what = error.what if isinstance(error, Interrupted) else "interrupted"
-        if process_number() == 0:  # all stop at the same step
-            print(f"\n{name}: {what}{'.' + _how_to_go_on(config) if resumed else ''}", file=sys.stderr)
-        return error.code if isinstance(error, Interrupted) else 130
-    except (RuntimeError, MemoryError) as error:
-        if config.joined and _is_left_alone(error):
-            print(f"{name}: another process of the run has ended.", file=sys.stderr)
-            return 1
-        advice = short_of_memory(error)
-        if advice is None:
-            raise
-        print(f"{name}: {advice}", file=sys.stderr)
-        return 1
-    finally:
-        end_workers(keep=before)
-    return 0
-
-
-def _nobody_reads() -> bool:
-    """Whether stdout is a pipe whose reader has left, as `head` does; what is still to be printed goes nowhere then."""
-    try:
-        print(flush=True)
-        return False
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-
-
-def _is_left_alone(error: BaseException) -> bool:
-    """Whether an error of torch.distributed says that another process is gone."""
-    return type(error).__name__.startswith("Dist") or any(
-        text in str(error) for text in ("Connection closed by peer", "Connection reset by peer")
-    )
-
-
-def _how_to_go_on(config: Config) -> str:
-    if "overwrite" in config.given and not config.begun:  # the run that is to be deleted is still there
-        return f" To try again: {shlex.join(['python', config.command, *config.words])}"
-    words = [word for word in config.words if word not in ("--overwrite", "--resume", "--no-resume")]
-    return f" To continue: {shlex.join(['python', config.command, *words, '--resume'])}"
-
-
-def short_of_memory(error: BaseException) -> str | None:
-    """What to change when an error says that memory ran out, or None when it says something else."""
-    text = str(error)
-    # Torch's own kind, by its name: who asks need not have imported torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return (
-            f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, a smaller --image-size or a smaller "
-            "--backbone."
-        )
-    if "DataLoader worker (pid" in text:
-        return (
-            f"A process that loads photographs was ended from outside ({first_line(error)}), mostly because memory or "
-            "shared memory (/dev/shm) is short. Pass fewer --num-workers, 0 for none."
-        )
-    return None
-
-
-def some(names: Iterable[object], limit: int = 5) -> str:
-    """The first few names, each on one line and cut where it is very long, and how many more there are."""
+def shorten_list(names: Iterable[object], limit: int = 5) -> str:
+    """Return the first names, shortened and separated by commas, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     lines = (str(name).replace("\n", " ").replace("\r", " ") for name in names[:limit])
@@ -148,21 +41,23 @@ def some(names: Iterable[object], limit: int = 5) -> str:
 
 
 def process_number() -> int:
-    """The number of this process among those that torchrun started; 0 is the main one, which a process alone is too."""
+    """Return the rank of this process among those that torchrun started; 0 without torchrun."""
     return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def count_cores() -> int:
-    """The number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_ram(system: Path = Path("/")) -> int | None:
-    """The bytes of memory that this process can still have; None where the system tells none.
+    """Return the bytes of memory that this process can still allocate, or None if the system does not report it.
 
-    In a container or a cluster's job that is what is left of its limit, where memory that only caches files counts as
-    free (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems). The files
-    that tell lie below `system`.
+    Limits of containers and cluster jobs count; memory that only caches files is free
+    (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems).
+
+    Args:
+        system: the root of the file system, for tests.
     """
     meminfo, groups = system / "proc" / "meminfo", system / "proc" / "self" / "cgroup"
     if not meminfo.is_file():
@@ -188,12 +83,12 @@ def free_ram(system: Path = Path("/")) -> int | None:
 
 
 def _numbers(table: Path) -> dict[str, int]:
-    """The first two words of each line of a file of the kernel, a name and a number."""
+    """Return the name and number that begin each line of a kernel file."""
     return {name: int(number) for name, number, *_ in (line.split() for line in table.read_text().splitlines())}
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that a result depends on, by package name; unknown where another one stands in, as pillow-simd."""
+    """Return the versions of the packages that a result depends on, by name; "unknown" for a missing one."""
     packages = ("torch", "torchvision", "efficientnet-pytorch", "numpy", "pillow", "scikit-learn", "adamp")
     found = {"python": platform.python_version()}
     for name in packages:
@@ -206,7 +101,7 @@ def library_versions() -> dict[str, str]:
 
 # ------------------------------------------------------------------------------------------------ files
 
-# What reading a file of weights that is cut short, or no such file at all, can end in.
+# Errors of torch.load on files that are truncated or not weights.
 UNREADABLE = (
     *(RuntimeError, EOFError, OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError),
     *(pickle.UnpicklingError, struct.error),
@@ -214,22 +109,26 @@ UNREADABLE = (
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:
-    """The first line of an error's message, or its kind when it has none."""
+    """Return the first line of an error's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0][:limit].rstrip(".") if lines else type(error).__name__
 
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS,)
-TEMPORARY = ".tmp-"  # what unfinished files are called; short, so that any name that is allowed can be written
+TEMPORARY = ".tmp-"  # prefix of unfinished files; short, so that every allowed name can be written
 
 
 def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that it is whole or absent, after a power cut too: `write` gets a binary file in the same folder.
+    """Write a file that is either whole or absent, even after a power cut.
 
-    Its folder must be there: a run whose folder was removed under it should end, not begin a second one in its place.
+    The folder must exist: a run whose folder was deleted should end, not start a second one.
+
+    Args:
+        path: the file.
+        write: a function that writes to a binary file object.
 
     Raises:
-        DiskError: it cannot be written; what stood there before still does.
+        DiskError: the file cannot be written; an earlier file at `path` is unchanged.
     """
     temporary = None
     try:
@@ -242,18 +141,18 @@ def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        told = cannot_write(path, error) if isinstance(error, OSError) else None  # while the half file takes its room
+        disk_error = cannot_write(path, error) if isinstance(error, OSError) else None  # before space is freed
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
-        if told is not None:
-            raise told from None
+        if disk_error is not None:
+            raise disk_error from None
         raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder outlast a power cut, where the system can."""
-    with suppress(OSError):  # Windows opens no folders, and some network file systems sync none
+    """Make a rename in a folder survive a power cut, if the system can."""
+    with suppress(OSError):  # Windows cannot open folders, and some network file systems cannot sync them
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -262,24 +161,24 @@ def _sync_folder(folder: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> DiskError:
-    """What to raise when a file or folder cannot be written: one sentence with its name and the room there is."""
-    text = f"{path} could not be written ({error.strerror or error})"
+    """Return the error to raise when a file or folder cannot be written."""
+    text, advice = f"{path} could not be written ({error.strerror or error})", ""
     folder = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
     if error.errno == errno.ENOENT and folder != path.absolute().parent:
-        return DiskError(f"{text}: the folder {path.parent} is gone.")
+        return DiskError(f"{text}: the folder {path.parent} was deleted.")
     if error.errno in FULL:
-        text += f", {shutil.disk_usage(folder).free / 1e6:.1f} MB are free there; make room"
+        advice = f"Free some space: {shutil.disk_usage(folder).free / 1e6:.1f} MB are left. "
     elif error.errno in (*READ_ONLY, errno.EACCES, errno.EPERM):
-        text += "; make the folder writable"
-    return DiskError(f"{text}. The files that were there are whole.")
+        advice = "Make the folder writable. "
+    return DiskError(f"{text}. {advice}Existing files are unchanged.")
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and those above it, if they are not there, and return its path.
+    """Create a folder and its parents if needed, and return its path.
 
     Raises:
         DiskError: the disk is full or not writable.
-        FileExistsError, NotADirectoryError: a file is in the way.
+        FileExistsError, NotADirectoryError: a file has this name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -291,14 +190,14 @@ def make_folder(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, of: str = "") -> None:
-    """Delete what a write or a deletion that was cut left in a folder, not in those below it; `of` one name or all."""
+    """Delete the temporary files that interrupted writes left in a folder; `of` limits it to one name."""
     for path in folder.glob(f"{TEMPORARY}{of}*"):
         with suppress(FileNotFoundError):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a folder and all in it, at once as others see it: half of it is never taken for the whole."""
+    """Delete a folder; other processes see it whole or not at all."""
     if path.exists():
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-"))
         os.replace(path, aside / path.name)
@@ -312,26 +211,26 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or absent; file names that are no Unicode come out as the bytes they are."""
+    """Write a UTF-8 text file, whole or absent; names that are not Unicode keep their bytes."""
     atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
 def file_digest(path: str | Path) -> str:
-    """16 hexadecimal digits that two files share only when they hold the same bytes."""
+    """Return 16 hexadecimal digits of the SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        UserError: it is not there, is damaged, or lacks something that is needed.
+        UserError: the file is missing, damaged, or lacks one of the `needed` keys.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         if not isinstance(value, dict) or any(name not in value for name in needed):
-            raise ValueError(f"it holds no {' and '.join(needed) or 'object'}")
+            raise ValueError(f"it has no {' and '.join(needed) or 'object'}")
         return value
     except (FileNotFoundError, IsADirectoryError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else first_line(error)
@@ -339,7 +238,7 @@ def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or absent; NaN becomes null, NumPy numbers plain ones."""
+    """Write a value as indented JSON, whole or absent; NaN becomes null and NumPy numbers plain ones."""
     write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -348,6 +247,21 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
+    if hasattr(value, "item"):  # a NumPy number; NumPy is not imported, since the command line needs none
         value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def derive_seed(*parts: Any) -> int:
+    """Return a seed in [0, 2**63) that depends only on the parts, such as run seed, fold, epoch, image and view."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+@contextmanager
+def seeded(*parts: Any) -> Iterator[None]:
+    """Seed torch's CPU generator by `parts` within a block, and restore its state afterwards."""
+    import torch  # takes seconds; the command line needs only the rest of this module
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        yield

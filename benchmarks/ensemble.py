@@ -24,11 +24,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from augmentation import build_transform
-from dataset import ViewDataset, view_loader
-from engine import inference_dtype, predict, prepare
-from machine import choose_device, count_workers
+from data.images import read_image
+from dataset import ViewDataset
 from model import Network, inference_network
-from picture import read_image
+from training.device import choose_device, count_workers
+from training.engine import inference_dtype, predict, prepare
+from training.loaders import view_loader
 
 
 class OneView(torch.utils.data.Dataset):

@@ -17,8 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from ensemble import Library, Truth, greedy, nested
-from tasks import MASKS, SHOTS, TASKS, encode_class
+from data.tasks import MASKS, SHOTS, TASKS, encode_class
+from inference.selection import Library, Truth, greedy, nested
 
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])
 OUTPUTS = TASKS["main"].outputs

@@ -20,9 +20,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from augmentation import face_box
-from table import read_training_table
-from tasks import MASKS
+from data.face_box import face_box
+from data.tables import read_training_table
+from data.tasks import MASKS
 
 SHARE = 0.8  # side of the window, of the photograph's shorter side
 PEOPLE = 200

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from side_by_side import ROOT
 
-from machine import choose_device
+from training.device import choose_device
 
 IMAGES, MEMBERS = (250, 1000, 4000), (1, 5, 20)
 CHILD = """

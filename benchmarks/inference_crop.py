@@ -16,16 +16,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from analysis.intervals import BEST, FoldAnswers, differences, estimates, run_sums
 from augmentation import SOURCE_CROP, SOURCE_SIDE
-from checkpoint import find_members
 from config import EnsembleConfig
-from dataset import ViewDataset, view_loader
-from engine import predict, prepare
-from intervals import BEST, FoldAnswers, differences, estimates, run_sums
-from machine import choose_device, count_workers
-from prediction import transforms_of
-from runfolder import RunFolder
-from table import read_training_table
+from data.tables import read_training_table
+from dataset import ViewDataset
+from inference.predict import transforms_of
+from storage.members import find_members
+from storage.run_folder import RunFolder
+from training.device import choose_device, count_workers
+from training.engine import predict, prepare
+from training.loaders import view_loader
 
 SIDES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, SOURCE_CROP / SOURCE_SIDE)
 VIEWS = 2  # plain, mirrored

@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 import train
-from label_errors import OF_PEOPLE, suspect_people
-from mistakes import Answers, answers_of
-from table import read_training_table
-from tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, age_group
+from analysis.error_analysis import Answers, answers_of
+from analysis.label_errors import OF_PEOPLE, suspect_people
+from data.tables import read_training_table
+from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, age_group
 from utils import make_folder, write_text
 
 

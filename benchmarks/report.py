@@ -21,11 +21,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from analysis.summary import summarise_run
 from config import TrainConfig
-from runfolder import RunFolder, oof_columns
-from split import label_fingerprint, split_people
-from table import read_training_table
-from tasks import SHOTS
+from data.split import label_fingerprint, split_people
+from data.tables import read_training_table
+from data.tasks import SHOTS
+from storage.run_folder import RunFolder, oof_columns
 from utils import make_folder, write_json
 
 FOLDS = 5
@@ -42,9 +43,9 @@ def main() -> None:
         photographs(root, given.people)
         run, config = made_up(Path(place), root, given.epochs)
         before, start = peak(), time.perf_counter()
-        run.finish(config)
+        summarise_run(run, config)
         finished, middle = peak(), time.perf_counter()
-        from report import write_report
+        from analysis.run_report import write_report
 
         page = write_report(run)
         end = time.perf_counter()

@@ -19,17 +19,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from config import settle_libraries  # noqa: E402
+from cli.options import configure_libraries  # noqa: E402
 
 AS_INSTALLED = "SIDE_BY_SIDE_AS_INSTALLED"  # in the environment of processes that libraries are left alone in
 BEFORE = dict(os.environ)  # without settings of ours
 if AS_INSTALLED not in os.environ:
-    settle_libraries()  # before torch and Pillow are imported, as the commands do
+    configure_libraries()  # before torch and Pillow are imported, as the commands do
 
 import torch  # noqa: E402
 
-from make_sample import main as make_sample  # noqa: E402
 from model import Network, create_model  # noqa: E402
+from tools.make_sample import main as make_sample  # noqa: E402
 from utils import count_cores  # noqa: E402
 
 

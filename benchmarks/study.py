@@ -22,9 +22,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from comparison import compare
-from intervals import Estimate
-from runfolder import RunFolder
+from analysis.comparison import compare
+from analysis.intervals import Estimate
+from storage.run_folder import RunFolder
 from train import main as train
 
 STRONG = "--preset strong"

@@ -34,14 +34,16 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from augmentation import build_transform
-from cache import Pictures, look_at_pictures
-from dataset import EpochSampler, TrainDataset, train_loader
-from engine import gradient_scaler, keep_freed_memory, prepare, train_one_epoch, training_dtype
+from data.image_cache import Pictures, look_at_pictures
+from data.images import needed_side
+from data.tables import read_training_table
+from dataset import EpochSampler, TrainDataset
 from loss import create_criterion
-from machine import choose_device, count_workers
 from optim import create_optimizer, create_scheduler
-from picture import needed_side
-from table import read_training_table
+from training.device import choose_device, count_workers
+from training.engine import gradient_scaler, prepare, train_one_epoch, training_dtype
+from training.heap import keep_freed_memory
+from training.loaders import train_loader
 
 RATE = 0.01
 

@@ -23,7 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import GENDERS, MASKS, SHOTS, age_group
+from data.tasks import GENDERS, MASKS, SHOTS, age_group
 
 SIZE = (48, 64)  # width and height of a photograph: portrait, as the real ones
 AGES = (20, 45, 60)  # one of each age group
@@ -230,7 +230,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def command(name: str, *words: object) -> Outcome:
         capsys.readouterr()
         try:
-            code = importlib.import_module(name).main([str(word) for word in words])
+            module = name if name in ("train", "submit_singular", "submit_ensemble") else f"tools.{name}"
+            code = importlib.import_module(module).main([str(word) for word in words])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         told = capsys.readouterr()

@@ -11,18 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 
 import augmentation
-import config
-from augmentation import (
-    MEAN,
-    STD,
-    TRANSFORMS,
-    VIEWS,
-    ToNormalised,
-    build_transform,
-    face_box,
-    face_crop_box,
-    to_picture,
-)
+from augmentation import MEAN, STD, TRANSFORMS, VIEWS, ToNormalised, build_transform, to_picture
+from cli import choices
+from data.face_box import face_box, face_crop_box
 
 NAMES = tuple(TRANSFORMS)
 PHASES = ("train", "valid", "inference")
@@ -124,7 +115,7 @@ def test_nothing_is_padded_beside_a_face_at_the_rim(x):
 
 
 def test_names_are_those_of_the_command_line():
-    assert set(TRANSFORMS) == set(config.TRANSFORMS)
+    assert set(TRANSFORMS) == set(choices.TRANSFORMS)
     assert all(set(phases) == set(PHASES) for phases in TRANSFORMS.values())
 
 

@@ -35,7 +35,7 @@ import torch
 from PIL import Image
 
 import train
-from picture import read_image
+from data.images import read_image
 
 NETWORK = "VanillaTorchvision"
 NOBODY = 65534  # a user without rights

@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import torch
 
-import foldtrainer
-from config import MODELS, PRESETS
-from metrics import score
-from tasks import TASKS
+from analysis.metrics import score
+from cli.choices import MODELS
+from config import PRESETS
+from data.tasks import TASKS
+from training import fold as foldtrainer
 
 BACKBONES = {
     **dict.fromkeys(MODELS, "resnet18"),

@@ -12,20 +12,11 @@ import pytest
 
 import config
 from augmentation import TRANSFORMS
-from config import (
-    CheckConfig,
-    EnsembleConfig,
-    ScoreConfig,
-    SingularConfig,
-    TrainConfig,
-    UserError,
-    parse_config,
-    resolve_name,
-)
-from loss import LOSSES
-from model import MODELS
-from optim import OPTIMIZERS, SCHEDULES
-from tasks import (
+from cli import choices, options
+from cli.choices import resolve_name
+from cli.options import parse_config
+from config import CheckConfig, EnsembleConfig, ScoreConfig, SingularConfig, TrainConfig
+from data.tasks import (
     AGE_GROUPS,
     CLASSIFICATION_LOSSES,
     GENDERS,
@@ -38,6 +29,10 @@ from tasks import (
     decode_class,
     encode_class,
 )
+from loss import LOSSES
+from model import MODELS
+from optim import OPTIMIZERS, SCHEDULES
+from utils import UserError
 
 COMMANDS = config.command_configs()
 ROOT = Path(config.__file__).parent
@@ -256,11 +251,11 @@ def test_options_are_plain_values_in_files():
 @pytest.mark.parametrize(
     ("names", "factory"),
     [
-        (config.MODELS, MODELS),
-        (config.TRANSFORMS, TRANSFORMS),
-        (config.LOSSES, LOSSES),
-        (config.OPTIMIZERS, OPTIMIZERS),
-        (config.SCHEDULES, SCHEDULES),
+        (choices.MODELS, MODELS),
+        (choices.TRANSFORMS, TRANSFORMS),
+        (choices.LOSSES, LOSSES),
+        (choices.OPTIMIZERS, OPTIMIZERS),
+        (choices.SCHEDULES, SCHEDULES),
     ],
     ids=["models", "transforms", "losses", "optimizers", "schedules"],
 )
@@ -319,7 +314,7 @@ def test_help_shows_presets_as_they_are_typed(name, capsys):
     """The words that stand there say the same as the preset."""
     with pytest.raises(SystemExit):
         parse_config(TrainConfig, ["--help"])
-    words = config.preset_words(name)
+    words = options.preset_words(name)
     assert "".join(f"--preset {name}: {words}".split()) in "".join(capsys.readouterr().out.split())
     assert replace(parse_config(TrainConfig, words.split()), preset=name) == parse_config(
         TrainConfig, ["--preset", name]
@@ -525,8 +520,8 @@ def test_help_tells_every_option(cls, capsys):
         parse_config(cls, ["--help"])
     assert stop.value.code == 0
     told = " ".join(capsys.readouterr().out.split())
-    for field in config.options(cls):
-        assert config.flag(field.name) in told
+    for field in options.options(cls):
+        assert options.flag(field.name) in told
     assert "%%" not in told
 
 
@@ -541,8 +536,8 @@ def test_help_tells_defaults_and_choices(capsys):
 
 @pytest.mark.parametrize("cls", COMMANDS)
 def test_options_table_has_a_row_for_every_option(cls):
-    rows = config.options_table(cls).splitlines()[2:]
-    assert [row.split("`")[1].split(",")[0] for row in rows] == [config.flag(f.name) for f in config.options(cls)]
+    rows = options.options_table(cls).splitlines()[2:]
+    assert [row.split("`")[1].split(",")[0] for row in rows] == [options.flag(f.name) for f in options.options(cls)]
     assert all(row.count(" | ") == 2 for row in rows)
 
 
@@ -636,11 +631,11 @@ def test_what_is_missing_is_told_before_torch_is_imported(script, words, told, t
 
 
 def test_a_default_edited_in_place_of_an_empty_one_is_shown():
-    fields = {f.name: f for f in config.options(TrainConfig)}
-    assert config.default_text(fields["backbone"]) == "the network's own"
+    fields = {f.name: f for f in options.options(TrainConfig)}
+    assert options.default_text(fields["backbone"]) == "the network's own"
     fields["backbone"].default = "resnet18"
     try:
-        assert config.default_text(fields["backbone"]) == "resnet18"
+        assert options.default_text(fields["backbone"]) == "resnet18"
     finally:
         fields["backbone"].default = None
 
@@ -655,7 +650,7 @@ def test_a_default_edited_in_place_of_an_empty_one_is_shown():
 )
 def test_settings_of_libraries_that_the_user_made_stay(monkeypatch, given, expected):
     monkeypatch.setattr("os.environ", dict(given))
-    config.settle_libraries()
+    options.settle_libraries()
     assert config.os.environ == expected
 
 

@@ -13,20 +13,13 @@ import torch
 from PIL import Image
 
 from augmentation import build_transform
+from cli.command import run_command
 from config import TrainConfig
-from dataset import (
-    EpochSampler,
-    TrainDataset,
-    ViewDataset,
-    balanced_weights,
-    extra_classes,
-    targets_of,
-    train_loader,
-    view_loader,
-)
-from table import read_training_table
-from tasks import age_group, encode_class
-from utils import run_command
+from data.label_math import targets_of
+from data.tables import read_training_table
+from data.tasks import age_group, encode_class
+from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
+from training.loaders import train_loader, view_loader
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixing import BatchMixing
-from tasks import encode_class
+from augmentation import BatchMixing
+from data.tasks import encode_class
 
 
 def batch(count: int = 6):

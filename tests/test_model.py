@@ -20,10 +20,12 @@ from torch import nn
 
 import config
 from augmentation import MEAN, STD
-from config import EFFICIENTNETS, RESNETS, UserError
+from cli import choices
+from cli.choices import EFFICIENTNETS, RESNETS
+from data.tasks import AGE_GROUPS, GENDERS, MASKS, TASKS, encode_class
 from loss import create_criterion
 from model import MODELS, create_backbone, create_model, inference_network, predict_task
-from tasks import AGE_GROUPS, GENDERS, MASKS, TASKS, encode_class
+from utils import UserError
 
 SMALL = {
     "VanillaEfficientNet": ("efficientnet-b0",),
@@ -85,7 +87,7 @@ def test_heads_and_shapes(name, backbone, size):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_that_makes_sense(name, task):
-    record = config.MODELS[name]
+    record = choices.MODELS[name]
     if task == "age" and record.heads:
         with pytest.raises(UserError, match="answers with classes"):
             config.TrainConfig(task=task, model_type=name)
@@ -183,9 +185,9 @@ def test_a_state_dict_makes_the_same_network_again(name, backbone):
 
 
 def test_names_are_those_of_the_command_line():
-    assert set(MODELS) == set(config.MODELS)
+    assert set(MODELS) == set(choices.MODELS)
     assert {name: tuple(heads) for name, heads in HEADS.items()} == {
-        name: record.heads for name, record in config.MODELS.items() if record.heads
+        name: record.heads for name, record in choices.MODELS.items() if record.heads
     }
 
 

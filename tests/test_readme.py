@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import config
+from cli import options
 
 ROOT = Path(config.__file__).parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,19 +26,19 @@ COMMANDS = [
 
 @pytest.mark.parametrize("cls", CONFIGS.values(), ids=list(CONFIGS))
 def test_option_tables_are_those_of_the_code(cls):
-    assert f"### {cls.command}\n\n{config.options_table(cls)}\n" in README
+    assert f"### {cls.command}\n\n{options.options_table(cls)}\n" in README
 
 
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_presets_are_those_of_the_code(name):
-    assert f"\n--preset {name}: {config.preset_words(name)}\n" in README
+    assert f"\n--preset {name}: {options.preset_words(name)}\n" in README
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"python \w+\.py", c)])
 def test_commands_are_accepted_as_they_stand(command):
     script, *words = shlex.split(command)[1:]
     assert (ROOT / script).is_file()
-    config.parse_config(CONFIGS[script], words)
+    options.parse_config(CONFIGS[script], words)
 
 
 def test_every_script_has_its_table():

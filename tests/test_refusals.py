@@ -76,7 +76,7 @@ def world(trained, make_data, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     for name in ("single", "folds", "age"):
         copy_run(getattr(trained, name), runs / name / getattr(trained, name).name)
-    monkeypatch.setattr("finding.ROOT", tmp_path / "toolkit")
+    monkeypatch.setattr("storage.find_runs.ROOT", tmp_path / "toolkit")
     return SimpleNamespace(
         data=data,
         train=data.train_root,

@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from config import ScoreConfig, TrainConfig, UserError
-from utils import (
-    DiskError,
-    atomic_write,
-    free_ram,
-    library_versions,
-    run_command,
-    write_json,
-    write_text,
-)
+from cli.command import run_command
+from config import ScoreConfig, TrainConfig
+from utils import DiskError, UserError, atomic_write, free_ram, library_versions, write_json, write_text
 
 # ------------------------------------------------------------------------------------------------ commands
 

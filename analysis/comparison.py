@@ -1,0 +1,149 @@
+"""Comparing runs over the same people: paired differences of their scores, with intervals and in words."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import pandas as pd
+
+from analysis.intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, in_words, run_sums
+from analysis.summary import read_folds
+from cli.options import flag
+from config import TrainConfig
+from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
+from storage.run_folder import RunFolder, lasting_options
+from utils import UserError, shorten_list
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs of one task over the same people, by their letters, and what their scores are computed from.
+
+    `corrected` tells whether these are corrected for the choice of epochs, which needs the answers of every epoch of
+    every run. `folds` are those that all have finished, `tables` what each run answered there.
+    """
+
+    task: str
+    runs: dict[str, RunFolder]
+    configs: dict[str, TrainConfig]
+    tables: dict[str, pd.DataFrame]
+    sums: dict[str, Sums]
+    corrected: bool
+    folds: list[int]
+
+    def about(self) -> str:
+        """What the scores are of, in words."""
+        kind = "corrected for the choice of epochs" if self.corrected else "of the best epochs, not corrected"
+        every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
+        people = self.tables["A"]["person"].nunique()
+        return f"Scores {kind}, {people} people{every}, with 95 % intervals over people"
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[str, Estimate]]:
+        """The scores of each run."""
+        return {letter: estimates(self.task, sums) for letter, sums in self.sums.items()}
+
+    @cached_property
+    def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
+        """How much higher each score of the second is than that of the first, for every pair of runs."""
+        pairs = combinations(self.sums, 2)
+        return {(a, b): differences(self.task, self.sums[a], self.sums[b]) for a, b in pairs}
+
+    def changed(self) -> dict[str, list[object]]:
+        """The options that the weights depend on and that not all runs share, each with its values."""
+        every = [lasting_options(config) for config in self.configs.values()]
+        values = {flag(name): [each[name] for each in every] for name in every[0]}
+        return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def compare(runs: Sequence[RunFolder]) -> Compared:
+    """Read runs that are to be compared.
+
+    Raises:
+        UserError: fewer than two, runs of other people, labels or tasks, or none of their folds is finished in all.
+    """
+    if len(runs) < 2:
+        raise UserError(f"There is one run only, {runs[0].path}; pass --root with two or more, commas between them.")
+    if len(runs) > len(string.ascii_uppercase):
+        raise UserError(f"--root names {len(runs)} runs; compare {len(string.ascii_uppercase)} at most.")
+    configs = [run.read_config() for run in runs]
+    for run, config in zip(runs[1:], configs[1:], strict=True):
+        different = _differences(runs[0], configs[0], run, config)
+        if different:
+            raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {'; '.join(different)}.")
+    tables = [run.read_oof(config) for run, config in zip(runs, configs, strict=True)]
+    folds = sorted(set.intersection(*(set(table["fold"]) for table in tables)))
+    if not folds:
+        raise UserError("No fold is finished in all of these runs; train one of them in each.")
+    tables = [table[table["fold"].isin(folds)] for table in tables]
+    task = configs[0].task
+    found = [
+        run_sums(task, read_folds(run, config, table)) for run, config, table in zip(runs, configs, tables, strict=True)
+    ]
+    corrected = all(CORRECTED in sums for sums in found)
+    letters = string.ascii_uppercase[: len(runs)]
+    return Compared(
+        task=task,
+        runs=dict(zip(letters, runs, strict=True)),
+        configs=dict(zip(letters, configs, strict=True)),
+        tables=dict(zip(letters, tables, strict=True)),
+        sums=dict(zip(letters, (sums[CORRECTED if corrected else BEST] for sums in found), strict=True)),
+        corrected=corrected,
+        folds=folds,
+    )
+
+
+def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: TrainConfig) -> list[str]:
+    """Why two runs are not about the same people, in words; nothing where they are."""
+    names = ("task", "cv", "seed")
+    found = [
+        f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
+        + (", so that other people are in their folds" if name != "task" else "")
+        for name in names
+        if getattr(one, name) != getattr(other, name)
+    ]
+    if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
+        found.append("they have other photographs or labels (--train-root, --valid-root, --corrections)")
+    if not found and first.split_fingerprint() != second.split_fingerprint():
+        found.append("they split the people otherwise")
+    return found
+
+
+def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
+    """How much higher `score` of the second is, in words: which run is better, or that they are not told apart."""
+    first, second = pair
+    gain = -difference if score in IN_YEARS else difference  # of the second
+    better, gain = (second, gain) if gain.value > 0 else (first, -gain)
+    if gain.low > 0:
+        return f"{better} is {in_words(gain)}"
+    if gain.value == 0:
+        return f"{first} and {second} are not told apart: they score the same"
+    return f"{first} and {second} are not told apart: {better} scores better by {gain}"
+
+
+def print_comparison(compared: Compared) -> None:
+    """Print the scores of runs, their differences, and what these say."""
+    record = TASKS[compared.task]
+    for letter, run in compared.runs.items():
+        print(f"{letter}  {run.path}")
+    for name, values in compared.changed().items():
+        print(f"   {name}: {', '.join(map(str, values))}")
+    print(f"\n{compared.about()}:\n")
+    print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in record.scores))
+    for what, found in compared.estimates.items():
+        print(f"{what:<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
+    told = compared.differences
+    for (first, second), found in told.items():
+        print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
+    print()
+    for pair, found in told.items():
+        print(f"{verdict(pair, found[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}.")
+        apart = [name for name in record.classes if found[name].low > 0 or found[name].high < 0]
+        for name in apart:
+            print(f"    class {name}: {verdict(pair, found[name], 'f1')} in F1.")
+    count = len(told) * (1 + len(record.classes))
+    print(f"This looked at {count} differences; of 20 between equals, one is told apart by luck.")

@@ -1,0 +1,217 @@
+"""Figures of pages, by matplotlib, as small PNG pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from analysis.intervals import Estimate
+from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
+
+WIDTH, DPI = 7.2, 110  # inches, and pixels of each
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
+PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # below words that lie on lines
+BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file of few colours, a third of the size of one with all."""
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, dpi=DPI)
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+
+
+def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
+    """Losses and the score of every epoch, a line for each fold.
+
+    Args:
+        log: the rows of log.csv. epochs: how many there will be.
+    """
+    figure, (losses, scores) = _figure(3.0, 2)
+    monitor = TASKS[task].monitor
+    for k, (fold, rows) in enumerate(log.groupby("fold")):
+        colour, marker = f"C{k % 10}", "o" if len(rows) < 20 else ""
+        losses.plot(rows["epoch"], rows["train_loss"], color=colour, linestyle=":", marker=marker, markersize=3)
+        losses.plot(rows["epoch"], rows["valid_loss"], color=colour, marker=marker, markersize=3)
+        scores.plot(rows["epoch"], rows[monitor], color=colour, marker=marker, markersize=3, label=f"fold {fold}")
+    least = log[["train_loss", "valid_loss"]].min().min()
+    if log["valid_loss"].max() > 20 * max(least, 1e-9) and least > 0:
+        losses.set_yscale("log")  # the first epochs of a network from random weights may be far off
+    losses.plot([], [], color=GREY, linestyle=":", label="training")
+    losses.plot([], [], color=GREY, label="validation")
+    losses.set_title("loss")
+    scores.set_title(f"{SCORE_TITLES[monitor]} of validation")
+    for axes in (losses, scores):
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, epochs + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero: bool = False) -> Figure:
+    """Values with their intervals, one below the other; those of several groups beside each other in colours.
+
+    Args:
+        groups: of each group the values by name. zero: draw a line at zero, for differences.
+    """
+    names = list(next(iter(groups.values())))
+    figure, (axes,) = _figure(0.9 + 0.23 * len(names) * max(1, 0.7 * len(groups)))
+    for k, (group, values) in enumerate(groups.items()):
+        rows = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * 0.7 / len(groups)
+        middle = np.array([values[name].value for name in names])
+        ends = np.array([[values[name].low, values[name].high] for name in names]).T
+        reach = np.abs(ends - middle)
+        axes.errorbar(
+            middle, rows, xerr=reach, fmt="o", color=f"C{k}" if len(groups) > 1 else BLUE, markersize=4, label=group
+        )
+    if zero:
+        axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_title(title)
+    if len(groups) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """How often each true class (row) was taken for each (column): counts, shaded by their share of the row."""
+    many = len(classes) > 6
+    figure, (axes,) = _figure(6.6 if many else 2.7)
+    _matrix(axes, counts, classes, small=many)
+    axes.set_ylabel("true")
+    axes.set_xlabel("answered")
+    return figure
+
+
+def confusions(parts: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
+    """Small confusion matrices beside each other, by their titles."""
+    figure, every = _figure(2.7, len(parts))
+    for axes, (title, (counts, classes)) in zip(every, parts.items(), strict=True):
+        _matrix(axes, counts, classes)
+        axes.set_title(title)
+    every[0].set_ylabel("true")
+    every[len(every) // 2].set_xlabel("answered")
+    return figure
+
+
+def _matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str], *, small: bool = False) -> None:
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.grid(False)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto" if small else "equal")
+    for row, column in np.argwhere(counts):
+        text = f"{counts[row, column]}" if small else f"{counts[row, column]}\n{shares[row, column]:.0%}"
+        colour = "white" if shares[row, column] > 0.6 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7 if small else 8)
+    axes.set_xticks(range(len(classes)), classes, rotation=90 if small else 0)
+    axes.set_yticks(range(len(classes)), classes)
+
+
+def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
+    """What macro F1 would be if an attribute were always right; a table of `mistakes.attribute_costs`."""
+    figure, (axes,) = _figure(1.7)
+    real = table["macro_f1"].iloc[0]
+    axes.barh(titles, table["if_right"], color="#bfd4ec")
+    axes.barh(titles, table["macro_f1"], color=BLUE)
+    for k, row in enumerate(table.itertuples()):
+        axes.text(row.if_right + 0.01, k, f"{row.if_right:.3f} (+{row.cost:.3f})", va="center")
+    axes.set_xlim(0, 1.18)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.invert_yaxis()
+    axes.set_title(f"macro F1 as it is ({real:.3f}), and if the attribute were always right")
+    return figure
+
+
+def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
+    """Scores with their intervals over images a second, a colour for each run; those that carry a mark are named.
+
+    Args:
+        table: with letter (of the run), mark, images_per_s, low, high and the monitored score.
+    """
+    figure, (axes,) = _figure(3.4)
+    for k, (letter, rows) in enumerate(table.groupby("letter", sort=False)):
+        spread = 1.015 ** rows.groupby("images_per_s").cumcount()  # so that those of the same cost stand apart
+        reach = [rows[monitor] - rows["low"], rows["high"] - rows[monitor]]
+        place = rows["images_per_s"] * spread
+        axes.errorbar(
+            place, rows[monitor], yerr=reach, fmt="o", color=f"C{k % 10}", markersize=4, linewidth=0.7, label=letter
+        )
+        for at, row in zip(place, rows.itertuples(), strict=True):
+            if row.mark:
+                text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
+                right = at > table["images_per_s"].median()
+                side = {"xytext": (6 if right else -6, 4), "ha": "right" if right else "left"}
+                side |= {"textcoords": "offset points", "fontsize": 8, "bbox": PAPER}
+                axes.annotate(text, (at, row.high), **side)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.set_xlabel("images a second")
+    axes.set_title(SCORE_TITLES[monitor])
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    return figure
+
+
+def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Confidence against accuracy in bins, tables of `mistakes.reliability` by their titles."""
+    figure, every = _figure(2.6, len(tables))
+    for axes, (title, table) in zip(every, tables.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+        axes.plot(table["confidence"], table["accuracy"], color=BLUE, marker="o", markersize=4)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_title(title)
+        axes.set_xlabel("confidence")
+    every[0].set_ylabel("share that is right")
+    return figure
+
+
+def errors_by_age(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """The share of wrong answers over the true age, a table of `mistakes.errors_by_age`."""
+    parts = [(titles[task], rows) for task, rows in table.groupby("task", sort=False)]
+    figure, every = _figure(2.6, len(parts))
+    for axes, (title, rows) in zip(every, parts, strict=True):
+        middle = (rows["low_age"] + rows["high_age"] + 1) / 2
+        axes.fill_between(middle, rows["low"], rows["high"], color=BLUE, alpha=0.15, linewidth=0)
+        axes.plot(middle, rows["wrong"], color=BLUE, marker="o", markersize=3)
+        _age_axes(axes, title)
+        axes.set_ylim(0, 1)
+    every[0].set_ylabel("share that is wrong")
+    return figure
+
+
+def year_errors(table: pd.DataFrame) -> Figure:
+    """The error of predicted years over the true age, a table of `mistakes.year_errors`."""
+    figure, (axes,) = _figure(2.6)
+    middle = (table["low_age"] + table["high_age"] + 1) / 2
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.plot(middle, table["mean_error"], color=RED, marker="o", markersize=3, label="mean (above 0: taken for older)")
+    axes.plot(middle, table["mae"], color=BLUE, marker="o", markersize=3, label="mean without sign")
+    _age_axes(axes, "error in years")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _age_axes(axes: Axes, title: str) -> None:
+    for bound in AGE_BOUNDS:
+        axes.axvline(bound, color=GREY, linewidth=1, linestyle=":")
+    axes.set_xlabel("true age")
+    axes.set_title(title)

@@ -1,0 +1,1 @@
+"""Command lines: options, checks, errors and signals."""

@@ -1,0 +1,183 @@
+"""Check options that depend on each other; each function raises a UserError that says what to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cli.choices import EFFICIENTNETS, MODELS, OPTIMIZERS, RESNETS, flag, resolve_name
+from data.tasks import AGE_BOUNDS, TASKS
+from utils import UserError
+
+MIN_IMAGE_SIZE = 32  # pixels; below it the last feature maps of the backbones vanish
+FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, left out for regression
+
+
+def check_training(config: Any) -> None:
+    """Check the options of train.py and fill in the backbone and the loss that fit the network and the task."""
+    config.backbone = check_network(config.task, config.model_type, config.backbone)
+    losses = TASKS[config.task].losses
+    config.loss_type = config.loss_type or losses[0]
+    if config.loss_type not in losses:
+        raise UserError(f"--loss-type {config.loss_type} does not fit task {config.task}. Use {', '.join(losses)}.")
+    check_seed(config.seed)
+    train_size(config.train_side, config.image_size)
+    if config.lr == 0:
+        raise UserError("--lr must be greater than 0. Got 0.")
+    if config.precise_bn == 1:
+        raise UserError("--precise-bn must be 0, or at least 2 images. Got 1.")
+    _check_people(config)
+    _check_classes(config)
+    _check_without_effect(config)
+    if config.freeze and not config.pretrained and not config.load_state_dict:
+        raise UserError(
+            "--freeze with --no-pretrained would never train the random backbone. Drop one of the two, or pass "
+            "--load-state-dict."
+        )
+    if config.new_head and not config.load_state_dict:
+        raise UserError("--new-head needs the weights of --load-state-dict. Pass both or neither.")
+    if config.resume and config.overwrite:
+        raise UserError("--resume continues a run and --overwrite deletes it. Pass one of the two.")
+
+
+def _check_people(config: Any) -> None:
+    has_age_groups = {"main", "ageg"} & {config.task, *MODELS[config.model_type].heads}
+    if config.age_filter is not None and not has_age_groups:
+        raise UserError(f"--age-filter changes age groups, and task {config.task} has none. Leave it out.")
+    if config.age_filter is not None and not AGE_BOUNDS[0] < config.age_filter <= AGE_BOUNDS[1]:
+        raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {config.age_filter}.")
+    if config.age_sigma and not has_age_groups:
+        raise UserError(f"--age-sigma changes age groups, and task {config.task} has none. Leave it out.")
+    wrong = [k for k in config.folds or () if not 0 <= k < config.cv]
+    if wrong:
+        raise UserError(f"--folds must be numbers from 0 to {config.cv - 1} with --cv {config.cv}. Got {wrong[0]}.")
+
+
+def _check_classes(config: Any) -> None:
+    regression = TASKS[config.task].regression
+    if config.pseudo_labels and regression:
+        raise UserError(f"--pseudo-labels needs classes, and task {config.task} has none. Leave it out.")
+    if config.logit_adjustment and regression:
+        raise UserError(f"--logit-adjustment needs classes, and task {config.task} has none. Leave it out.")
+    if config.logit_adjustment and config.balance:
+        raise UserError("--logit-adjustment and --balance both compensate for scarce classes. Pass one of the two.")
+
+
+def _check_without_effect(config: Any) -> None:
+    """Raise for options that others leave without effect."""
+    if config.inference_crop is not None and config.transform_type == "tta":
+        raise UserError("--inference-crop has no effect with transform tta, which crops at random. Leave it out.")
+    if "pseudo_share" in config.given and not config.pseudo_labels:
+        raise UserError("--pseudo-share has no effect without --pseudo-labels. Pass both or neither.")
+    if config.freeze and config.backbone_lr != 1:
+        raise UserError("--backbone-lr has no effect with --freeze. Pass one of the two.")
+    if config.run_decay and config.optim_type != "adamw":
+        raise UserError(f"--run-decay needs --optim-type adamw, not {config.optim_type}. Leave it out.")
+    if config.run_decay and config.weight_decay is not None:
+        raise UserError("--weight-decay and --run-decay both set the weight decay. Pass one of the two.")
+    if "crop_scale" in config.given and config.transform_type == "facecrop":
+        raise UserError("--crop-scale has no effect with transform facecrop, which crops a fixed size. Leave it out.")
+    if config.warmup_epochs >= config.epochs:
+        raise UserError(f"--warmup-epochs must be below --epochs {config.epochs}. Got {config.warmup_epochs}.")
+
+
+def check_ensemble(config: Any) -> None:
+    """Check the options of submit_ensemble.py."""
+    fixed = ("root", "top_k", "folds", "method", "tta", "model_type", "backbone", "image_size", "transform_type")
+    typed = [flag(name) for name in fixed if name in config.given]
+    if config.recipe and typed:
+        raise UserError(f"--recipe already sets {', '.join(typed)}. Leave {'it' if len(typed) == 1 else 'them'} out.")
+    if "task" in config.given and config.method == "hardvoting":
+        check_votes(config.task)
+
+
+def check_votes(task: str) -> None:
+    """Check that a task has classes to vote for."""
+    if TASKS[task].regression:
+        raise UserError(f"--method hardvoting needs classes, and task {task} has none. Use softvoting.")
+
+
+def check_showing(config: Any) -> None:
+    """Check the options of show_views."""
+    check_seed(config.seed)
+    train_size(config.train_side, config.image_size)
+    unused = [flag(name) for name in ("train_root", "corrections", "cv") if config.images and name in config.given]
+    if unused:
+        raise UserError(f"{', '.join(unused)} cannot be used with --images, which has no labels. Pass one of the two.")
+
+
+def check_share(share: float) -> None:
+    """Check a share of people, which is often typed as a percentage."""
+    if share > 1:
+        raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {share}.")
+
+
+def check_plain_name(option: str, name: str | None) -> None:
+    """Check that a name has no folder in it."""
+    if name and Path(name).name != name:
+        raise UserError(f"{option} must be a name without a folder. Got '{name}'.")
+
+
+def check_required(option: str, value: str | None) -> None:
+    """Check that a required option was passed."""
+    if value is None:
+        raise UserError(f"{option} is required. Pass the file to score.")
+
+
+def check_network(task: str, model_type: str, backbone: str | None) -> str:
+    """Return the backbone to use, by default the network's own.
+
+    Raises:
+        UserError: the network cannot learn the task, or the backbone does not fit it.
+    """
+    record = MODELS[model_type]
+    if TASKS[task].regression and record.heads:
+        single = ", ".join(name for name, r in MODELS.items() if not r.heads)
+        raise UserError(f"{model_type} predicts classes and cannot learn task {task}. Use one of {single}.")
+    backbone = backbone or record.backbone
+    if record.library:
+        # model.create_backbone looks up the names of a library, which takes seconds to import.
+        return next((name for name in record.backbones if name == backbone.lower()), backbone)
+    backbone = resolve_name("--backbone", backbone, EFFICIENTNETS + RESNETS)
+    if backbone not in record.backbones:
+        raise UserError(f"--backbone {backbone} does not fit {model_type}. Use one of {', '.join(record.backbones)}.")
+    return backbone
+
+
+def train_size(train_side: float, image_size: int) -> int:
+    """Return the side of training images in pixels.
+
+    Raises:
+        UserError: it is below MIN_IMAGE_SIZE.
+    """
+    size = round(train_side * image_size)
+    if size < MIN_IMAGE_SIZE:
+        raise UserError(
+            f"--train-side {train_side} of --image-size {image_size} is {size} pixels. Use at least {MIN_IMAGE_SIZE}."
+        )
+    return size
+
+
+def check_seed(seed: int) -> None:
+    """Check that scikit-learn, which splits the people, accepts a seed."""
+    if seed >= 2**32:
+        raise UserError(f"--seed must be below {2**32}. Got {seed}.")
+
+
+def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) -> dict[str, Any]:
+    """Return the options that a preset sets, without those that do not fit what was typed.
+
+    Args:
+        preset: the options of the preset.
+        typed: the options on the command line.
+        defaults: the config class, for the options that neither sets.
+    """
+    task = resolve_name("--task", typed.get("task", defaults.task), TASKS)
+    left_out = set(FOR_CLASSES) if TASKS[task].regression else set()
+    network = resolve_name("--model-type", typed.get("model_type", preset["model_type"]), MODELS)
+    if network != preset["model_type"] or "model_type" in left_out:
+        left_out.add("backbone")  # it was chosen for the network of the preset
+    optimizer = resolve_name("--optim-type", typed.get("optim_type", preset["optim_type"]), OPTIMIZERS)
+    if optimizer != preset["optim_type"] or "weight_decay" in typed:
+        left_out.add("run_decay")  # it needs adamw, and excludes --weight-decay
+    return {name: value for name, value in preset.items() if name not in left_out}

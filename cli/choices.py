@@ -1,0 +1,89 @@
+"""The names that options accept."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from data.tasks import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
+from utils import UserError
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What the command line knows of a network.
+
+    Args:
+        backbone: the default backbone.
+        backbones: the backbones that fit.
+        heads: the tasks that the network answers with a head each; empty for one head, of the task it is trained on.
+        library: a library of which every backbone fits too.
+    """
+
+    backbone: str
+    backbones: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    library: str | None = None
+
+    def answers(self, task: str, trained_on: str) -> bool:
+        """Return whether a network that was trained on one task answers another."""
+        return task == trained_on or (task in TASKS and not TASKS[task].regression and bool(self.heads))
+
+
+EFFICIENTNETS = tuple(f"efficientnet-b{i}" for i in range(8))
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+MODELS = {
+    "VanillaEfficientNet": ModelRecord("efficientnet-b3", EFFICIENTNETS),
+    "VanillaResNet": ModelRecord("resnet50", RESNETS),
+    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
+    "MultiLabelTHANet": ModelRecord("efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender")),
+    "THANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
+    "JointHeads": ModelRecord(
+        "efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main"), library="torchvision"
+    ),
+    "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
+    "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
+}
+TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
+LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
+OPTIMIZERS = ("adam", "adamw", "adamp", "sgd", "momentum")
+SCHEDULES = ("cosine", "cosine_restarts", "onecycle", "none")
+METHODS = ("softvoting", "hardvoting")
+BAD_IMAGE = ("stop", "skip")
+CACHES = ("ram", "off")
+TRACKERS = ("none", "tensorboard", "wandb")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ALIASES = {
+    "MultiClassTHANet": "MultiClassTHANet_MK1",
+    "THANet": "THANet_MK1",
+    "soft": "softvoting",
+    "hard": "hardvoting",
+    **{name.removesuffix("loss"): name for name in LOSSES},
+}
+
+
+def resolve_name(what: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the allowed name for `name`, in any case or an alias.
+
+    Raises:
+        UserError: there is no such name; the message lists the allowed ones and the nearest.
+    """
+    allowed = list(allowed)
+    spellings = {alias.lower(): full for alias, full in ALIASES.items() if full in allowed}
+    spellings |= {full.lower(): full for full in allowed}
+    if name.lower() in spellings:
+        return spellings[name.lower()]
+    raise UserError(f"{what} must be one of {', '.join(allowed)}. Got '{name}'.{nearest(name, spellings)}")
+
+
+def nearest(name: str, spellings: dict[str, str] | Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" with the nearest allowed name, or an empty string."""
+    spellings = spellings if isinstance(spellings, dict) else {s: s for s in spellings}
+    close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.5)
+    return f" Did you mean '{spellings[close[0]]}'?" if close else ""
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of an option: --model-type for model_type."""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,148 @@
+"""Who is trained on and who is validated on: folds by person, stratified over gender and age group."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from data.image_cache import Pictures
+from data.tasks import AGE_GROUPS, GENDERS
+from utils import UserError, shorten_list
+
+HOLD_OUT = 10  # --cv 1 holds out one person in so many
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The people of one fold, sorted."""
+
+    train: list[str]
+    valid: list[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """All folds of a run, the seed they were drawn with, and sentences worth saying."""
+
+    seed: int
+    folds: list[Fold]
+    notes: list[str]
+
+    def as_dict(self) -> dict:
+        """What stands in split.json: seed, fingerprint and the people of each fold."""
+        folds = [{"fold": k, "train": fold.train, "valid": fold.valid} for k, fold in enumerate(self.folds)]
+        return {"seed": self.seed, "fingerprint": self.fingerprint, "folds": folds}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that two splits share only when every person is in the same place in both."""
+        people = json.dumps([[fold.train, fold.valid] for fold in self.folds])
+        return hashlib.sha256(people.encode()).hexdigest()[:16]
+
+
+def label_fingerprint(*tables: pd.DataFrame) -> str:
+    """16 hexadecimal digits that two runs share only when they have the same photographs with the same labels.
+
+    Photographs are told apart by their names below the root and by their sizes in bytes.
+
+    Args:
+        tables: one row an image each, with image, path, mask, gender and age.
+    """
+    rows = [
+        table[["image", "mask", "gender", "age"]].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv()
+        for table in tables
+    ]
+    return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything a run trains and validates on: tables with one row an image, and the split of the people.
+
+    `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
+    left out, with a sentence each. `pictures` reads the others. `pseudo` are further rows to train each fold on.
+    """
+
+    table: pd.DataFrame
+    valid: pd.DataFrame | None
+    split: Split
+    unreadable: dict[str, str]
+    pictures: Pictures
+    pseudo: Sequence[pd.DataFrame] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """What two runs share only when they have the same photographs with the same labels."""
+        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
+
+    @property
+    def pseudo_fingerprint(self) -> str:
+        """What two runs share only when they have the same pseudo labels, or none."""
+        return label_fingerprint(*self.pseudo) if self.pseudo else ""
+
+    def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The training and the validation rows of a fold."""
+        train = self.table[self.table["person"].isin(fold.train)]
+        if self.pseudo:
+            train = pd.concat([train, self.pseudo[self.split.folds.index(fold)]])
+        valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
+        return train.reset_index(drop=True), valid.reset_index(drop=True)
+
+
+def strata(table: pd.DataFrame) -> pd.Series:
+    """The stratum of each person, as in `female >=60`, indexed by person and sorted.
+
+    A person with two labels (two folders, say) counts by the first one.
+    """
+    people = table.sort_values("image").drop_duplicates("person").set_index("person").sort_index()
+    names = [f"{GENDERS[g]} {AGE_GROUPS[a]}" for g, a in zip(people["gender"], people["ageg"], strict=True)]
+    return pd.Series(names, index=people.index)
+
+
+def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[str] | None = None) -> Split:
+    """Split people into `cv` folds that each validate on other people; `cv` 1 holds out one person in ten.
+
+    Args:
+        table: one row an image, with person, gender and ageg.
+        cv: number of folds.
+        seed: of the shuffle; the order of the table's rows does not matter.
+        valid_people: where validation has a folder of its own, the people in it: every fold validates on them, and
+            the people that it leaves out of training are not used.
+
+    Raises:
+        UserError: fewer people than folds, or fewer than two.
+    """
+    stratum = strata(table)
+    people, notes = list(stratum.index), []
+    if valid_people is not None and cv == 1:
+        return Split(seed, [Fold(people, valid_people)], notes)
+    parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
+    if len(people) < max(parts, 2):
+        raise UserError(
+            f"{len(people)} people cannot be split into {max(parts, 2)} folds; there must be a person for each."
+        )
+    scarce = [f"{name} ({count})" for name, count in stratum.value_counts().sort_index().items() if count < parts]
+    if scarce:
+        notes.append(
+            f"Strata with fewer people than the {parts} parts of the split, not in every part: {shorten_list(scarce, 6)}."
+        )
+    from sklearn.model_selection import StratifiedKFold  # takes a second to import: not for what is refused above
+
+    folder = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # said above, with names
+        try:
+            pieces = list(folder.split(people, stratum))
+        except ValueError:  # every stratum has fewer people than there are parts
+            pieces = list(folder.split(people, [0] * len(people)))
+    folds = [
+        Fold([people[i] for i in train], [people[i] for i in valid] if valid_people is None else valid_people)
+        for train, valid in pieces
+    ]
+    return Split(seed, folds[:cv], notes)

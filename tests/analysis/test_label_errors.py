@@ -1,0 +1,356 @@
+"""Labels that are likely wrong: confident learning by hand, and the command on runs whose wrong labels are known."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from analysis import label_errors
+from analysis.error_analysis import Answers, answers_of
+from config import TrainConfig
+from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
+from data.tasks import MAIN_CLASSES, TASKS, encode_class
+from storage.run_folder import oof_columns
+from utils import make_folder, write_json, write_text
+
+# ------------------------------------------------------------------------------------------------ by hand
+
+
+def test_photographs_are_pooled_by_the_mean_of_their_logarithms():
+    probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
+    got = label_errors.pooled(probabilities, np.array([0, 0, 1]))
+    # sqrt(0.9 * 0.5) : sqrt(0.1 * 0.5) = 3 : 1
+    assert got == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
+
+
+def test_a_photograph_that_rules_a_class_out_does_not_decide_alone():
+    got = label_errors.pooled(np.array([[0.0, 1.0], *[[0.99, 0.01]] * 6]), np.zeros(7, dtype=int))
+    assert got[0, 0] > 0.5
+
+
+def test_confident_classes_by_hand():
+    # Those labelled 0 have 0.9, 0.6 and 0.3 of class 0: mean 0.6. Those labelled 1 have 0.8 and 0.4 of class 1: 0.6.
+    # The third is confidently of class 1; the last has 0.6 of class 0, which just is enough.
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
+    assert label_errors.confident_classes(probabilities, np.array([0, 0, 0, 1, 1])).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_who_is_confidently_of_no_class_keeps_the_label_and_an_unlabelled_class_is_none():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.3, 0.0, 0.7], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
+    labels = np.array([0, 0, 1, 0])  # means 0.567, 1 and of class 2 none
+    assert label_errors.confident_classes(probabilities, labels).tolist() == [0, 0, 1, 0]
+
+
+def test_sharpening_finds_the_temperature_of_the_answers():
+    # Three of four labels are the more probable class, and so is what is best told of each: 3/4, not 0.99.
+    probabilities = np.array([[0.99, 0.01]] * 4)
+    got = label_errors.calibrated(probabilities, np.array([0, 0, 0, 1]))
+    assert got[:, 0] == pytest.approx(0.75, abs=0.01)
+    assert label_errors.calibrated(got, np.array([0, 0, 0, 1])) == pytest.approx(got, abs=0.01)
+
+
+def test_chance_right_by_hand():
+    got = label_errors.chance_right(np.array([[0.5, 0.5, 0.0], [0.02, 0.9, 0.08]]), np.array([0, 0]))
+    assert got == pytest.approx([0.97 * 0.5 / (0.97 * 0.5 + 0.03 * 0.25), 0.97 * 0.02 / (0.97 * 0.02 + 0.03 * 0.49)])
+
+
+def of_genders(labels, sureness):
+    probabilities = np.stack([1 - np.array(sureness), sureness], axis=1)
+    return {"gender": Answers("gender", np.array(labels), probabilities.argmax(axis=1), probabilities)}
+
+
+def test_everybody_has_a_suspicion_and_the_photographs_of_one_are_one_row():
+    answers = of_genders([0, 0, 0, 1, 1], [0.1, 0.1, 0.95, 0.9, 0.8])
+    table = label_errors.suspect_people(answers, ["b", "b", "a", "c", "d"], [0] * 5)
+    assert table["id"].tolist() == ["a", "d", "b", "c"]
+    assert (np.diff(table["suspicion"]) < 1e-9).all()
+    assert label_errors.candidates(table)["id"].tolist() == ["a"]
+    assert table.loc[0, ["gender", "gender_told"]].tolist() == [0, 1]
+
+
+def test_a_fold_whose_network_is_too_sure_of_itself_fills_no_ranks():
+    # Both folds tell males from females in 8 of 10; the second says so with 0.999, the first with 0.8.
+    labels = [0, 1] * 10
+    right = ([True] * 8 + [False] * 2) * 2
+    sure = [0.8] * 10 + [0.999] * 10
+    sureness = [s if (label == 1) == fits else 1 - s for label, fits, s in zip(labels, right, sure, strict=True)]
+    names = [f"{k:02d}" for k in range(20)]
+    table = label_errors.suspect_people(of_genders(labels, sureness), names, [0] * 10 + [1] * 10)
+    assert set(table.head(4)["id"]) == {"08", "09", "18", "19"}
+    assert table.head(4)["suspicion"].max() == pytest.approx(table.head(4)["suspicion"].min(), abs=0.01)
+
+
+def test_gender_and_age_group_count_together():
+    probabilities = np.zeros((3, 18))
+    for row, (gender, group) in enumerate([(0.6, 0.6), (0.6, 1), (1, 0.6)]):
+        for k, share in enumerate((gender, 1 - gender)):
+            probabilities[row, [encode_class(0, k, 0), encode_class(0, k, 1)]] = share * group, share * (1 - group)
+    answers = answers_of("main", np.array([0, 0, 0]), probabilities)
+    table = label_errors.suspect_people(answers, ["both", "gender", "age"], [0, 0, 0])
+    assert table["id"].tolist() == ["both", "gender", "age"]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "suggested", "age"),
+    [(0, 1, "30"), (0, 2, "60"), (1, 0, "29"), (1, 2, "60"), (2, 1, "59"), (2, 0, "29")],
+)
+def test_a_suggested_age_is_the_nearest_of_its_group(labelled, suggested, age):
+    people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_told": [suggested], "suspicion": [0.9]})
+    table = label_errors.corrections_of(people, None, {})
+    assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
+    names = TASKS["ageg"].classes
+    assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Makes a finished run of one fold of each third of the people, whose networks know the `truth`, as a table."""
+
+    def make(train_root, truth, task="main", corrections=None, sure=0.9, **options):
+        folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
+        labels, _ = read_training_table(train_root, corrections)
+        config = TrainConfig(task, "VanillaTorchvision", train_root=str(train_root), cv=2, epochs=1, **options)
+        config.corrections = None if corrections is None else str(corrections)
+        write_json(folder / "config.json", config.as_dict())
+        column = "label" if task == "main" else task
+        count = TASKS[task].outputs
+        known = truth.set_index("image").loc[labels["image"], column].to_numpy()
+        probabilities = (1 - sure) / (count - 1) + (sure - (1 - sure) / (count - 1)) * np.eye(count)[known]
+        about = {"ImageID": labels["image"], "person": labels["person"], "fold": 0, "label": labels[column]}
+        oof = pd.concat([pd.DataFrame(about), oof_columns(task, probabilities)], axis=1)
+        write_text(folder / "oof.csv", oof.to_csv(index=False, float_format="%.8g"))
+        for fold in range(2):
+            write_text(make_folder(folder / f"fold{fold:02d}") / "log.csv", "fold,epoch\n0,1\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def swapped(make_data, make_person):
+    """A set in which one is labelled with another gender, one with another age, one photograph of a third as another
+    shot; and a table of the truth."""
+    people = [make_person(f"{k:06d}", ("male", "female")[k % 2], (20, 45, 60)[k % 3]) for k in range(1, 19)]
+    people.append(make_person("000019-1", "female", 35))
+    data = make_data(people=people)
+    truth, _ = read_training_table(data.train_root)
+    for number, wrong in ((3, make_person("000004", "female", 45)), (4, make_person("000005", "female", 33))):
+        data.folder(number).rename(data.train_root / wrong.folder)
+        truth["image"] = truth["image"].str.replace(people[number].folder, wrong.folder, regex=False)
+    data.folder(18).rename(data.train_root / make_person("000019-1", "male", 61).folder)
+    truth["image"] = truth["image"].str.replace(people[18].folder, "000019-1_male_Asian_61", regex=False)
+    normal, shot = data.photo(0, "normal"), data.photo(0, "mask3")
+    shutil.copy(shot, normal)
+    truth.loc[truth["image"] == f"{data.people[0].folder}/normal.jpg", ["mask", "label"]] = [0, 3 + 1]
+    return data, truth
+
+
+def labels_of(table):
+    return table.sort_values("image")[["image", "mask", "gender", "ageg", "label"]].to_numpy().tolist()
+
+
+def test_wrong_labels_are_found_and_the_file_puts_them_right(run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth)
+    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    assert (outcome.code, outcome.err) == (0, "")
+    corrections = folder / "corrections.csv"
+    table = pd.read_csv(corrections, dtype=str, keep_default_na=False)
+    assert list(table) == [*CORRECTION_COLUMNS, *label_errors.MORE_COLUMNS]
+    rows = {row[0]: row[1:] for row in table[list(CORRECTION_COLUMNS)].to_numpy().tolist()}
+    assert rows == {
+        "000001": ["", "", "normal", "worn"],
+        "000004": ["male", "", "", ""],
+        "000005": ["", "60", "", ""],
+        "000019-1": ["female", "59", "", ""],
+    }
+    wrong, _ = read_training_table(data.train_root)
+    right, report = read_training_table(data.train_root, corrections)
+    report.raise_errors()
+    assert labels_of(wrong) != labels_of(truth)
+    assert labels_of(right) == labels_of(truth)
+    assert "suspects to be looked at, not truths" in outcome.out
+    assert "1 of 2 folds are finished" in outcome.out
+    assert "male >=60             female 30-59" in outcome.out
+
+
+def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth)
+    data.photo(0, "mask1").write_bytes(b"no picture")
+    heights = []
+    for show in (1, 2, 3):
+        assert run("find_label_errors", "--root", folder, "--share", 1, "--show", show).code == 0
+        with Image.open(folder / "suspects.jpg") as sheet:
+            heights.append(sheet.height)
+            red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
+    assert heights[2] - heights[1] == heights[1] - heights[0] > 0
+    assert ((red > 200) & (green < 120) & (blue < 60)).sum() > 300  # the frame of the one suspected photograph
+
+
+@pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
+def test_other_tasks_suspect_what_they_answer(task, run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth, task)
+    assert run("find_label_errors", "--root", folder, "--share", 1).code == 0
+    right, _ = read_training_table(data.train_root, folder / "corrections.csv")
+    right, truth = right.sort_values("image"), truth.sort_values("image")
+    assert right[task].tolist() == truth[task].tolist()
+
+
+def test_age_is_refused(run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth)
+    write_json(folder / "config.json", TrainConfig("age", "VanillaTorchvision", cv=2).as_dict())
+    outcome = run("find_label_errors", "--root", folder)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "learnt years" in outcome.err
+
+
+def test_no_more_are_listed_than_the_share(run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth, "gender")
+    assert run("find_label_errors", "--root", folder).code == 0  # 5 % of 19 people, rounded up
+    assert len(read_corrections(folder / "corrections.csv")) == 1
+    outcome = run("find_label_errors", "--root", folder, "--share", 5)
+    assert outcome.code == 2
+    assert "--share must be 0 to 1" in outcome.err
+
+
+def test_nothing_to_suspect(run, make_run, small_data):
+    truth, _ = read_training_table(small_data.train_root)
+    folder = make_run(small_data.train_root, truth)
+    outcome = run("find_label_errors", "--root", folder)
+    assert outcome.code == 0
+    assert "No label is suspicious." in outcome.out
+    assert not (folder / "suspects.jpg").exists()
+    right, report = read_training_table(small_data.train_root, folder / "corrections.csv")
+    report.raise_errors()
+    assert labels_of(right) == labels_of(truth)
+
+
+def test_a_file_that_somebody_has_edited_is_not_replaced(run, make_run, swapped):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth)
+    assert run("find_label_errors", "--root", folder).code == 0
+    assert run("find_label_errors", "--root", folder).code == 0  # the same again
+    corrections = folder / "corrections.csv"
+    written = corrections.read_text()
+    corrections.write_text(written.splitlines()[0] + "\n000001,male,,,\n")
+    edited = corrections.read_text()
+    outcome = run("find_label_errors", "--root", folder)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "--overwrite" in outcome.err
+    assert corrections.read_text() == edited
+    assert run("find_label_errors", "--root", folder, "--overwrite").code == 0
+    assert corrections.read_text() == written
+
+
+def test_what_the_run_was_corrected_with_stays(run, make_run, swapped, tmp_path, write_csv):
+    # Somebody has looked at 000004 and says that the label is right, and has put a photograph of 000002 right.
+    data, truth = swapped
+    rows = [["000004", "Female", "", "", ""], ["000002", "", "", "Normal.jpg", "worn"]]
+    earlier = write_csv(tmp_path / "earlier.csv", CORRECTION_COLUMNS, rows)
+    folder = make_run(data.train_root, truth, corrections=earlier)
+    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    assert outcome.code == 0
+    table = pd.read_csv(folder / "corrections.csv", dtype=str, keep_default_na=False)
+    rows = table[list(CORRECTION_COLUMNS)].to_numpy().tolist()
+    assert rows[-2:] == [["000004", "female", "", "", ""], ["000002", "", "", "normal", "worn"]]
+    assert {row[0] for row in rows[:-2]} == {"000001", "000005", "000019-1"}
+    assert "has looked at them: 2." in outcome.out
+    earlier.unlink()
+    outcome = run("find_label_errors", "--root", folder, "--share", 1, "--overwrite")
+    assert outcome.code == 0
+    assert "are not there any more" in outcome.out
+
+
+def test_photographs_that_are_gone_are_told_and_gone_without(run, make_run, swapped, tmp_path):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth)
+    data.root.rename(tmp_path / "moved")
+    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    assert outcome.code == 0
+    assert "there is no contact sheet" in outcome.out
+    assert not (folder / "suspects.jpg").exists()
+    right, report = read_training_table(tmp_path / "moved" / "train" / "images", folder / "corrections.csv")
+    report.raise_errors()
+    assert labels_of(right) == labels_of(truth)
+
+
+def test_ids_are_those_of_train_csv(run, make_run, make_data, tmp_path, write_csv):
+    data = make_data(people=12)
+    folders = [person.folder for person in data.people]
+    rows = [[f"id{k}", p.gender, p.race, p.age, p.folder] for k, p in enumerate(data.people)]
+    truth, _ = read_training_table(data.train_root)
+    rows[3][1] = "male"
+    write_csv(data.train_csv, ["id", "gender", "race", "age", "path"], rows)
+    folder = make_run(data.train_root, truth)
+    assert run("find_label_errors", "--root", folder).code == 0
+    right, report = read_training_table(data.train_root, folder / "corrections.csv")
+    report.raise_errors()
+    assert labels_of(right) == labels_of(truth)
+    assert read_corrections(folder / "corrections.csv")[0][1]["id"] == "id3"
+    assert len(folders) == 12
+
+
+def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_run, swapped, tmp_path):
+    data, truth = swapped
+    folder = make_run(data.train_root, truth, valid_root=str(data.train_root))
+    oof = pd.read_csv(folder / "oof.csv", converters={"person": str})
+    pd.concat([oof, oof.assign(fold=1)]).to_csv(folder / "oof.csv", index=False)
+    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    assert outcome.code == 0
+    assert "1 of 2 folds" not in outcome.out
+    assert "19 people, 133 photographs" in outcome.out
+    assert len(read_corrections(folder / "corrections.csv")) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda text: None, "no fold of the run is finished yet"),
+        (lambda text: "", "is damaged"),
+        (lambda text: text.replace(",p17", ",q17"), "it has no column p17"),
+        (lambda text: text.splitlines()[0] + "\n", "it has no rows"),
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: text.replace("0.9", "often"), "is damaged"),
+        (lambda text: text.replace(",0,4,", ",0,18,"), "a label that is none"),
+    ],
+)
+def test_out_of_fold_answers_that_are_missing_or_damaged(damage, told, run, make_run, small_data):
+    truth, _ = read_training_table(small_data.train_root)
+    folder = make_run(small_data.train_root, truth)
+    text = damage((folder / "oof.csv").read_text())
+    (folder / "oof.csv").unlink() if text is None else (folder / "oof.csv").write_text(text)
+    outcome = run("find_label_errors", "--root", folder)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert told in outcome.err
+    assert not (folder / "corrections.csv").exists()
+
+
+def test_training_does_not_delete_the_corrections_it_is_to_apply(run, make_run, small_data, tiny_training, tmp_path):
+    truth, _ = read_training_table(small_data.train_root)
+    folder = make_run(small_data.train_root, truth)
+    assert run("find_label_errors", "--root", folder).code == 0
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    outcome = run("train", *tiny_training, *words, "--overwrite", "--corrections", folder / "corrections.csv")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "move it elsewhere" in outcome.err
+    assert (folder / "corrections.csv").is_file()
+
+
+def test_all_18_classes_have_their_words():
+    people = pd.DataFrame(
+        {"id": ["a"], "gender": [1], "gender_told": [0], "ageg": [2], "ageg_told": [2], "suspicion": [0.5]}
+    )
+    table = label_errors.corrections_of(people, None, {})
+    assert f"worn {table.loc[0, 'labelled']}" in MAIN_CLASSES
+    assert f"worn {table.loc[0, 'predicted']}" in MAIN_CLASSES

@@ -1,0 +1,183 @@
+"""The report of a run, and that of several side by side: what stands in them, and what they do without."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from functools import cache
+
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
+
+NAME = "kfold-ensemble-VanillaTorchvision"
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tiny_training, tmp_path_factory):
+    """trained(task) is a run with its report as training leaves it, trained when it is first asked for."""
+    import train
+
+    @cache
+    def folder(task):
+        place = tmp_path_factory.mktemp("models")
+        data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2, "--task", task)
+        epochs = "2" if task == "main" else "1"
+        assert train.main([*map(str, (*tiny_training, *data)), "--epochs", epochs, "--report"]) == 0
+        return place / task / NAME
+
+    return folder
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A copy of the run of task main, to be changed."""
+    return shutil.copytree(trained("main"), tmp_path / "models" / "main" / NAME)
+
+
+def text_of(page):
+    """What a page says, without its pictures."""
+    return re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL))
+
+
+def pictures_of(page):
+    """The pictures in a page."""
+    found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page.read_text())
+    return [Image.open(io.BytesIO(base64.b64decode(each))) for each in found]
+
+
+@pytest.mark.parametrize("task", ["main", "gender", "age"])
+def test_training_leaves_a_page_that_needs_nothing_else(task, trained):
+    page = trained(task) / "report.html"
+    html = page.read_text()
+    assert not re.search(r"(src|href)=\"(?!data:image/|#)", html)  # opened from the file system, without a network
+    assert "<script" not in html
+    assert html.count("<img") == len(pictures_of(page)) > 5
+    for picture in pictures_of(page):
+        picture.load()
+    assert {path.suffix for path in (trained(task) / "report").iterdir()} == {".png"}
+    for place in re.findall(r'href="#(\w+)"', html):
+        assert f'<h2 id="{place}">' in html
+
+
+def test_the_page_says_what_the_run_came_to(trained):
+    run = trained("main")
+    summary, text = json.loads((run / "summary.json").read_text()), text_of(run / "report.html")
+    for what in ("best_epochs", "last_epochs", "corrected"):
+        found = summary["estimates"][what]["macro_f1"]
+        assert f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" in text
+    oof = pd.read_csv(run / "oof.csv", dtype={"person": str})
+    classes = re.search(r'<h2 id="classes">.*?</table>', (run / "report.html").read_text(), re.DOTALL)[0]
+    head, *rows = (re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>.*?</tr>", classes))
+    assert head == ["class", "photographs", "F1", "precision", "recall"]
+    scores = precision_recall_fscore_support(oof["label"], oof["pred"], labels=range(18), zero_division=0)
+    for row, precision, recall, f1, count in zip(rows, *scores, strict=True):
+        assert row[1] == str(count)
+        assert row[2].startswith(f"{f1:.3f}")
+        assert row[3:] == [f"{precision:.3f}", f"{recall:.3f}"]
+    wrong = oof[oof["label"] != oof["pred"]]
+    first = wrong.assign(sure=wrong.filter(regex=r"^p\d+$").max(axis=1)).sort_values("sure").iloc[-1]
+    assert first["ImageID"] in text
+    assert f"confidence {first['sure']:.2f}" in text
+    assert "12 people, 84 photographs" in text
+    assert "--epochs 2, --cv 2, --batch-size 8" in " ".join(text.split())
+    for title in ("worn male &lt;30", "Labels to look at", "What each attribute costs"):
+        assert title in text
+
+
+def test_the_report_of_years_shows_errors_in_years(trained):
+    text = text_of(trained("age") / "report.html")
+    assert "Largest errors" in text
+    assert "years off" in text
+    assert "RMSE" in text
+    assert (trained("age") / "report" / "years.png").is_file()
+
+
+def test_a_report_is_made_again_from_the_files_of_a_run(run, copy):
+    before = (copy / "report.html").read_bytes()
+    shutil.rmtree(copy / "report")
+    (copy / "report.html").unlink()
+    outcome = run("make_report", "--root", copy)
+    assert outcome.code == 0
+    assert outcome.out.strip() == str(copy / "report.html")
+    assert (copy / "report.html").read_bytes() == before
+
+
+def test_without_the_photographs_the_rest_is_there(run, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "train_root": "moved"}))
+    outcome = run("make_report", "--root", copy)
+    assert outcome.code == 0
+    text = text_of(copy / "report.html")
+    assert "nothing about ages here" in text
+    assert "The photographs are not in moved any more" in text
+    assert "Most confident mistakes" in text
+    assert not [each for each in pictures_of(copy / "report.html") if each.format == "JPEG"]
+
+
+def test_a_photograph_that_cannot_be_read_is_left_out(run, make_data, tiny_training, tmp_path):
+    data = make_data()
+    words = ("--train-root", data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+    assert run("train", *tiny_training, *words).code == 0
+    for path in data.train_root.rglob("mask1.jpg"):
+        path.write_bytes(b"")
+    assert run("make_report", "--root", tmp_path / "models" / "main" / NAME).code == 0
+
+
+def test_a_run_that_is_still_trained_has_a_report_that_says_so(run, small_data, tiny_training, tmp_path):
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2, "--report")
+    assert run("train", *tiny_training, *words, "--folds", 1).code == 0
+    page = tmp_path / "models" / "main" / NAME / "report.html"
+    assert "1 of 2 folds of 1 epochs" in text_of(page)
+    assert run("train", *tiny_training, *words, "--resume").code == 0
+    assert "2 of 2 folds of 1 epochs" in text_of(page)
+
+
+def test_what_a_report_cannot_be_made_of_does_not_end_a_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+    from analysis import run_report as report
+    from utils import UserError
+
+    def fail(run):
+        raise UserError("The photographs are on the moon.")
+
+    monkeypatch.setattr(report, "write_report", fail)
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--report")
+    outcome = run("train", *tiny_training, *words)
+    assert outcome.code == 0
+    assert "There is no report (The photographs are on the moon); python make_report.py --root " in outcome.out
+    assert "To look at" not in outcome.out
+
+
+def test_a_library_that_is_missing_is_told_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+    from training import kfold as crossval
+
+    monkeypatch.setattr(crossval, "find_spec", lambda name: None)
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    outcome = run("train", *tiny_training, *words, "--report")
+    assert outcome.code == 2
+    assert "pip install -r requirements.txt, or pass --no-report" in outcome.err
+    assert not (tmp_path / "models").exists()
+    assert run("train", *tiny_training, *words).code == 0
+
+
+@pytest.mark.parametrize("lost", ["summary.json", "oof.csv", "fold00/log.csv"])
+def test_a_file_that_is_missing_or_damaged_is_named(lost, run, copy):
+    (copy / lost).write_text("{}")
+    outcome = run("make_report", "--root", copy)
+    assert outcome.code == 2
+    assert str(copy / lost) in outcome.err
+
+
+def test_runs_side_by_side(run, copy, trained, tmp_path):
+    page = tmp_path / "both.html"
+    outcome = run("compare_runs", "--root", f"{trained('main')},{copy}", "--report", page)
+    assert outcome.code == 0, outcome.err
+    assert f"To look at: {page}" in outcome.out
+    text = text_of(page)
+    assert "A and B are not told apart: they score the same in macro F1." in text
+    assert str(copy) in text
+    assert len(pictures_of(page)) == 2 + 2 + 2  # differences and classes, curves and confusions of each

@@ -1,0 +1,156 @@
+"""Pseudo labels: what a fold is trained on of a prediction, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from data.pseudo_labels import PseudoLabels
+
+NAME = "kfold-ensemble-VanillaTorchvision"
+
+
+@pytest.fixture(scope="module")
+def predicted(small_data, tiny_training, tmp_path_factory):
+    """The prediction of a run of two folds, and of 5 photographs."""
+    import submit_ensemble
+    import train
+
+    place = tmp_path_factory.mktemp("models")
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", place, "--cv", 2)
+    assert train.main([str(word) for word in words]) == 0
+    options = ("--root", place / "main" / NAME, "--top-k", 1, "--data-root", small_data.data_root)
+    options = (*options, "--save-path", place / "prediction", "--num-workers", 0, "--device", "cpu")
+    assert submit_ensemble.main([str(word) for word in options]) == 0
+    return place / "prediction" / "main" / NAME
+
+
+@pytest.fixture
+def copied(predicted, tmp_path):
+    """A copy of the prediction, in which members say what a test lets them say."""
+    return shutil.copytree(predicted, tmp_path / "predicted")
+
+
+@pytest.fixture
+def train(run, small_data, tiny_training, tmp_path):
+    def command(prediction, *words):
+        options = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
+        return run("train", *tiny_training, *options, "--pseudo-labels", prediction, *words)
+
+    return command
+
+
+def say(prediction, fold, classes):
+    """Let the member of a fold be sure of these classes."""
+    about = json.loads((prediction / "prediction.json").read_text())
+    name = next(member["answers"] for member in about["members"] if member["fold"] == fold)
+    rows = pd.read_csv(prediction / "members" / name)
+    rows[[f"p{k}" for k in range(18)]] = np.eye(18)[classes]
+    rows.to_csv(prediction / "members" / name, index=False)
+
+
+def counts_of(folder, task="main"):
+    """How many training photographs each class had, by fold."""
+    files = [next((folder / f"fold0{fold}").glob("*.pt")) for fold in (0, 1)]
+    return [np.array(torch.load(file, weights_only=True)["info"]["training_counts"][task]) for file in files]
+
+
+def test_a_fold_learns_what_its_own_members_predicted(copied, train, run, small_data, tiny_training, tmp_path):
+    say(copied, 0, [3, 3, 3, 3, 7])
+    say(copied, 1, [17, 17, 17, 17, 17])
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "plain", "--cv", 2)
+    assert run("train", *tiny_training, *words).code == 0
+    outcome = train(copied, "--pseudo-share", 1)
+    assert outcome.code == 0, outcome.err
+    assert "fold 0: 5 photographs are trained on with the labels that its members predicted." in outcome.out
+    plain, more = (counts_of(tmp_path / name / "main" / NAME) for name in ("plain", "models"))
+    added = [after - before for before, after in zip(plain, more, strict=True)]
+    assert added[0].tolist() == [0, 0, 0, 4, 0, 0, 0, 1, *[0] * 10]
+    assert added[1].tolist() == [*[0] * 17, 5]
+    oof = pd.read_csv(tmp_path / "models" / "main" / NAME / "oof.csv")
+    assert len(oof) == 84  # nobody of them is validated
+    groups = [
+        after - before
+        for before, after in zip(
+            *(counts_of(tmp_path / name / "main" / NAME, "ageg") for name in ("plain", "models")), strict=True
+        )
+    ]
+    assert [group.tolist() for group in groups] == [[4, 1, 0], [0, 0, 5]]
+
+
+def test_the_surest_of_each_class_are_taken():
+    answers = np.full((6, 18), 1e-3)
+    for row, (label, sure) in enumerate([(2, 0.9), (2, 0.5), (2, 0.7), (5, 0.3), (5, 0.4), (9, 0.2)]):
+        answers[row, label] = sure
+    labels = PseudoLabels(None, list("abcdef"), list("ABCDEF"), [answers], [("split", 1)])
+    table = labels.fold_table("split", 1, task="main", share=0.5, ages={0: 25.0, 1: 45.0, 2: 61.0})
+    assert table["image"].tolist() == ["a", "c", "e", "f"]
+    assert table["label"].tolist() == [2, 2, 5, 9]
+    assert table[["mask", "gender", "ageg"]].to_numpy().tolist() == [[0, 0, 2], [0, 0, 2], [0, 1, 2], [1, 1, 0]]
+    assert table["age"].tolist() == [61, 61, 61, 25]
+    assert table["person"].nunique() == 4
+
+
+def test_an_attribute_is_labelled_with_the_more_probable_one_of_all_classes():
+    answers = np.zeros((1, 18))
+    answers[0, [0, 13, 16]] = 0.4, 0.35, 0.25  # a worn mask is the best class, a bare face the best attribute
+    labels = PseudoLabels(None, ["a"], ["A"], [answers], [("split", 0)])
+    ages = {0: 25.0, 1: 45.0, 2: 61.0}
+    assert labels.fold_table("split", 0, task="main", share=1, ages=ages)["mask"].tolist() == [0]
+    assert labels.fold_table("split", 0, task="mask", share=1, ages=ages)["mask"].tolist() == [2]
+
+
+def test_predicted_age_groups_stay_what_they_are_with_an_age_filter(copied, train, tmp_path):
+    """The people of 30 to 59 are 45 in the data set."""
+    say(copied, 0, [1] * 5)
+    say(copied, 1, [1] * 5)
+    words = ("--age-filter", 40, "--pseudo-share", 1)
+    assert train(copied, *words).code == 0
+    first = counts_of(tmp_path / "models" / "main" / NAME)[0]
+    assert first[1] == 5  # nobody else of this group is left
+
+
+def test_resume_refuses_other_predictions(copied, train):
+    assert train(copied).code == 0
+    assert train(copied, "--resume").code == 0
+    say(copied, 1, [16] * 5)
+    outcome = train(copied, "--resume")
+    assert outcome.code == 2
+    assert "was begun with other predictions in --pseudo-labels" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "told"),
+    [
+        ("another seed", ("--seed", 7), "holds no member of fold 0 of this split"),
+        ("a task", (), "predicts task gender; pass a prediction of main"),
+        ("validated", (), "which are validated on"),
+        ("gone", (), "of photographs in moved, which are gone; predict anew"),
+        ("no member", (), "does not hold all that it predicted"),
+        ("nothing", (), "is no folder of a prediction"),
+        ("age", ("--task", "age"), "--pseudo-labels are classes and task age has none"),
+    ],
+)
+def test_what_is_refused(damage, words, told, copied, train, small_data, tmp_path):
+    about = json.loads((copied / "prediction.json").read_text())
+    if damage == "a task":
+        about["task"] = "gender"
+    if damage == "validated":
+        about["data_root"] = str(small_data.train_root / small_data.people[0].folder)
+    (copied / "prediction.json").write_text(json.dumps(about))
+    if damage == "gone":
+        about["data_root"] = "moved"
+        (copied / "prediction.json").write_text(json.dumps(about))
+    if damage == "no member":
+        next((copied / "members").iterdir()).unlink()
+    if damage == "nothing":
+        (copied / "prediction.json").unlink()
+    outcome = train(copied, *words)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert told in outcome.err
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,404 @@
+"""Reading folders, train.csv, corrections, info.csv and pictures."""
+
+from __future__ import annotations
+
+import pytest
+
+from data.prediction_files import read_answers, read_prediction_list
+from data.tables import Report, describe_problems, parse_person, read_training_table
+from data.tasks import MAIN_CLASSES
+from utils import UserError
+
+
+def problems(table) -> list[str]:
+    """The notes on a table."""
+    report = Report()
+    describe_problems(table, report)
+    return report.notes
+
+
+def labels(table):
+    """{image without its extension: class name} of a table."""
+    return {image.rsplit(".", 1)[0]: MAIN_CLASSES[label] for image, label in zip(table.image, table.label, strict=True)}
+
+
+def only(sentences):
+    """The one sentence of a list."""
+    assert len(sentences) == 1, sentences
+    return sentences[0]
+
+
+# ------------------------------------------------------------------------------------------------ names to labels
+
+
+def test_labels_come_from_folder_names_and_stems(make_data, make_person):
+    data = make_data(people=[make_person("000007", "female", 60), make_person("000001", "male", 29)])
+    table, report = read_training_table(data.train_root)
+    assert (report.errors, report.notes) == ([], [])
+    assert len(table) == 14
+    got = labels(table)
+    for i in range(1, 6):
+        assert got[f"000007_female_Asian_60/mask{i}"] == "worn female >=60"
+    assert got["000007_female_Asian_60/incorrect_mask"] == "wrong female >=60"
+    assert got["000001_male_Asian_29/normal"] == "bare male <30"
+    assert list(table.image) == sorted(table.image)
+    assert all(path.endswith(image) for path, image in zip(table.path, table.image, strict=True))
+    first = table.iloc[0]
+    assert (first.id, first.person, first.gender, first.age, first.ageg) == ("000001", "000001", 0, 29, 0)
+
+
+def test_extensions_in_any_case_mixed_within_a_person(make_data):
+    data = make_data(people=2, extensions=(".jpg", ".JPG", ".png", ".jpeg", ".PNG", ".JPEG"))
+    table, report = read_training_table(data.train_root)
+    assert (len(table), report.errors, report.notes) == (14, [], [])
+
+
+def test_hidden_files_are_ignored(make_data):
+    data = make_data(people=2)
+    for name in ("._mask1.jpg", ".DS_Store"):
+        (data.folder(0) / name).write_bytes(b"\x00\x05\x16\x07")
+        (data.train_root / name).write_bytes(b"\x00\x05\x16\x07")
+    (data.train_root / "._000001_male_Asian_20").mkdir()
+    table, report = read_training_table(data.train_root)
+    assert (len(table), report.errors, report.notes) == (14, [], [])
+
+
+def test_the_label_is_of_the_stem_however_few_or_many_images(make_data, make_person):
+    data = make_data(people=[make_person("1")], shots=["mask3", "normal"])
+    table, report = read_training_table(data.train_root)
+    assert labels(table) == {"1_male_Asian_25/mask3": "worn male <30", "1_male_Asian_25/normal": "bare male <30"}
+    assert report.errors == []
+    note = only(problems(table))
+    assert "missing shots" in note
+    assert "incorrect_mask, mask1, mask2, mask4, mask5" in note
+
+
+def test_a_person_without_photographs_is_named(make_data):
+    data = make_data(people=2)
+    (data.train_root / "000009_female_Asian_33").mkdir()
+    table, report = read_training_table(data.train_root)
+    assert any("000009" in sentence for sentence in [*report.errors, *report.notes, *problems(table)])
+
+
+@pytest.mark.parametrize(
+    ("folder", "person"),
+    [
+        ("000001_female_Asian_45", ("000001", "000001", 1, 45)),
+        ("001498-1_male_Asian_23", ("001498-1", "001498", 0, 23)),
+        ("6_FEMALE_South_East_Asian_5", ("6", "6", 1, 5)),
+        ("photos", None),
+        ("000001_femal_Asian_45", None),
+        ("000001_female_45", None),
+        ("000001_female_Asian_old", None),
+        ("000001_female_Asian_450", None),
+        ("_female_Asian_45", None),
+    ],
+)
+def test_folder_names(folder, person):
+    got = parse_person(folder)
+    assert (got and (got["id"], got["person"], got["gender"], got["age"])) == person
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(make_data):
+    data = make_data(people=2)
+    data.folder(0).rename(data.train_root / "someone")
+    table, report = read_training_table(data.train_root)
+    assert "1 folder whose name is not <id>_<gender>_<race>_<age>" in only(report.errors)
+    assert "someone" in report.errors[0]
+    assert len(table) == 7
+    with pytest.raises(UserError, match="someone"):
+        report.raise_errors()
+
+
+def test_an_unknown_shot_is_an_error_and_other_files_are_noted(make_data):
+    data = make_data(people=2)
+    data.photo(0, "mask5").rename(data.folder(0) / "mask6.jpg")
+    data.photo(1, "mask1").rename(data.folder(1) / "mask1 (1).jpg")
+    (data.folder(0) / "notes.txt").write_text("hello")
+    table, report = read_training_table(data.train_root)
+    assert "2 images whose name is none of the shots" in only(report.errors)
+    assert f"{data.folder(0).name}/mask6.jpg" in report.errors[0]
+    assert f"{data.folder(0).name}/notes.txt" in only(report.notes)
+    assert len(table) == 12
+
+
+def test_many_names_are_cut_short(make_data):
+    data = make_data(people=9, shots=["normal"])
+    for number in range(8):
+        data.folder(number).rename(data.train_root / f"someone{number}")
+    sentence = only(read_training_table(data.train_root)[1].errors)
+    assert sentence.startswith("8 folders")
+    assert "someone4 and 3 more" in sentence
+    assert "someone5" not in sentence
+
+
+def test_no_folder_says_how_to_get_one(tmp_path):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere.*--train-root.*make_sample\.py"):
+        read_training_table(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    table, report = read_training_table(tmp_path)
+    assert len(table) == 0
+    assert "holds no photographs" in only(report.errors)
+
+
+# ------------------------------------------------------------------------------------------------ train.csv
+
+
+def train_csv(write_csv, data, *rows):
+    return write_csv(data.train_csv, ["id", "gender", "race", "age", "path"], rows)
+
+
+def test_train_csv_that_says_the_same_changes_nothing(make_data):
+    with_csv, without = make_data(people=3, train_csv=True), make_data(people=3, name="other")
+    table, report = read_training_table(with_csv.train_root)
+    assert (report.errors, report.notes) == ([], [])
+    assert labels(table) == labels(read_training_table(without.train_root)[0])
+
+
+def test_train_csv_wins_over_a_folder_name_and_says_so(make_data, write_csv):
+    data = make_data(people=2, shots=["normal"])
+    folder = data.people[0].folder  # 000001_male_Asian_20
+    train_csv(write_csv, data, ["000001", "female", "Asian", 60, folder])
+    table, report = read_training_table(data.train_root)
+    assert labels(table)[f"{folder}/normal"] == "bare female >=60"
+    assert only(report.notes) == f"1 folder whose name and train.csv disagree, train.csv is used: {folder}."
+
+
+def test_train_csv_can_name_a_folder_that_says_nothing(make_data, write_csv):
+    data = make_data(people=2, shots=["normal"])
+    data.folder(0).rename(data.train_root / "someone")
+    train_csv(write_csv, data, ["000005", "female", "Asian", 31, "someone"])
+    table, report = read_training_table(data.train_root)
+    assert labels(table)["someone/normal"] == "bare female 30-59"
+    assert "000005" in set(table.id)
+    assert (report.errors, report.notes) == ([], [])
+
+
+def test_rows_of_train_csv_without_a_folder_are_noted_and_unreadable_ones_are_errors(make_data, write_csv):
+    data = make_data(people=1)
+    rows = [["9", "male", "Asian", 20, "9_male_Asian_20"], ["8", "man", "Asian", 20, "8_man_Asian_20"]]
+    train_csv(write_csv, data, *rows)
+    _, report = read_training_table(data.train_root)
+    assert "1 row in train.csv without a folder: 9_male_Asian_20" in only(report.notes)
+    assert "8_man_Asian_20" in only(report.errors)
+
+
+def test_train_csv_without_its_columns_is_refused(make_data, write_csv):
+    data = make_data(people=1)
+    write_csv(data.train_csv, ["id", "sex", "age"], [["1", "male", 20]])
+    with pytest.raises(UserError, match=r"train\.csv has no column gender, path"):
+        read_training_table(data.train_root)
+
+
+def test_train_csv_as_excel_writes_it(make_data):
+    """A byte-order mark at the start of the file is not part of the first column's name."""
+    data = make_data(people=2, train_csv=True)
+    data.train_csv.write_bytes(b"\xef\xbb\xbf" + data.train_csv.read_bytes())
+    assert read_training_table(data.train_root)[1].errors == []
+
+
+# ------------------------------------------------------------------------------------------------ corrections
+
+COLUMNS = ["id", "gender", "age", "file", "mask"]
+
+
+@pytest.fixture
+def correct(make_data, make_person, write_csv, tmp_path):
+    """Reads a set of three folders, two of them of one person, with rows of corrections."""
+    people = [make_person("001498", "female", 23), make_person("001498-1", "female", 23), make_person("004432")]
+    data = make_data(people=people, shots=["mask1", "incorrect_mask", "normal"])
+
+    def read(*rows, columns=COLUMNS):
+        path = write_csv(tmp_path / "corrections.csv", columns, rows)
+        table, report = read_training_table(data.train_root, path)
+        return {key.split("_", 1)[0] + "/" + key.split("/")[1]: name for key, name in labels(table).items()}, report
+
+    return read
+
+
+def test_gender_and_age_are_corrected_and_reported(correct):
+    got, report = correct(["004432", "female", "", "", ""], ["001498-1", "male", "60", "", ""])
+    assert got["004432/normal"] == "bare female <30"
+    assert got["001498-1/mask1"] == "worn male >=60"
+    assert got["001498/mask1"] == "worn female <30"  # another id, though the same person
+    assert report.errors == []
+    assert "changed the labels of 6 images" in only(report.notes)
+
+
+def test_the_mask_of_one_file_is_corrected(correct):
+    got, report = correct(["004432", "", "", "incorrect_mask", "bare"], ["004432", "", "", "Normal.JPG", "wrong"])
+    assert got["004432/incorrect_mask"] == "bare male <30"
+    assert got["004432/normal"] == "wrong male <30"
+    assert got["004432/mask1"] == "worn male <30"
+    assert "changed the labels of 2 images" in only(report.notes)
+
+
+def test_a_correction_that_says_what_is_there_changes_nothing(correct):
+    _, report = correct(["004432", "male", "25", "mask1", "worn"])
+    assert (report.errors, "changed the labels of 0 images" in only(report.notes)) == ([], True)
+
+
+def test_corrections_need_only_the_columns_they_use(correct):
+    got, report = correct(["004432", "female"], columns=["id", "gender"])
+    assert (got["004432/normal"], report.errors) == ("bare female <30", [])
+
+
+def test_a_correction_of_nobody_is_an_error(correct):
+    _, report = correct(["999999", "female", "", "", ""])
+    assert "people who are not there: 999999" in only(report.errors)
+    assert "1 row of " in report.errors[0]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["004432", "woman", "", "", ""],
+        ["004432", "", "old", "", ""],
+        ["004432", "", "-3", "", ""],
+        ["004432", "", "400", "", ""],
+        ["004432", "", "", "mask1", ""],
+        ["004432", "", "", "", "bare"],
+        ["004432", "", "", "mask1", "off"],
+        ["004432", "", "", "mask9", "bare"],
+    ],
+    ids=",".join,
+)
+def test_a_correction_that_cannot_be_applied_is_an_error(correct, row):
+    got, report = correct(row)
+    assert "1 row of " in only(report.errors)
+    assert "line 2 (004432)" in report.errors[0]
+    assert got["004432/mask1"] == "worn male <30"
+
+
+def test_corrections_that_are_not_there_are_refused(make_data, tmp_path):
+    data = make_data(people=1)
+    with pytest.raises(UserError, match=r"There is no file .*none\.csv"):
+        read_training_table(data.train_root, tmp_path / "none.csv")
+
+
+def test_the_order_of_corrections_does_not_matter(correct):
+    rows = [["001498", "male", "", "", ""], ["001498-1", "male", "", "", ""]]
+    assert correct(*rows)[0] == correct(*rows[::-1])[0]
+
+
+# ------------------------------------------------------------------------------------------------ people
+
+
+def test_an_id_with_a_suffix_is_the_same_person(make_data, make_person):
+    data = make_data(people=[make_person("001498", "female", 23), make_person("001498-1", "male", 23)])
+    table, _ = read_training_table(data.train_root)
+    assert set(table.id) == {"001498", "001498-1"}
+    assert set(table.person) == {"001498"}
+    assert only(problems(table)) == "1 person with two labels: 001498."
+
+
+# ------------------------------------------------------------------------------------------------ to be predicted
+
+
+def test_info_csv_fixes_the_order(small_data):
+    listed = read_prediction_list(small_data.data_root)
+    assert listed.ids == list(small_data.eval_ids) != sorted(small_data.eval_ids)
+    assert [path.name for path in listed.paths] == listed.ids
+    assert listed.notes == []
+
+
+def test_without_info_csv_names_are_sorted_and_that_is_said(make_data):
+    data = make_data(people=1, info=False)
+    listed = read_prediction_list(data.data_root)
+    assert listed.ids == sorted(data.eval_ids)
+    assert "ordered by file name" in only(listed.notes)
+
+
+def test_info_csv_is_found_from_inside_the_folder(make_data, monkeypatch):
+    data = make_data(people=1)
+    monkeypatch.chdir(data.data_root)
+    assert read_prediction_list(".").ids == list(data.eval_ids)
+
+
+def test_train_csv_is_found_from_inside_the_folder(make_data, write_csv, monkeypatch):
+    data = make_data(people=1)
+    train_csv(write_csv, data, ["000001", "female", "Asian", 60, data.people[0].folder])
+    monkeypatch.chdir(data.train_root)
+    assert set(read_training_table(".")[0].age) == {60}
+
+
+def test_an_id_without_an_image_is_an_error(make_data):
+    data = make_data(people=1)
+    (data.data_root / data.eval_ids[2]).unlink()
+    with pytest.raises(UserError, match=rf"1 id of .*info\.csv without an image in .*: {data.eval_ids[2]}"):
+        read_prediction_list(data.data_root)
+
+
+def test_an_id_listed_twice_is_an_error(make_data, write_csv):
+    data = make_data(people=1)
+    write_csv(data.info, ["ImageID", "ans"], [[name, 0] for name in [*data.eval_ids, data.eval_ids[0]]])
+    with pytest.raises(UserError, match=rf"1 id listed twice in .*info\.csv: {data.eval_ids[0]}"):
+        read_prediction_list(data.data_root)
+
+
+def test_an_image_that_info_csv_does_not_list_is_left_out_and_named(make_data, make_photo):
+    data = make_data(people=1)
+    make_photo(data.data_root / "stranger.jpg")
+    (data.data_root / ".DS_Store").write_bytes(b"\x00")
+    listed = read_prediction_list(data.data_root)
+    assert listed.ids == list(data.eval_ids)
+    assert "stranger.jpg" in only(listed.notes)
+
+
+def test_info_csv_without_its_column_is_refused(make_data, write_csv):
+    data = make_data(people=1)
+    write_csv(data.info, ["name", "ans"], [])
+    with pytest.raises(UserError, match=r"info\.csv has no column ImageID"):
+        read_prediction_list(data.data_root)
+
+
+def test_info_csv_without_rows_is_refused(make_data, write_csv):
+    data = make_data(people=1)
+    write_csv(data.info, ["ImageID", "ans"], [])
+    with pytest.raises(UserError, match=r"info\.csv"):
+        read_prediction_list(data.data_root)
+
+
+def test_folders_to_predict_that_are_empty_or_not_there_are_refused(tmp_path, make_data):
+    with pytest.raises(UserError, match=r"There is no folder .*--data-root"):
+        read_prediction_list(tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="holds no photographs"):
+        read_prediction_list(tmp_path / "images")
+
+
+def test_the_folder_of_the_original_download_is_pointed_at(make_photo, tmp_path):
+    make_photo(tmp_path / "eval" / "images" / "a.jpg")
+    with pytest.raises(UserError, match=r"There is one at .*eval/images"):
+        read_prediction_list(tmp_path / "images")
+
+
+# ------------------------------------------------------------------------------------------------ answers
+
+
+def test_answers_are_read_by_image(write_csv, tmp_path):
+    path = write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["b.jpg", 3], ["a.jpg", 17]])
+    assert read_answers(path) == {"b.jpg": 3, "a.jpg": 17}
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "message"),
+    [
+        (["ImageID"], [], "has no column ans"),
+        (["ImageID", "ans"], [["a", 1], ["a", 2]], "lists images twice: a"),
+        (["ImageID", "ans"], [["a", "one"]], "not a number"),
+        (["ImageID", "ans"], [["a", ""]], "not a number"),
+    ],
+)
+def test_answers_that_cannot_be_read_are_refused(write_csv, tmp_path, columns, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_answers(write_csv(tmp_path / "answers.csv", columns, rows))
+
+
+def test_a_table_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "answers.csv"
+    path.write_bytes("ImageID,ans\n사진.jpg,1\n".encode("cp949"))
+    with pytest.raises(UserError, match=r"answers\.csv"):
+        read_answers(path)

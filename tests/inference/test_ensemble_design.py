@@ -1,0 +1,457 @@
+"""Designing an ensemble on tiny runs: who is asked about whom, what is written, what submit_ensemble makes of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis.metrics import SMALLEST, score, tempered
+from data.label_math import group_shares, joined_answers
+from inference import ensemble_design as design
+from inference.selection import Truth
+from storage.checkpoint import load_checkpoint, save_checkpoint
+
+NAME = "kfold-ensemble-VanillaTorchvision"
+
+
+def train_run(data, tiny_training, place, *words):
+    import train
+
+    options = (*tiny_training, "--train-root", data.train_root, "--save-path", place, "--cv", 2, "--epochs", 2)
+    assert train.main([str(word) for word in (*options, *words)]) == 0
+    return next(place.glob("*/kfold-ensemble-*"))
+
+
+@pytest.fixture(scope="module")
+def runs(small_data, tiny_training, tmp_path_factory):
+    """Two runs of the same photographs: another network, another split."""
+    place = tmp_path_factory.mktemp("runs")
+    words = ("--model-type", "JointHeads", "--seed", 7, "--image-size", 40)
+    return [
+        train_run(small_data, tiny_training, place / "a"),
+        train_run(small_data, tiny_training, place / "b", *words),
+    ]
+
+
+@pytest.fixture(scope="module")
+def attribute_runs(small_data, tiny_training, tmp_path_factory):
+    """A run of each of mask, gender, ageg and age, of the same photographs."""
+    place = tmp_path_factory.mktemp("runs")
+    return {
+        task: train_run(small_data, tiny_training, place, "--task", task) for task in ("mask", "gender", "ageg", "age")
+    }
+
+
+@pytest.fixture
+def design_of(run, tmp_path):
+    """Runs design_ensemble.py and returns its outcome and the folder of the recipe."""
+
+    def command(roots, *words):
+        root = ",".join(str(path) for path in roots)
+        options = ("--root", root, "--name", "tried", "--save-path", tmp_path / "ensembles", "--num-workers", 0)
+        outcome = run("design_ensemble", *options, "--top-k", 2, "--device", "cpu", *words)
+        found = [*(tmp_path / "ensembles").glob("*/tried")]
+        return outcome, found[0] if found else None
+
+    return command
+
+
+@pytest.fixture
+def copied(runs, tmp_path):
+    """A copy of the first run, to be damaged."""
+    return Path(shutil.copytree(runs[0], tmp_path / "copy" / "main" / NAME))
+
+
+def read(folder):
+    return json.loads((folder / "recipe.json").read_text())
+
+
+def listing(folder):
+    return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+# ------------------------------------------------------------------------------------------------ what it does
+
+
+def test_what_a_design_leaves(runs, design_of):
+    before = [listing(folder) for folder in runs]
+    outcome, place = design_of(runs, "--calibrate")
+    assert outcome.code == 0, outcome.err
+    assert [listing(folder) for folder in runs] == before  # nothing is written into the runs
+    table = pd.read_csv(place / "table.csv", keep_default_na=False)
+    assert list(table)[:8] == ["run", "views", "top_k", "method", "macro_f1", "low", "high", "passes"]
+    assert len(table) == 2 * 2 * (1 + 4)  # runs, views, and for two checkpoints four ways to vote
+    assert (table["passes"] == 2 * table["top_k"] * table["views"]).all()
+    assert ((table["low"] <= table["macro_f1"]) & (table["macro_f1"] <= table["high"])).all()
+    marks = " ".join(table["mark"]).split()
+    assert sorted(marks) == ["best", "cheapest"]
+    best = table[table["mark"].str.contains("best")].iloc[0]
+    assert best["macro_f1"] == table["macro_f1"].max()
+    assert best["behind"] == 0
+    assert table["behind"].to_numpy() == pytest.approx((best["macro_f1"] - table["macro_f1"]).to_numpy(), abs=1e-5)
+    assert ((table["behind_low"] <= table["behind"]) & (table["behind"] <= table["behind_high"])).all()
+    assert (table["behind_low"] <= 0)[table["mark"].str.contains("cheapest")].all()
+    page = (place / "ensemble.html").read_text()
+    assert f"{best['macro_f1']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in page
+    assert outcome.out.endswith(f"To look at: {place / 'ensemble.html'}\n")
+    recipe = read(place)
+    assert (recipe["task"], recipe["made"]["people"], recipe["made"]["images"]) == ("main", 12, 84)
+    assert sum(member["weight"] for member in recipe["members"]) == pytest.approx(1)
+    assert {member["fold"] for member in recipe["members"]} == {0, 1}
+    assert all((place / member["file"]).is_file() and member["task"] == "main" for member in recipe["members"])
+    assert "calibration" in recipe["scores"]
+    assert "The runs split the people differently." in outcome.out
+    assert "Greedy selection, scored on others: " in outcome.out
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_nobody_is_judged_by_a_member_that_was_trained_on_them(
+    elsewhere, runs, design_of, monkeypatch, small_data, make_data, make_person, tiny_training, tmp_path
+):
+    """With --valid-root as well, where every fold answers everybody there."""
+    asked = []
+
+    def watched(asking, networks, members, table):
+        people = {str(part).split("_")[0] for part in (Path(image).parts[0] for image in table["image"])}
+        asked.append((members[0].info, len(members), people))
+        return ask(asking, networks, members, table)
+
+    ask = design._ask
+    monkeypatch.setattr(design, "_ask", watched)
+    if elsewhere:
+        others = make_data(people=[make_person(f"9{k}", "female", 20 + 5 * k) for k in range(10)])
+        runs = [train_run(small_data, tiny_training, tmp_path / "c", "--valid-root", others.train_root)]
+    outcome, _ = design_of(runs)
+    assert outcome.code == 0, outcome.err
+    splits = [json.loads((folder / "split.json").read_text()) for folder in runs]
+    splits = {split["fingerprint"]: split["folds"] for split in splits}
+    for info, _, people in asked:
+        fold = splits[info.split_fingerprint][info.fold]
+        assert people == set(fold["valid"])
+        assert not people & set(fold["train"])
+    assert sum(count for _, count, _ in asked) > 2 * 2 * len(runs)  # soups too
+
+
+def test_one_view_of_the_best_checkpoints_is_what_training_scored(runs, design_of):
+    outcome, place = design_of(runs, "--no-soups")
+    assert outcome.code == 0, outcome.err
+    table = pd.read_csv(place / "table.csv")
+    for folder in runs:
+        summary = json.loads((folder / "summary.json").read_text())
+        row = table[(table["run"] == str(folder)) & (table["views"] == 1) & (table["top_k"] == 1)].iloc[0]
+        assert row["macro_f1"] == pytest.approx(summary["oof"]["macro_f1"], abs=1e-5)
+    assert not (place / "soups").exists()
+    assert "soups" not in outcome.out.lower()
+
+
+def test_the_same_again_replaces_the_recipe_and_says_so(runs, design_of):
+    first, place = design_of(runs[:1])
+    recipe = read(place)
+    second, _ = design_of(runs[:1])
+    assert (first.code, second.code) == (0, 0)
+    assert "Replacing the earlier recipe" in second.out
+    assert "Replacing the earlier recipe" not in first.out
+    assert read(place) == recipe
+
+
+def test_soups_are_means_of_a_folds_checkpoints(runs, design_of, monkeypatch):
+    """Where no score is worse than another, every checkpoint stays in the soup and the soups take part."""
+    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    outcome, place = design_of(runs[:1])
+    assert outcome.code == 0, outcome.err
+    assert "(of 2, 2 checkpoints a fold) take part" in outcome.out
+    soups = sorted((place / "soups").iterdir())
+    assert len(soups) == 2
+    for fold, path in enumerate(soups):
+        weights, info = load_checkpoint(path)
+        parts = [load_checkpoint(file) for file in (runs[0] / f"fold{fold:02d}").glob("*.pt")]
+        highest = max(each.score for _, each in parts)
+        best = [each.epoch for _, each in parts if each.score == highest]
+        assert (info.fold, info.split_fingerprint) == (fold, parts[0][1].split_fingerprint)
+        assert info.epoch in best
+        for name, value in weights.items():
+            if value.is_floating_point():  # running means of BatchNorm too
+                assert torch.allclose(value, torch.stack([part[name] for part, _ in parts]).mean(dim=0))
+            else:
+                assert value in [part[name] for part, _ in parts]
+
+
+def test_a_soups_scores_are_those_of_its_weights(runs, design_of, monkeypatch, run, small_data, tmp_path):
+    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    outcome, place = design_of(runs[:1])
+    assert outcome.code == 0, outcome.err
+    path = sorted((place / "soups").iterdir())[1]
+    oof = pd.read_csv(runs[0] / "fold01" / "oof.csv")
+    photographs = tmp_path / "photographs" / "images"
+    photographs.mkdir(parents=True)
+    for number, image in enumerate(oof["ImageID"]):
+        shutil.copy(small_data.train_root / image, photographs / f"{number:03d}.jpg")
+    words = ("--load-state-dict", path, "--data-root", photographs, "--save-path", tmp_path / "p", "--num-workers", 0)
+    assert run("submit_singular", *words).code == 0
+    answers = pd.read_csv(next((tmp_path / "p").rglob("members/*.csv"))).drop(columns="ImageID").to_numpy()
+    expected = score("main", answers, oof["label"].to_numpy())
+    assert load_checkpoint(path)[1].scores == pytest.approx(expected)
+
+
+# ------------------------------------------------------------------------------------------------ the recipe at work
+
+
+def submit(run, data, place, out, *words):
+    options = ("--recipe", place / "recipe.json", "--data-root", data.data_root, "--save-path", out)
+    return run("submit_ensemble", *options, "--num-workers", 0, "--device", "cpu", *words)
+
+
+def test_a_submission_is_the_weighted_mean_of_its_members(runs, design_of, run, small_data, tmp_path):
+    outcome, place = design_of(runs)
+    recipe = read(place)
+    # Members of both runs, and all that can be done to their mean.
+    others = design_of(runs[1:], "--name", "other")[0]
+    assert (outcome.code, others.code) == (0, 0)
+    other = [{**each, "file": f"../other/{each['file']}"} for each in read(place.with_name("other"))["members"]]
+    for number, member in enumerate(members := [*recipe["members"], *other]):
+        member["weight"] = float(1 + number)
+    for mean in ("arithmetic", "geometric"):
+        recipe |= {"mean": mean, "temperature": 0.5, "offsets": np.linspace(-1, 1, 18).tolist(), "members": members}
+        (place / "recipe.json").write_text(json.dumps(recipe))
+        outcome = submit(run, small_data, place, tmp_path / mean, "--task", "main")
+        assert outcome.code == 0, outcome.err
+        found = tmp_path / mean / "main" / "tried"
+        about = json.loads((found / "prediction.json").read_text())
+        assert (about["tta"], about["recipe"]["weights"]) == (recipe["tta"], [member["weight"] for member in members])
+        answers = []
+        for number, member in enumerate(members):
+            stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
+            files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
+            answers.append(
+                pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy()
+            )
+        assert len(list((found / "members").iterdir())) == len(members)
+        weights = np.arange(1, len(members) + 1) / np.arange(1, len(members) + 1).sum()
+        values = np.array(answers) if mean == "arithmetic" else np.log(np.clip(answers, SMALLEST, None))
+        mixed = np.tensordot(weights, values, axes=1)
+        mixed = tempered(mixed if mean == "arithmetic" else np.exp(mixed), 0.5, np.array(recipe["offsets"]))
+        rows = pd.read_csv(found / "submission_recipe.csv")
+        assert rows["ImageID"].tolist() == list(small_data.eval_ids)
+        assert rows["ans"].tolist() == mixed.argmax(axis=1).tolist()
+        assert [path.name for path in found.glob("submission*")] == ["submission_recipe.csv"]
+
+
+def test_a_moved_ensemble_still_finds_its_soups(runs, design_of, monkeypatch, run, small_data, tmp_path):
+    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    _, place = design_of(runs[:1])
+    recipe = read(place)
+    soups = [path.relative_to(place).as_posix() for path in sorted((place / "soups").iterdir())]
+    member = recipe["members"][0]
+    recipe["members"] = [
+        {**member, "file": soup, "digest": design.file_digest(place / soup), "fold": fold}
+        for fold, soup in enumerate(soups)
+    ]
+    (place / "recipe.json").write_text(json.dumps(recipe))
+    moved = place.rename(tmp_path / "moved")
+    assert submit(run, small_data, moved, tmp_path / "p").code == 0
+    assert (tmp_path / "p" / "main" / "moved" / "submission_recipe.csv").is_file()
+
+
+def test_ages_are_designed_and_predicted(run, design_of, small_data, tiny_training, tmp_path):
+    folder = train_run(small_data, tiny_training, tmp_path / "runs", "--task", "age")
+    outcome, place = design_of([folder])
+    assert outcome.code == 0, outcome.err
+    table = pd.read_csv(place / "table.csv", keep_default_na=False)
+    assert set(table["method"]) == {"arithmetic", "geometric", "weighted_mean"}
+    assert table.loc[table["mark"].str.contains("best"), "rmse"].item() == table["rmse"].min()
+    assert submit(run, small_data, place, tmp_path / "p").code == 0
+    ages = pd.read_csv(tmp_path / "p" / "age" / "tried" / "submission_recipe.csv")["ans"]
+    assert len(ages) == 5 and np.isfinite(ages).all()
+    outcome, _ = design_of([folder], "--calibrate")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "--calibrate is for classes and task age has none" in outcome.err
+
+
+# ------------------------------------------------------------------------------------------------ several tasks
+
+
+def out_of_fold(folder):
+    """What the best epochs of a run answered, `(N, C)`, by ImageID."""
+    rows = pd.read_csv(folder / "oof.csv").sort_values("ImageID")
+    return rows.filter(regex=r"^p\d+$").to_numpy(), rows
+
+
+def shares_of(folder, years):
+    """The shares of the age groups that a run's years stand for: as likely as they are off in its best epochs."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return group_shares(years[:, 0], np.mean([fold["rmse"] for fold in summary["folds"]]))
+
+
+@pytest.mark.parametrize("age", ["ageg", "age"])
+def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, design_of, run, small_data, tmp_path):
+    outcome, place = design_of([attribute_runs[task] for task in ("mask", "gender", age)])
+    assert outcome.code == 0, outcome.err
+    parts = {task: out_of_fold(attribute_runs[task])[0] for task in ("mask", "gender", age)}
+    if age == "age":
+        parts["ageg"] = shares_of(attribute_runs["age"], parts.pop("age"))
+    labels = out_of_fold(runs[0])[1]["label"].to_numpy()
+    expected = score("main", joined_answers(None, parts), labels)["macro_f1"]
+    table = pd.read_csv(place / "table.csv")
+    plain = table[(table["views"] == 1) & (table["top_k"] == 1) & (table["method"] == "arithmetic")]
+    assert plain["macro_f1"].item() == pytest.approx(expected, abs=1e-5)
+    assert set(table["label"]) == {f"mask with gender with {age}"}
+    recipe = read(place)
+    assert recipe["task"] == "main"
+    assert {member["task"] for member in recipe["members"]} == {"mask", "gender", age}
+    assert all(("rmse" in member) == (member["task"] == "age") for member in recipe["members"])
+    assert (place / "ensemble.html").is_file()
+    # Two voters of other weights, each the mean of its members of a task.
+    first = [
+        {**member, "weight": 0.1} for member in recipe["members"] if member["joint"] == recipe["members"][0]["joint"]
+    ]
+    second = [{**member, "joint": "other", "weight": 0.3} for member in first if member["fold"] == 0]
+    recipe |= {"members": [*first, *second], "mean": "arithmetic", "temperature": 1.0, "offsets": None}
+    (place / "recipe.json").write_text(json.dumps(recipe))
+    assert submit(run, small_data, place, tmp_path / "p", "--task", "main").code == 0
+    found = tmp_path / "p" / "main" / "tried"
+    assert len(list((found / "members").iterdir())) == len(first)  # those of the second are asked once
+    answers = {}
+    for number, member in enumerate(first):
+        stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
+        files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
+        said = pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy()
+        said = group_shares(said[:, 0], member["rmse"]) if member["task"] == "age" else said
+        answers[member["file"]] = "ageg" if member["task"] == "age" else member["task"], said
+    voters = []
+    for members in (first, second):
+        said = [answers[member["file"]] for member in members]
+        means = {task: np.mean([each for name, each in said if name == task], axis=0) for task, _ in said}
+        voters.append(joined_answers(None, means))
+    weights = [sum(member["weight"] for member in members) for members in (first, second)]
+    expected = np.average(voters, axis=0, weights=weights).argmax(axis=1)
+    assert pd.read_csv(found / "submission_recipe.csv")["ans"].tolist() == expected.tolist()
+
+
+def test_a_run_of_an_attribute_takes_the_place_of_what_main_says_of_it(attribute_runs, runs, design_of):
+    outcome, place = design_of([runs[0], attribute_runs["gender"]])
+    assert outcome.code == 0, outcome.err
+    base, rows = out_of_fold(runs[0])
+    expected = joined_answers(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
+    table = pd.read_csv(place / "table.csv")
+    plain = table[(table["views"] == 1) & (table["top_k"] == 1)].set_index("label")["macro_f1"]
+    assert set(plain.index) == {NAME, "main with gender"}
+    labels = rows["label"].to_numpy()
+    assert plain["main with gender"] == pytest.approx(score("main", expected, labels)["macro_f1"], abs=1e-5)
+    assert plain[NAME] == pytest.approx(score("main", base, labels)["macro_f1"], abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"task": "gender"}, {"joint": 7, "task": "gender"}, {"joint": 7, "task": "age"}])
+def test_a_recipe_whose_members_do_not_answer_its_task_is_refused(
+    changes, copied, design_of, run, small_data, tmp_path
+):
+    _, place = design_of([copied], "--no-soups")
+    recipe = read(place)
+    recipe["members"][0] |= changes
+    (place / "recipe.json").write_text(json.dumps(recipe))
+    outcome = submit(run, small_data, place, tmp_path / "p")
+    refused(outcome, "do not answer task main" if "joint" not in changes else "is damaged")
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def refused(outcome, told):
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert told in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--tta", 13), "--tta 13 is more than the 12 fixed views"),
+        (("--top-k", 3), "fewer than --top-k 3"),
+        (("--task", "mask"), "learnt task main, not mask"),
+        (("--train-root", "lost"), "There is no folder lost"),
+        (("--corrections", "lost.csv"), "There is no file lost.csv"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(words, told, runs, design_of, tmp_path):
+    refused(design_of(runs[:1], *words)[0], told)
+    assert not (tmp_path / "ensembles").exists()
+
+
+def test_a_run_is_not_taken_twice(runs, design_of):
+    refused(design_of([runs[0], runs[0].parent])[0], "names the run")
+
+
+def change_config(folder, **changes):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+
+
+def test_runs_of_tasks_that_do_not_make_main_are_refused(attribute_runs, design_of):
+    for tasks in (("mask", "gender"), ("ageg", "age"), ("gender", "age")):
+        told = "pass runs of one task, of mask, gender and ageg or age, or one of main"
+        refused(design_of([attribute_runs[task] for task in tasks])[0], told)
+
+
+def test_runs_of_different_labels_are_refused(runs, copied, design_of):
+    change_config(copied, fingerprints={"labels": "other"})
+    refused(design_of([runs[0], copied])[0], "was trained on other photographs or labels than")
+
+
+def test_labels_that_training_had_not_are_refused(runs, design_of, write_csv, tmp_path):
+    fixes = write_csv(tmp_path / "fixes.csv", ["id", "age"], [["000001", 61]])
+    told = "pass --train-root and --corrections with what they were"
+    refused(design_of(runs[:1], "--corrections", fixes)[0], told)
+
+
+def test_photographs_that_changed_since_are_refused_and_moved_ones_found(runs, design_of, small_data, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(small_data.train_root, moved)
+    assert design_of(runs[:1], "--train-root", moved)[0].code == 0
+    next(moved.glob("*/normal.jpg")).unlink()
+    refused(design_of(runs[:1], "--train-root", moved)[0], "holds other photographs or labels than")
+
+
+def test_a_run_that_is_not_whole_is_refused(copied, design_of):
+    shutil.rmtree(copied / "fold01")
+    refused(design_of([copied])[0], "is not trained to its end: fold 1.")
+
+
+def test_a_split_that_was_changed_is_refused(copied, design_of):
+    split = json.loads((copied / "split.json").read_text())
+    split["folds"][0]["valid"].append(split["folds"][0]["train"].pop())
+    (copied / "split.json").write_text(json.dumps(split))
+    refused(design_of([copied])[0], "split.json is damaged")
+
+
+def test_members_of_another_split_are_refused(copied, design_of):
+    for path in copied.glob("fold*/*.pt"):
+        weights, info = load_checkpoint(path)
+        network = info.build()
+        network.load_state_dict(weights)
+        save_checkpoint(path, network, replace(info, split_fingerprint="other"))
+    refused(design_of([copied])[0], "so it may have been trained on the people it would be judged by")
+
+
+@pytest.mark.parametrize("how", ["changed", "gone", "task"])
+def test_a_checkpoint_that_is_not_the_recipes_is_refused(how, copied, design_of, run, small_data, tmp_path):
+    _, place = design_of([copied], "--no-soups")
+    path = place / read(place)["members"][0]["file"]
+    if how == "changed":
+        other = next(file for file in path.parent.glob("*.pt") if not file.samefile(path))
+        shutil.copy(other, path)
+    if how == "gone":
+        path.unlink()
+    outcome = submit(run, small_data, place, tmp_path / "p", *(("--task", "mask") if how == "task" else ()))
+    told = {"changed": "is not the checkpoint that", "gone": "There is no checkpoint file", "task": "not mask"}
+    refused(outcome, told[how])
+    assert not (tmp_path / "p").exists()
+
+
+def test_options_against_a_recipe_are_refused(run, tmp_path):
+    for words in (("--tta", 2), ("--top-k", 1), ("--folds", 0), ("--method", "hard"), ("--root", tmp_path)):
+        refused(run("submit_ensemble", "--recipe", "x.json", *words), f"leave out {words[0]}")

@@ -1,0 +1,244 @@
+"""Choosing an ensemble by numbers alone: picks made by hand, what is scored nested, calibration, and recipes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from analysis.intervals import Estimate, in_words
+from analysis.metrics import fit_temperature, score, tempered
+from inference import voting
+from inference.recipe import Recipe, read_recipe
+from inference.selection import PICKS, Library, Truth, best_of, fit_calibration, fit_offsets, greedy, nested
+from utils import UserError
+
+RECIPE = {
+    **{"format": 1, "task": "gender", "tta": 2, "mean": "arithmetic", "temperature": 1.0, "offsets": None},
+    "members": [
+        {"task": "gender", "file": "a.pt", "digest": "0", "fold": 0, "weight": 0.75},
+        {"task": "gender", "file": "b.pt", "digest": "1", "fold": 1, "weight": 0.25},
+    ],
+}
+
+
+def of_gender(labels, *kinds, mean="arithmetic"):
+    """A truth of one photograph a person, and kinds by what each gives to class 1."""
+    answers = [np.stack([1 - np.array(ones), np.array(ones)], axis=1)[None] for ones in kinds]
+    return Truth("gender", np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
+
+
+def noise(task, people, kinds, seed):
+    """Labels and answers that have nothing to do with each other, four photographs a person."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat(random.integers(2, size=people), 4)
+    answers = random.dirichlet(np.ones(2), size=(kinds, 1, len(labels)))
+    return Truth(task, labels, np.repeat(np.arange(people), 4), seed=seed), Library(answers, "arithmetic", years=False)
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+
+@pytest.mark.parametrize("task", ["mask", "age"])
+def test_goodness_is_the_monitored_score(task):
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=50) if task == "mask" else random.uniform(1, 90, size=50)
+    answers = random.dirichlet(np.ones(3), size=50) if task == "mask" else random.uniform(1, 90, size=(50, 1))
+    truth = Truth(task, labels, np.arange(50), seed=0)
+    rows = np.arange(0, 50, 2)
+    expected = score(task, answers[rows], labels[rows])
+    assert truth.goodness(answers[rows], rows) == pytest.approx(
+        expected["macro_f1"] if task == "mask" else -expected["rmse"]
+    )
+
+
+def test_fewer_years_of_error_are_a_gain():
+    labels = np.linspace(10, 80, 40)
+    truth = Truth("age", labels, np.arange(40), seed=0)
+    near, far = (truth.measure(labels[:, None] + off * (-1) ** np.arange(40)[:, None]) for off in (2, 5))
+    assert vars(truth.gain(near, far)) == pytest.approx({"value": 3, "low": 3, "high": 3})
+    assert truth.gain(far, near).high < 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        ((0.012, 0.003, 0.021), "better by 0.0120 (0.0030 to 0.0210)"),
+        ((-0.012, -0.021, -0.003), "worse by 0.0120 (0.0030 to 0.0210)"),
+        ((0.002, -0.01, 0.014), "not told apart, 0.0020 (-0.0100 to 0.0140)"),
+        ((0.0, 0.0, 0.0), "not told apart, 0.0000"),
+    ],
+)
+def test_a_gain_in_words(gain, words):
+    assert in_words(Estimate(*gain)) == words
+
+
+# ------------------------------------------------------------------------------------------------ selection
+
+
+def test_greedy_selection_by_hand():
+    """Two of the first kind and one of the second get both photographs right; no kind and no pair does."""
+    truth, library = of_gender([0, 1], [0.3, 0.45], [0.8, 0.9], [0.9, 0.1])
+    assert greedy(library, truth).tolist() == [2, 1, 0]
+    assert truth.goodness(library.mix(np.array([2, 1, 0]))) == 1
+
+
+def test_of_equal_prefixes_the_shortest_is_taken():
+    truth, library = of_gender([0, 1], [0.8, 0.2], [0.1, 0.9])
+    assert greedy(library, truth).tolist() == [0, 1]
+
+
+def test_the_best_prefix_is_taken_where_further_picks_do_harm(monkeypatch):
+    truth, library = of_gender([0, 1], [0.1, 0.9], [0.2, 0.8])
+    told = iter([0.5, 0.6, 0.9, 0.7] + [0.1, 0.2] * PICKS)  # the second kind, then the first, then what does harm
+    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows: next(told))
+    assert greedy(library, truth).tolist() == [1, 1]
+
+
+def test_greedy_selection_looks_at_its_rows_alone():
+    truth, library = of_gender([0, 1, 0, 1], [0.1, 0.9, 0.9, 0.1], [0.9, 0.1, 0.1, 0.9])
+    assert greedy(library, truth, np.array([0, 1])).tolist() == [1, 0]
+    assert greedy(library, truth, np.array([2, 3])).tolist() == [0, 1]
+    candidates = np.array([[1.0, 1.0], [0.0, 1.0]])
+    assert best_of(candidates, library, truth, np.array([2, 3])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_mix_is_what_voting_makes_of_the_members(mean):
+    random = np.random.default_rng(0)
+    answers, weights = random.dirichlet(np.ones(3), size=(4, 1, 20)), np.array([3, 0, 1, 2])
+    mixed = Library(answers, mean, years=False).mix(weights)
+    by_voting = {
+        "arithmetic": lambda: voting.weighted_mean(answers[:, 0], weights),
+        "geometric": lambda: voting.geometric_mean(answers[:, 0], weights=weights),
+    }
+    assert np.allclose(mixed, by_voting[mean]())
+
+
+def test_years_are_mixed_as_years():
+    answers = np.array([[[[10.0]]], [[[40.0]]]])
+    assert Library(answers, "geometric", years=True).mix(np.ones(2)).item() == pytest.approx(20)
+
+
+def test_a_weight_for_each_row():
+    members = np.array([[[0.0], [0.0]], [[1.0], [1.0]]])
+    assert voting.weighted_mean(members, np.array([[1, 3], [3, 1]])).ravel().tolist() == [0.75, 0.25]
+
+
+def test_nobody_is_scored_by_what_was_chosen_on_them():
+    groups = np.array([2, 0, 1, 0, 2])
+    seen = []
+
+    def choose(rows):
+        seen.append(set(rows))
+        return lambda others: np.array([[row, len(rows)] for row in others])
+
+    answers = nested(choose, groups)
+    assert answers[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert seen == [{0, 2, 4}, {0, 1, 3, 4}, {1, 2, 3}]
+
+
+def test_people_are_in_one_group_each():
+    truth = noise("gender", 40, 1, seed=0)[0]
+    assert all(len(set(truth.groups[truth.people == person])) == 1 for person in range(40))
+    assert len(set(truth.groups)) == 10
+
+
+def test_noise_gains_nothing_on_others():
+    same, others = [], []
+    for seed in range(30):
+        truth, library = noise("gender", 40, 6, seed)
+        plain = truth.goodness(library.mix(np.ones(6)))
+        honest = nested(lambda rows, t=truth, lib=library: partial(lib.mix, greedy(lib, t, rows)), truth.groups)
+        same.append(truth.goodness(library.mix(greedy(library, truth))) - plain)
+        others.append(truth.goodness(honest) - plain)
+    assert np.mean(same) > 0.04
+    assert abs(np.mean(others)) < 0.02
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def test_the_temperature_that_was_taken_away_is_found():
+    random = np.random.default_rng(0)
+    right = random.dirichlet(np.full(3, 0.8), size=20000)
+    labels = (random.random((len(right), 1)) > right.cumsum(axis=1)).sum(axis=1)
+    assert fit_temperature(tempered(right, 1 / 3, 0.0), labels) == pytest.approx(3, rel=0.05)
+
+
+def test_offsets_put_a_class_right_that_is_answered_too_often():
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 100)
+    logits = 2 * np.eye(3)[labels] + random.normal(size=(300, 3))
+    probabilities = tempered(np.exp(logits), 1.0, np.array([1.5, 0, 0]))
+    truth = Truth("mask", labels, np.arange(300), seed=0)
+    offsets = fit_offsets(probabilities, truth)
+    moved = tempered(probabilities, 1.0, offsets)
+    assert offsets[0] < offsets[1:].min() - 0.7
+    assert truth.goodness(moved) > truth.goodness(probabilities) + 0.05
+
+
+def test_where_nothing_helps_offsets_are_zero():
+    truth, library = of_gender([0, 1], [0.1, 0.9])
+    assert fit_offsets(library.mix(np.ones(1)), truth).tolist() == [0, 0]
+    temperature, offsets = fit_calibration(library.mix(np.ones(1)), truth, slice(None), temper=False, move=False)
+    assert (temperature, offsets.tolist()) == (1, [0, 0])
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+
+def written(tmp_path, **changes):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({**RECIPE, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_a_recipe_mixes_by_its_weights(mean, tmp_path):
+    recipe = read_recipe(written(tmp_path, mean=mean))
+    answers = np.array([[[0.2, 0.8]], [[0.6, 0.4]]])
+    raw = 0.75 * answers[0] + 0.25 * answers[1]
+    if mean == "geometric":
+        raw = answers[0] ** 0.75 * answers[1] ** 0.25
+    assert np.allclose(recipe.mix(answers), raw / raw.sum())
+
+
+def test_a_recipe_calibrates(tmp_path):
+    recipe = read_recipe(written(tmp_path, temperature=2.0, offsets=[0.0, 1.0]))
+    answers = np.array([[[0.2, 0.8]], [[0.2, 0.8]]])
+    raw = np.array([0.2**0.5, 0.8**0.5 * np.e])
+    assert np.allclose(recipe.mix(answers), raw / raw.sum())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": 2}, "is of recipe format 2; this toolkit reads 1"),
+        ({"members": []}, "its weights cannot be"),
+        ({"members": [{**RECIPE["members"][0], "weight": -1}]}, "its weights cannot be"),
+        ({"members": [{**RECIPE["members"][0], "weight": "much"}]}, "is damaged (ValueError"),
+        ({"members": [{"task": "gender", "weight": 1}]}, "is damaged (KeyError"),
+        ({"members": [{**RECIPE["members"][0], "task": "mask"}]}, "has members of task mask"),
+        ({"members": 5}, "is damaged (TypeError"),
+        ({"mean": "harmonic"}, "its mean cannot be"),
+        ({"tta": 0}, "its tta cannot be"),
+        ({"temperature": 0}, "its temperature cannot be"),
+        ({"temperature": None}, "is damaged (TypeError"),
+        ({"offsets": [1.0]}, "is damaged (ValueError"),
+        ({"offsets": [1.0, None]}, "is damaged (TypeError"),
+        ({"task": "height"}, "is damaged (KeyError"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(changes, told, tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_recipe(written(tmp_path, **changes))
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_says_how_it_mixes():
+    recipe = Recipe(**{name: value for name, value in RECIPE.items() if name != "format"})
+    assert recipe.mixing()["weights"] == [0.75, 0.25]

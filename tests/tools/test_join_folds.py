@@ -1,0 +1,176 @@
+"""Folds that were trained by several commands, joined to what one command leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from analysis.summary import summarise_run
+from storage import run_folder as runfolder
+
+NAME = "kfold-ensemble-VanillaTorchvision"
+
+
+@pytest.fixture(scope="module")
+def trained(small_data, tiny_training, tmp_path_factory):
+    """A run whose three folds one command trained, and one of which each fold had its own command."""
+    import train
+
+    places = []
+    for commands in ([()], [("--folds", "2"), ("--folds", "0"), ("--folds", "1")]):
+        place = tmp_path_factory.mktemp("models")
+        for words in commands:
+            options = (
+                *tiny_training,
+                "--train-root",
+                small_data.train_root,
+                "--save-path",
+                place,
+                "--cv",
+                3,
+                "--resume",
+            )
+            assert train.main([*map(str, options), *words]) == 0
+        places.append(place / "main" / NAME)
+    return places
+
+
+@pytest.fixture
+def apart(trained, tmp_path):
+    """A copy of the run whose folds had a command each, as in a save path, without what joins them."""
+    run = tmp_path / "models" / "main" / NAME
+    shutil.copytree(trained[1], run)
+    for name in ("log.csv", "oof.csv", "summary.json"):
+        (run / name).unlink()
+    return run
+
+
+def summary_without_times(run):
+    summary = json.loads((run / "summary.json").read_text())
+    del summary["seconds"]
+    for fold in summary["folds"]:
+        del fold["seconds"]
+    return summary
+
+
+def assert_as_one_run(run, one):
+    assert (run / "oof.csv").read_bytes() == (one / "oof.csv").read_bytes()
+    logs = [pd.read_csv(path / "log.csv").drop(columns=["seconds", "images_per_s"]) for path in (run, one)]
+    assert logs[0].equals(logs[1])
+    assert summary_without_times(run) == summary_without_times(one)
+
+
+def test_folds_of_several_commands_in_one_save_path_are_one_run(trained):
+    assert_as_one_run(trained[1], trained[0])
+
+
+@pytest.mark.parametrize("root", ["the run", "the save path"])
+def test_joining_leaves_what_one_command_leaves(root, run, apart, trained):
+    outcome = run("join_folds", "--root", apart if root == "the run" else apart.parents[1])
+    assert outcome.code == 0, outcome.err
+    assert_as_one_run(apart, trained[0])
+    assert "out-of-fold" in outcome.out
+    assert "12 people, 84 images, best epoch of each fold" in outcome.out
+    assert outcome.out.splitlines()[-1] == f"Joined in {apart}"
+
+
+def test_folds_of_several_machines_are_copied_into_one_folder(run, small_data, tiny_training, trained, tmp_path):
+    for fold in range(3):
+        words = (*tiny_training, "--train-root", small_data.train_root, "--cv", 3, "--folds", fold)
+        assert run("train", *words, "--save-path", tmp_path / f"machine{fold}").code == 0
+    joined = tmp_path / "machine0" / "main" / NAME
+    for fold in (1, 2):
+        shutil.copytree(tmp_path / f"machine{fold}" / "main" / NAME, joined, dirs_exist_ok=True)  # as rsync does
+    outcome = run("join_folds", "--root", joined)
+    assert outcome.code == 0, outcome.err
+    assert_as_one_run(joined, trained[0])
+
+
+def test_a_fold_that_is_not_finished_is_left_out_and_told(run, apart):
+    shutil.rmtree(apart / "fold01")
+    outcome = run("join_folds", "--root", apart)
+    assert outcome.code == 0, outcome.err
+    assert "1 of 3 folds are still to be trained" in outcome.out
+    assert set(pd.read_csv(apart / "oof.csv")["fold"]) == {0, 2}
+
+
+def test_nothing_is_finished(run, apart):
+    for fold in range(3):
+        (apart / f"fold{fold:02d}" / "log.csv").unlink()
+    outcome = run("join_folds", "--root", apart)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "No fold of" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--seed", 7), "its split is "),
+        (("--lr", 0.02), "--lr was 0.02 and is 0.005"),
+        (("--transform-type", "random"), "--transform-type was random and is base"),
+    ],
+)
+def test_a_fold_of_another_run_is_refused(words, told, run, small_data, tiny_training, apart, tmp_path):
+    other = tmp_path / "other"
+    options = (*tiny_training, "--train-root", small_data.train_root, "--cv", 3, "--folds", 1, "--save-path", other)
+    assert run("train", *options, *words).code == 0
+    shutil.rmtree(apart / "fold01")
+    shutil.copytree(other / "main" / NAME / "fold01", apart / "fold01")
+    outcome = run("join_folds", "--root", apart)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert f"is not of the run in {apart}: " in outcome.err
+    assert told in outcome.err
+    assert not (apart / "summary.json").exists()
+
+
+@pytest.mark.parametrize("lost", ["oof.csv", "*.pt", "config.json", "split.json"])
+def test_what_was_not_copied_is_named(lost, run, apart):
+    for path in (apart / "fold02").glob(lost) if lost in ("oof.csv", "*.pt") else [apart / lost]:
+        path.unlink()
+    outcome = run("join_folds", "--root", apart)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert {"oof.csv": "fold02 is a trained fold without oof.csv", "*.pt": "without its checkpoints"}.get(
+        lost, f"{apart / lost} is missing or damaged"
+    ) in outcome.err
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_a_fold_of_a_run_of_other_epochs_is_refused(epochs, run, small_data, tiny_training, apart, tmp_path):
+    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "other", "--cv", 3)
+    assert run("train", *words, "--folds", 1, "--epochs", epochs).code == 0
+    shutil.rmtree(apart / "fold01")
+    shutil.copytree(tmp_path / "other" / "main" / NAME / "fold01", apart / "fold01")
+    outcome = run("join_folds", "--root", apart)
+    assert outcome.code == 2
+    assert f"--epochs was {epochs} and is 1" in outcome.err
+
+
+def test_the_folds_of_another_folder_are_swapped(run, apart):
+    (apart / "fold00").rename(apart / "aside")
+    (apart / "fold01").rename(apart / "fold00")
+    (apart / "aside").rename(apart / "fold01")
+    outcome = run("join_folds", "--root", apart)
+    assert outcome.code == 2
+    assert "its fold is 1, not 0" in outcome.err
+
+
+def test_a_fold_that_another_command_finishes_meanwhile_is_not_lost(trained, apart, tmp_path, monkeypatch):
+    folder = runfolder.RunFolder(apart)
+    shutil.move(apart / "fold01", tmp_path / "fold01")
+    written = []
+
+    def finish_another(path, value):
+        if not written:
+            shutil.move(tmp_path / "fold01", apart / "fold01")
+        written.append(value)
+        write_json(path, value)
+
+    write_json = runfolder.write_json
+    monkeypatch.setattr(runfolder, "write_json", finish_another)
+    summary = summarise_run(folder, folder.read_config())
+    assert [value["folds_finished"] for value in written] == [2, 3]
+    assert summary["folds_finished"] == 3
+    assert_as_one_run(apart, trained[0])

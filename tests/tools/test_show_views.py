@@ -1,0 +1,332 @@
+"""show_views.py: sheets that show what training, validation and prediction make of photographs, and no other pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from analysis.contact_sheet import AMISS, FOUND, WIDTH, Block, Cell, contact_sheet
+from augmentation import VIEWS, build_transform, to_picture
+from cli.choices import TRANSFORMS
+from config import TrainConfig
+from data.face_box import face_crop_box
+from data.images import read_image
+from data.prepare import look_at_data, read_tables
+from data.tasks import MAIN_CLASSES
+from tools import show_views as views
+from tools.show_views import spread
+from training.loaders import fold_loaders
+
+SMALL = ("--image-size", 32, "--draws", 2)
+
+
+@pytest.fixture
+def show(run, tmp_path, monkeypatch):
+    """Runs the command; answers with its outcome and what it drew: {file stem: (title, notes, blocks)}."""
+    drawn = []
+
+    def record(title, notes, blocks, **options):
+        drawn.append((title, notes, blocks))
+        return contact_sheet(title, notes, blocks, **options)
+
+    monkeypatch.setattr(views, "contact_sheet", record)
+
+    def command(*words):
+        drawn.clear()
+        outcome = run("show_views", *SMALL, "--save-path", tmp_path / "views", *words)
+        files = [line for line in outcome.out.splitlines() if line.endswith(".jpg")]
+        return outcome, {file.rsplit("/", 1)[-1][:-4]: page for file, page in zip(files, drawn, strict=True)}
+
+    return command
+
+
+@pytest.fixture
+def training_set(small_data):
+    """What a real training of the transform loads in fold 0, by --cv 3, seed 5 and 32 px."""
+
+    def make(transform):
+        options = {"train_root": str(small_data.train_root), "transform_type": transform, "oversample": True}
+        config = TrainConfig(**options, cv=3, seed=5, image_size=32, num_workers=0, cache="off")
+        data = look_at_data(config, *read_tables(config))
+        return fold_loaders(config, data, (0,), torch.device("cpu"))[0][0].dataset
+
+    return make
+
+
+def same(picture, tensor):
+    return np.array_equal(np.asarray(picture), np.asarray(to_picture(tensor)))
+
+
+def cells(block):
+    return {cell.label: cell for line in [*block.lines, block.large] for cell in line}
+
+
+# ------------------------------------------------------------------------------------------------ what is shown
+
+
+def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path):
+    outcome, drawn = show("--train-root", small_data.train_root)
+    assert (outcome.code, outcome.err) == (0, "")
+    files = [tmp_path / "views" / f"{name}.jpg" for name in (*TRANSFORMS, "mixup")]
+    assert list(drawn) == [*TRANSFORMS, "mixup"]
+    assert {str(path) for path in files} <= set(outcome.out.splitlines())
+    assert sorted((tmp_path / "views").iterdir()) == sorted(files)
+    assert all(read_image(path).width == WIDTH for path in files)
+    for name in TRANSFORMS:
+        title, _, blocks = drawn[name]
+        assert title == f"{name}, 32 px"
+        assert len(blocks) == 4
+        for block in blocks:
+            assert len(cells(block)) == 2 + len(VIEWS) + 2  # of draws and views, the photograph and its validation view
+
+
+@pytest.mark.parametrize(
+    ("transform", "size"), [("random", ()), ("facecrop", ()), ("random", ("--image-size", 64, "--train-side", 0.5))]
+)
+def test_training_draws_are_those_of_training(transform, size, show, small_data, training_set):
+    """Those that fold 0 gets in its first epochs, pixel by pixel, of people whom it trains on."""
+    words = ("--train-root", small_data.train_root, "--cv", 3, "--seed", 5, "--transform-type", transform, *size)
+    _, drawn = show(*words, "--draws", 8, "--count", 5)
+    train = training_set(transform)
+    assert list(drawn) == [transform, "mixup"]
+    assert len(drawn[transform][2]) == 5
+    for block in drawn[transform][2]:
+        image, name = block.caption.split(": ")
+        index = train.paths.index(str(small_data.train_root / image))
+        assert name == MAIN_CLASSES[train.targets["main"][index]]
+        for epoch in range(8):
+            assert same(cells(block)[f"training, epoch {epoch}"].picture, train[epoch, index][0])
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_other_views_are_those_of_validation_and_prediction(transform, show, small_data):
+    _, drawn = show("--train-root", small_data.train_root, "--transform-type", transform, "--count", 1)
+    (block,) = drawn[transform][2]
+    image = block.caption.split(": ")[0]
+    photograph = read_image(small_data.train_root / image)
+    shown = cells(block)
+    assert same(shown["validation"].picture, build_transform(transform, "valid", 32)(photograph))
+    inference = build_transform(transform, "inference", 32)
+    for number, view in enumerate(VIEWS):
+        name = "random" if transform == "tta" else view.name
+        assert same(shown[f"{number + 1} {name}"].picture, inference(photograph, number, image))
+
+
+def test_mixtures_are_those_of_training(show, small_data, training_set):
+    words = ("--train-root", small_data.train_root, "--cv", 3, "--seed", 5, "--transform-type", "random")
+    _, drawn = show(*words, "--count", 20)
+    train = training_set("random")
+    _, notes, blocks = drawn["mixup"]
+    assert {block.caption.split(":")[0] for block in blocks} == {MAIN_CLASSES[c] for c in train.extra}
+    assert f"{len(blocks)} are shown" in notes[1]
+    for block in blocks:
+        label = MAIN_CLASSES.index(block.caption.split(":")[0])
+        index = len(train.paths) + train.extra.tolist().index(label)
+        mixture = train.mixture(0, index)
+        first, first_drawn, second, second_drawn, both = block.lines[0]
+        assert same(both.picture, train[0, index][0])
+        rows = [train.paths.index(str(small_data.train_root / cell.label)) for cell in (first, second)]
+        assert rows == list(mixture.rows)
+        assert train.people[rows[0]] != train.people[rows[1]]
+        assert (train.targets["main"][rows] == label).all()
+        assert [cell.label for cell in (first_drawn, second_drawn)] == [
+            f"as drawn, {mixture.share:.0%}",
+            f"as drawn, {1 - mixture.share:.0%}",
+        ]
+
+
+def test_classes_of_one_person_are_told(show, make_data, make_person):
+    people = [make_person(f"{k}", "male", 20) for k in range(8)] + [make_person("8", "female", 60)]
+    data = make_data(people=people, shots=["normal", "mask1", "mask2"])
+    outcome, drawn = show("--train-root", data.train_root, "--cv", 9, "--seed", 1)
+    told = "Not mixed, since they are of one person alone: worn female >=60, bare female >=60."
+    assert f"mixup: {told}" in outcome.out
+    _, notes, blocks = drawn["mixup"]
+    assert told in notes
+    assert {block.caption.split(":")[0] for block in blocks} <= {"bare male <30"}
+
+
+def test_nothing_to_mix_is_told(show, make_data, make_person):
+    data = make_data(people=[make_person(f"{k}") for k in range(4)], shots=["normal"])
+    outcome, drawn = show("--train-root", data.train_root, "--cv", 2)
+    assert outcome.code == 0
+    assert "mixup: --oversample adds no image" in outcome.out
+    assert drawn["mixup"][2] == []
+
+
+def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
+    bands = np.full((128, 96, 3), 200, np.uint8)
+    bands[40:90] = 40
+    Image.fromarray(bands).save(tmp_path / "face.png")
+    Image.new("RGB", (96, 128), (90, 90, 90)).save(tmp_path / "flat.png")
+    words = ("--images", f"{tmp_path / 'face.png'},{tmp_path / 'flat.png'}", "--transform-type")
+    outcome, drawn = show(*words, "facecrop")
+    assert "no face was found in 1 of 2 photographs" in outcome.out
+    for block, found in zip(drawn["facecrop"][2], (True, False), strict=True):
+        photograph = block.large[0]
+        assert (photograph.box, not photograph.amiss) == face_crop_box(photograph.picture)
+        assert photograph.amiss is not found
+        assert photograph.label.startswith("box: the face" if found else "no face found")
+    _, drawn = show(*words, "base")
+    assert all(block.large[0].box is None for block in drawn["base"][2])
+
+
+# ------------------------------------------------------------------------------------------------ which photographs
+
+
+def test_photographs_are_spread_over_people_and_shots():
+    table = pd.DataFrame([(f"p{p}", m, m * 6 + p % 6) for p in range(50) for m in (0, 0, 0, 0, 0, 1, 2)])
+    table.columns = ["person", "mask", "label"]
+    orders = []
+    for seed in range(5):
+        order = list(spread(table, seed))
+        assert sorted(order) == list(range(350))
+        first = table.loc[order[:6]]
+        assert first["person"].nunique() == 6
+        assert first["mask"].value_counts().to_dict() == {0: 2, 1: 2, 2: 2}
+        assert first["label"].nunique() == 6
+        orders.append(tuple(order[:6]))
+    assert len(set(orders)) == 5
+    assert tuple(list(spread(table, 4))[:6]) == orders[4]
+
+
+def test_the_same_command_draws_the_same(show, small_data, tmp_path):
+    words = ("--train-root", small_data.train_root, "--transform-type", "random")
+    show(*words)
+    before = {path: path.read_bytes() for path in (tmp_path / "views").iterdir()}
+    show(*words)
+    assert {path: path.read_bytes() for path in (tmp_path / "views").iterdir()} == before
+    show(*words, "--seed", 7)
+    assert {path: path.read_bytes() for path in (tmp_path / "views").iterdir()} != before
+
+
+def test_a_folder_and_a_name_with_a_comma(show, make_photo, tmp_path):
+    for name in ("a,b.jpg", "c.PNG", "d.webp", ".hidden.jpg"):
+        make_photo(tmp_path / "some" / name)
+    (tmp_path / "some" / "notes.txt").touch()
+    words = ("--transform-type", "base", "--images")
+    outcome, drawn = show(*words, tmp_path / "some")
+    assert {block.caption for block in drawn["base"][2]} == {"a,b.jpg", "c.PNG", "d.webp"}
+    assert "Photographs that can be shown: 3, not 4." in outcome.out
+    assert "mixup" not in drawn
+    _, drawn = show(*words, tmp_path / "some", "--count", 1)
+    assert len(drawn["base"][2]) == 1
+    _, drawn = show(*words, tmp_path / "some" / "a,b.jpg")
+    assert [block.caption for block in drawn["base"][2]] == ["a,b.jpg"]
+
+
+def test_fewer_photographs_than_asked_for(show, make_data, make_person):
+    data = make_data(people=[make_person("1"), make_person("2")], shots=["normal"])
+    outcome, drawn = show("--train-root", data.train_root, "--cv", 1)
+    assert outcome.code == 0
+    assert "Photographs that can be shown: 1, not 4." in outcome.out
+    assert len(drawn["base"][2]) == 1
+
+
+def test_photographs_that_cannot_be_read_are_left_out_and_told(show, make_data):
+    data = make_data(people=4, shots=["normal", "mask1", "mask2"])
+    for number in range(4):
+        data.photo(number).write_bytes(b"no picture")
+    outcome, drawn = show("--train-root", data.train_root, "--cv", 2, "--count", 4)
+    assert outcome.code == 0, outcome.err
+    captions = [block.caption for block in drawn["base"][2]]
+    assert len(captions) == 4
+    assert not any("normal" in caption for caption in captions)
+    assert "normal.jpg cannot be read as a picture (it is of no kind that is known)" in outcome.out
+
+
+def test_a_mixture_of_what_cannot_be_read_is_left_out(show, make_data, make_person):
+    people = [make_person(f"{k}") for k in range(6)]
+    data = make_data(people=people, shots=["normal", "mask1", "mask2", "incorrect_mask"])
+    for number in range(6):
+        data.photo(number).write_bytes(b"no picture")
+    outcome, drawn = show("--train-root", data.train_root, "--cv", 2)
+    assert outcome.code == 0, outcome.err
+    assert "Left out of mixup: " in outcome.out
+    assert [block.caption.split(":")[0] for block in drawn["mixup"][2]] == ["wrong male <30"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 500), (33, 47), (1500, 1000)])
+def test_photographs_of_odd_sizes(size, show, make_photo, tmp_path):
+    path = make_photo(tmp_path / "odd.png", size=size)
+    outcome, drawn = show("--images", path)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert len(drawn) == len(TRANSFORMS)
+
+
+# ------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--images lost.jpg,photo.jpg", "--images names what is not there: lost.jpg;"),
+        ("--images ,", "--images names nothing;"),
+        ("--images empty", "empty holds no photographs"),
+        ("--images broken.jpg", "no photograph to show: broken.jpg cannot be read as a picture"),
+        ("--images photo.jpg,empty --cv 2", "takes the place of --train-root and has no labels; leave out --cv."),
+        ("--images photo.jpg --max-megapixels 0.002", "more than --max-megapixels 0.002"),
+        (f"--images {','.join(['photo.jpg'] * 21)}", "--images must name 20 files or less, or a folder. Got 21."),
+        ("--images photo.jpg --save-path broken.jpg", "broken.jpg: File exists."),
+        ("--images photo.jpg --save-path broken.jpg/views", "broken.jpg/views: Not a directory."),
+        ("--count 21", "--count must be 20 or less. Got 21."),
+        ("--draws 61", "--draws must be 60 or less. Got 61."),
+        ("--seed 4294967296", "--seed must be below 4294967296"),
+        ("--train-root people", "1 folder whose name is not"),
+        ("--train-root lost", "There is no folder lost"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(words, told, run, make_photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_photo(tmp_path / "photo.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "people" / "someone").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    options = () if "--save-path" in words else ("--save-path", "views")
+    outcome = run("show_views", *options, *words.split())
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert told in outcome.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_in_the_way_of_a_sheet(run, make_photo, tmp_path):
+    (tmp_path / "views" / "base.jpg").mkdir(parents=True)
+    photo = make_photo(tmp_path / "photo.jpg")
+    outcome = run("show_views", *SMALL, "--images", photo, "--save-path", tmp_path / "views")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "base.jpg could not be written" in outcome.err
+
+
+# ------------------------------------------------------------------------------------------------ the page
+
+
+def test_pictures_and_their_boxes_are_on_the_page():
+    photograph = Cell("photograph", Image.new("RGB", (300, 400), (9, 9, 200)), box=(30, 40, 150, 200))
+    small = [Cell("", Image.new("RGB", (32, 32), colour)) for colour in ((200, 9, 9), (9, 100, 9), (123, 45, 67))]
+    page = contact_sheet("title", ["a note"], [Block("caption", [small[:2], small[2:]], [photograph])])
+    counts = {colour: count for count, colour in page.getcolors(1 << 24)}
+    assert [counts[small_cell.picture.getpixel((0, 0))] for small_cell in small] == [150 * 150] * 3
+    assert FOUND in counts
+    assert AMISS not in counts
+    pixels = np.asarray(page)
+    rows, columns = np.nonzero((pixels == FOUND).all(axis=2))
+    blue_rows, blue_columns = np.nonzero((pixels == (9, 9, 200)).all(axis=2))
+    width, height = (np.ptp(places) + 1 for places in (blue_columns, blue_rows))
+    assert width / height == pytest.approx(3 / 4, abs=0.01)
+    assert (columns.min() - blue_columns.min()) / width == pytest.approx(0.1, abs=0.01)
+    assert (rows.min() - blue_rows.min()) / height == pytest.approx(0.1, abs=0.01)
+    assert np.ptp(columns) / width == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "two\nlines\t" * 20, "bad\udcff.jpg", "얼굴.jpg", "", " "])
+def test_any_name_is_written_in_its_room(name):
+    dark = Image.new("RGB", (10, 10))
+    page = contact_sheet(
+        name, ["a note"], [Block(name, [[Cell(name, dark)] * 6], [Cell(name, dark), Cell(name, dark)])]
+    )
+    right = np.asarray(page)[:, WIDTH - 8 :]
+    assert (right == 255).all()

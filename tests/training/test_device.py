@@ -1,0 +1,108 @@
+"""Seeds and random states, devices and their memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.device import choose_device, count_workers, free_memory, seed_everything
+from utils import UserError, count_cores, derive_seed, seeded
+
+# ------------------------------------------------------------------------------------------------ seeds
+
+
+def test_a_seed_is_the_same_in_every_process_and_version():
+    # Worked out once; another number would change every published result.
+    assert derive_seed("train", 42, 0, 3, 17) == 4757562132173934605
+
+
+def test_seeds_differ_with_every_part_and_its_place():
+    parts = [
+        (),
+        (0,),
+        (1,),
+        ("1",),
+        (1, 2),
+        (2, 1),
+        (12,),
+        ("train", 1, 2),
+        ("order", 1, 2),
+        ("train", 12),
+        ("ab", "c"),
+        ("a", "bc"),
+    ]
+    parts += [("train", 42, fold, epoch, index) for fold in range(5) for epoch in range(5) for index in range(40)]
+    seeds = {derive_seed(*some) for some in parts}
+    assert len(seeds) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seed_everything_seeds_torch_by_all_parts():
+    def draw(*parts):
+        seed_everything(*parts)
+        return torch.rand(4).tolist()
+
+    assert draw("weights", 1, 2) == draw("weights", 1, 2)
+    assert draw("weights", 1, 2) != draw("weights", 1, 3)
+
+
+def test_a_seeded_block_draws_the_same_and_leaves_the_global_state():
+    before = torch.get_rng_state()
+    with seeded("view", "a", 1):
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(10)
+    with seeded("view", "a", 1):
+        again = torch.rand(3)
+    with seeded("view", "a", 2):
+        other = torch.rand(3)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_seeded_block_that_fails_leaves_the_global_state_too():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded("a"):
+        torch.rand(3)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_blocks_may_be_nested():
+    with seeded("outer"):
+        expected = torch.rand(2).tolist()
+    with seeded("outer"):
+        got = [torch.rand(1).item()]
+        with seeded("inner"):
+            torch.rand(5)
+        got.append(torch.rand(1).item())
+    assert got == expected
+
+
+# ------------------------------------------------------------------------------------------------ devices
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("CPU") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["potato", "cuda:99", "", "cpu:x", "meta potato"])
+def test_a_device_that_is_not_here(name):
+    with pytest.raises(UserError, match=r"^--device .*cannot be used here \(.+\); auto, cpu and cuda"):
+        choose_device(name)
+
+
+def test_free_memory():
+    free = free_memory(torch.device("cpu"))
+    assert free is None or 1e6 < free < 1e14
+    assert free_memory(torch.device("mps")) is None
+
+
+def test_workers():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [count_workers(n, cpu) for n in (0, 1, 20)] == [0, 1, 20]
+    assert count_workers(-1, cuda) == min(8, count_cores())
+    assert count_workers(-1, cpu) <= count_workers(-1, cuda)
+    assert count_workers(-1, cpu) >= 0

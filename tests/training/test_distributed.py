@@ -1,0 +1,278 @@
+"""Two processes that torchrun starts on this machine, without a GPU: they train one network, and predict together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+
+from dataset import EpochSampler, ViewBatches
+from training.distributed import Processes
+from utils import ROOT, UserError
+
+NAME = "kfold-ensemble-VanillaTorchvision"
+TIMES = ["images_per_s", "seconds"]
+
+
+def start(script: str, *words: object) -> subprocess.Popen:
+    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*command, *map(str, (script, *words))], env=environment, **streams)
+
+
+def torchrun(script: str, *words: object) -> tuple[int, str, str]:
+    """Runs a script in two processes: exit code, stdout and stderr of both."""
+    child = start(script, *words)
+    out, err = child.communicate(timeout=300)
+    return child.returncode, out, err
+
+
+DRAWN = ("--ema", 0.9, "--balance", 0.5, "--mixup", 0.5)  # and averaged
+
+
+@pytest.fixture(scope="module")
+def training(small_data, tiny_training):
+    """The words of a training over two folds, without the save path."""
+    # Batches of 9 and at last one of 3 are not shared evenly.
+    return (*tiny_training, "--train-root", small_data.train_root, "--cv", 2, "--batch-size", 9, "--epochs", 2, *DRAWN)
+
+
+@pytest.fixture(scope="module")
+def trained(training, tmp_path_factory):
+    """The folder of a run that two processes trained, and what they printed."""
+    place = tmp_path_factory.mktemp("models")
+    code, out, err = torchrun(ROOT / "train.py", *training, "--save-path", place)
+    assert code == 0, err
+    return place / "main" / NAME, out
+
+
+def test_two_processes_leave_one_run(trained, small_data):
+    run, out = trained
+    assert out.count("Training VanillaTorchvision") == 1
+    assert "12 people, 84 images, 2 processes on device cpu." in out
+    assert out.count("fold 1  epoch   2/2") == 1
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "split.json", "log.csv", "oof.csv", "summary.json", "fold00", "fold01")
+    }
+    oof = pd.read_csv(run / "oof.csv", dtype={"person": str})
+    images = sorted(f"{path.parent.name}/{path.name}" for path in small_data.train_root.rglob("*.jpg"))
+    assert sorted(oof["ImageID"]) == images  # every one exactly once
+    split = json.loads((run / "split.json").read_text())
+    assert all(row.person in split["folds"][row.fold]["valid"] for row in oof.itertuples())
+    assert len(list(run.rglob("*.pt"))) == 4
+    assert not list(run.parent.glob(".*"))
+
+
+def test_their_scores_are_those_of_the_checkpoints(trained, run, small_data, tmp_path):
+    """What the two answered out of fold, shared out by batches, one process answers of the same photographs."""
+    folder, _ = trained
+    oof = pd.read_csv(folder / "oof.csv", index_col="ImageID")
+    oof = oof[oof["fold"] == 0]
+    data = tmp_path / "data" / "images"
+    data.mkdir(parents=True)
+    for name in oof.index:
+        os.link(small_data.train_root / name, data / name.replace("/", "+"))
+    best = json.loads((folder / "summary.json").read_text())["folds"][0]["best_epoch"]
+    words = ("--load-state-dict", next((folder / "fold00").glob(f"epoch{best:03d}*")), "--data-root", data)
+    outcome = run("submit_singular", *words, "--save-path", tmp_path, "--num-workers", 0, "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    answers = pd.read_csv(next((tmp_path / "main").rglob("members/*.csv")), index_col="ImageID")
+    answers.index = answers.index.str.replace("+", "/")
+    assert (answers.loc[oof.index, "p0"] - oof["p0"]).abs().max() < 1e-5
+
+
+def test_a_cut_run_goes_on_to_the_same_end(trained, training, tmp_path):
+    words = (*training, "--save-path", tmp_path, "--save-every-steps", 1, "--folds", 0)
+    child = start(ROOT / "train.py", *words)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(f"main/{NAME}/fold00/resume.state")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate(timeout=120)
+    assert child.returncode != 0
+    assert err.count("interrupted by SIGTERM, saved ") == 1, err
+    code, out, err = torchrun(ROOT / "train.py", *words, "--resume")
+    assert code == 0, err
+    assert "fold 0: continuing after epoch" in out
+    fold, whole = tmp_path / "main" / NAME / "fold00", trained[0] / "fold00"
+    assert (fold / "oof.csv").read_bytes() == (whole / "oof.csv").read_bytes()
+    logs = [pd.read_csv(folder / "log.csv").drop(columns=TIMES) for folder in (fold, whole)]
+    assert logs[0].equals(logs[1])
+    names = [sorted(path.name for path in folder.glob("*.pt")) for folder in (fold, whole)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        ours, theirs = (torch.load(folder / name, weights_only=True)["state_dict"] for folder in (fold, whole))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_predictions_are_those_of_one_process_byte_for_byte(trained, run, small_data, tmp_path):
+    words = ("--root", trained[0], "--data-root", small_data.data_root, "--tta", 2, "--top-k", 2, "--device", "cpu")
+    words = (*words, "--batch-size", 4, "--num-workers", 0)  # 2 photographs: three batches, the last one smaller
+    outcome = run("submit_ensemble", *words, "--save-path", tmp_path / "one")
+    assert outcome.code == 0, outcome.err
+    code, out, err = torchrun(ROOT / "submit_ensemble.py", *words, "--save-path", tmp_path / "two")
+    assert code == 0, err
+    assert out.count("Averaged 4 members x 2 views = 8 predictions of 5 images") == 1
+    one, two = (tmp_path / name / "main" / NAME for name in ("one", "two"))
+    files = sorted(path.relative_to(one) for path in one.rglob("*.*") if path.is_file())
+    assert len(files) == 8
+    assert files == sorted(path.relative_to(two) for path in two.rglob("*.*") if path.is_file())
+    for name in files:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+CHILD = """
+import math, torch
+from torch import nn
+from dataset import EpochSampler
+from engine import train_one_epoch
+from processes import Processes
+
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+    def forward(self, images):
+        return {"mask": self.linear(images)}
+
+class Rows:
+    def __init__(self, sampler, images, targets):
+        self.sampler, self.images, self.targets = sampler, images, targets
+    def __len__(self):
+        return len(self.sampler)
+    def __iter__(self):
+        for keys in self.sampler:
+            rows = [index for _, index in keys]
+            yield self.images[rows], {"mask": self.targets[rows]}
+
+generator = torch.Generator().manual_seed(1)
+images, targets = torch.randn(25, 5, generator=generator), torch.randint(3, (25,), generator=generator)
+images = images[:, :, None, None]
+def train(together, factor=1.0):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), Mean())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    sampler = EpochSampler(25, 7, seed=(0,), rank=together.rank, world_size=together.size)
+    def criterion(outputs, targets):
+        return factor * nn.functional.cross_entropy(outputs["mask"], targets["mask"])
+    done = train_one_epoch(together.parallel(network, torch.device("cpu")), Rows(sampler, images, targets), criterion,
+        optimizer, scheduler, torch.device("cpu"), together=together, sizes=sampler.sizes())
+    weights = nn.utils.parameters_to_vector(network.parameters()).detach()
+    return weights, done.loss, done.images, done.first_bad_step()
+together = Processes.here()
+with together.joined(torch.device("cpu")):
+    theirs, alone = train(together), train(Processes())
+    assert together.size == 2
+    assert theirs[2] == alone[2] == 25
+    assert abs(theirs[1] - alone[1]) < 1e-6, (theirs, alone)
+    torch.testing.assert_close(theirs[0], alone[0])
+    bad = train(together, math.nan if together.rank else 1.0)
+    assert bad[3] == 0, bad  # a loss that is no number in one process is found by all, at the same step
+    values = together.gather(theirs[0].tolist())
+    assert values[0] == values[1]
+    assert together.share(lambda: together.rank) == 0
+    assert together.share_locally(lambda: together.local_rank) == 0
+    assert together.largest(together.rank) == 1
+    print(f"agreed {together.rank}\\n", end="")
+"""
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path):
+    """Without BatchNorm and dropout, which see other images or draw other numbers."""
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    code, out, err = torchrun(script)
+    assert code == 0, err
+    assert sorted(out.splitlines()[-2:]) == ["agreed 0", "agreed 1"]
+
+
+# ------------------------------------------------------------------------------------------------ shares
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_every_image_of_a_batch_is_one_process_s(size):
+    samplers = [EpochSampler(25, 7, seed=(0,), rank=rank, world_size=size) for rank in range(size)]
+    for sampler in samplers:
+        sampler.set_epoch(3, 1)
+    assert len({len(sampler) for sampler in samplers}) == 1
+    whole = samplers[0].batches()[1:]
+    for batch, parts in zip(whole, zip(*samplers, strict=True), strict=True):
+        assert all(len(part) >= 2 for part in parts)
+        assert sorted(key for part in parts for key in part) == sorted((3, index) for index in batch)
+    assert samplers[0].sizes() == [len(batch) for batch in whole]
+
+
+def test_a_last_batch_too_small_for_all_is_left_out():
+    assert [len(EpochSampler(24, 7, seed=(0,), world_size=size)) for size in (1, 2)] == [4, 3]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_batches_to_predict_are_whole_and_shared_out(size):
+    parts = [list(ViewBatches(10, 3, Processes(rank, size))) for rank in range(size)]
+    assert sorted(list(batch) for part in parts for batch in part) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+    assert [len(ViewBatches(10, 3, Processes(rank, size))) for rank in range(size)] == [len(part) for part in parts]
+
+
+def test_what_torchrun_tells(monkeypatch):
+    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.here() == Processes()  # others set such names too
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    assert Processes.here() == Processes(5, 8, 1, 4, 1)
+    assert not Processes.here().main
+
+
+@pytest.fixture
+def as_process(monkeypatch):
+    """This process is one of five that torchrun started on this machine."""
+
+    def become(rank: int) -> None:
+        told = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+        for name, value in (told | {"WORLD_SIZE": 5, "LOCAL_WORLD_SIZE": 5}).items():
+            monkeypatch.setenv(name, str(value))
+
+    return become
+
+
+def test_batches_must_suffice_for_all(run, as_process, tiny_training, small_data, tmp_path):
+    as_process(0)
+    outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path)
+    assert outcome.code == 2
+    assert "--batch-size 8 leaves less than two images for each of 5 processes; pass 10 or more." in outcome.err
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "mps"])
+def test_one_device_is_not_for_several_processes(device, as_process, monkeypatch):
+    as_process(1)
+    monkeypatch.setattr("training.distributed.choose_device", torch.device)
+    with pytest.raises(UserError, match=f"--device {device} is one device for 5 processes"):
+        Processes.here().device(device)
+
+
+def test_there_must_be_a_gpu_for_each_process(as_process, monkeypatch):
+    as_process(1)
+    monkeypatch.setattr("training.distributed.choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="5 processes share 2 GPUs; pass --nproc-per-node 2"):
+        Processes.here().device("cuda")
+
+
+def test_what_stands_in_the_way_of_all_is_told_once(run, as_process, tmp_path):
+    told = []
+    for rank in range(2):
+        as_process(rank)
+        outcome = run("train", "--train-root", tmp_path / "lost")
+        assert (outcome.code, outcome.out) == (2, "")
+        told.append(outcome.err)
+    assert told[0].startswith(f"train.py: There is no folder {tmp_path / 'lost'}")
+    assert told[1] == ""

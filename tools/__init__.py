@@ -1,0 +1,1 @@
+"""The secondary commands: python -m tools NAME"""

@@ -1,0 +1,30 @@
+"""Write the report of a run: python -m tools make_report --root RUN"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cli.command import run_tool
+from config import ReportConfig
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
+    return run_tool(ReportConfig, report, argv)
+
+
+def report(config: ReportConfig) -> None:
+    """See `report.write_report`."""
+    from storage.find_runs import find_runs
+
+    runs = find_runs(config)
+    from analysis.run_report import write_report  # imports matplotlib
+
+    for run in runs:
+        print(write_report(run, config.train_root))
+        place = config.train_root or run.read_config().validated_root
+        if not Path(place).is_dir():
+            print(
+                f"There is no folder {place}, so the report has no photographs; pass --train-root with where they are."
+            )

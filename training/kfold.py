@@ -1,0 +1,212 @@
+"""Training a run: what it is trained on, its folds one after another, and its closing table."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.summary import print_summary, summarise_run
+from cli.checks import train_size
+from cli.command import Context
+from cli.interrupts import StopRequest
+from config import TrainConfig
+from data.prepare import look_at_data, read_tables
+from data.split import Data
+from data.tasks import TASKS
+from storage.find_runs import checkpoint_files, existing_checkpoint
+from storage.lock import FoldLocks
+from storage.run_folder import RunFolder
+from training.tracking import check_tracker, track_summary
+from utils import (
+    DiskError,
+    UserError,
+    file_digest,
+    first_line,
+    make_folder,
+    process_number,
+    shorten_list,
+    write_json,
+    write_text,
+)
+
+
+def train_run(config: TrainConfig, context: Context) -> None:
+    """Train what the options ask for and leave the run's files; the command of train.py.
+
+    Raises:
+        UserError: something the user can put right; nothing has been trained then, or what has been is saved.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+        DiskError: a file could not be written.
+    """
+    run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
+    numbers = config.folds if config.folds is not None else tuple(range(config.cv))
+    if process_number() == 0:
+        run.locks(config, numbers).check()
+        run.holds(config)  # a run that is in the way is found out before the photographs are read
+    if config.load_state_dict:
+        existing_checkpoint(config.load_state_dict)
+    missing = [name for name in ("matplotlib", "jinja2") if config.report and not find_spec(name)]
+    if missing:
+        raise UserError(
+            f"The report needs {shorten_list(missing)}: pip install -r requirements.txt, or pass --no-report."
+        )
+    tables = read_tables(config)
+    if process_number() == 0:
+        check_tracker(config)
+    # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
+    # before the one or the other, as soon as it can be known.
+    from training.device import set_deterministic
+    from training.distributed import Processes
+    from training.fold import FoldTrainer, initial_weights
+    from training.fold_state import FoldFiles
+    from training.loaders import fold_loaders
+
+    together = Processes.here()
+    if config.batch_size < 2 * together.size:
+        raise UserError(
+            f"--batch-size {config.batch_size} leaves less than two images for each of {together.size} processes; pass "
+            f"{2 * together.size} or more."
+        )
+    device = together.device(config.device)
+    set_deterministic(config.deterministic)
+    with ExitStack() as held:
+        held.enter_context(together.joined(device))
+        context.joined = True
+        # Weights that do not fit are found out before anything is written.
+        initial = together.share(lambda: initial_weights(config))
+        data = together.share_locally(lambda: look_at_data(config, *tables))
+        everything = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
+        _check_same_everywhere(together.gather((socket.gethostname(), *everything)))
+        locks = FoldLocks({})
+        if together.main:
+            make_folder(run.path.parent)
+            locks = held.enter_context(run.locks(config, numbers))
+            begin(config, run, data, numbers)
+            context.started = True
+        count = f"{together.size} processes on " if together.size > 1 else ""
+        trained = train_size(config.train_side, config.image_size)
+        size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
+        print(
+            f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
+            f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {device}.\n"
+            f"Saving to {run.path}"
+        )
+        if config.cache != "off":
+            print(f"{data.pictures}.")
+        stop = held.enter_context(StopRequest(patient=together.size > 1))
+        loaders = fold_loaders(config, data, numbers, device, together)
+        for number in numbers:
+            files = FoldFiles(config, run, data, number, together)
+            FoldTrainer(config, files, loaders[number], device, initial, stop, locks, together).train()
+            if together.main:
+                summary = summarise_run(run, config)
+                page = _report(run) if config.report else None
+    if together.main:
+        print_summary(config, summary)
+        track_summary(config, run, summary)
+        print(f"Saved in {run.path}")
+        if page:
+            print(f"To look at: {page}")
+
+
+def _report(run: RunFolder) -> Path | None:
+    """Write the report and return its path; what keeps it from being made is told, and no reason to end a training."""
+    try:
+        from analysis.run_report import write_report  # imports matplotlib, which takes a second
+
+        return write_report(run)
+    except DiskError:
+        raise
+    except Exception as error:
+        print(f"There is no report ({first_line(error)}); python make_report.py --root {run.path} makes it.")
+        return None
+
+
+def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse to train together on machines that do not have the same photographs."""
+    (first, *own), *others = found
+    for host, *theirs in others:
+        if theirs != own:
+            raise UserError(
+                f"{host} has other photographs or labels than {first} (pseudo labels, split, labels: "
+                f"{' '.join(theirs)} and {' '.join(own)}); copy the same to both."
+            )
+
+
+def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int]) -> None:
+    """Start a run in its folder, or make sure that the one that is there is this one.
+
+    Raises:
+        UserError: it is another one.
+    """
+    fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
+    if data.pseudo:
+        fingerprints["pseudo_labels"] = data.pseudo_fingerprint
+    if config.load_state_dict:
+        fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
+    if run.holds(config):
+        check_same_data(run, fingerprints)
+        run.check(config)  # what the summary is made of: better now than after hours of training
+    else:
+        if config.resume:
+            print(f"There is nothing to resume in {run.path} yet: starting.")
+        if config.overwrite:
+            run.clear()
+        make_folder(run.path)
+        write_json(run.split, data.split.as_dict())
+        write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})
+    run.prepare(numbers)
+    if data.unreadable:
+        rows = pd.DataFrame({"file": list(data.unreadable), "why": list(data.unreadable.values())})
+        write_text(run.unreadable, rows.to_csv(index=False))
+
+
+def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
+    """Refuse to continue a run with other people, photographs, labels or initial weights than it was begun with."""
+    earlier = run.fingerprints()
+    what = {
+        "split": "people or another split",
+        "labels": "photographs or labels (files added, lost or unreadable, train.csv, --corrections)",
+        "load_state_dict": "weights in --load-state-dict",
+        "pseudo_labels": "predictions in --pseudo-labels",
+    }
+    for name, now in fingerprints.items():
+        if earlier.get(name) != now:
+            raise UserError(
+                f"{run.path} was begun with other {what[name]} (fingerprint {earlier.get(name)}, now {now}). Use the "
+                "same to continue it, pass --overwrite to train anew, or another --save-path."
+            )
+
+
+# ------------------------------------------------------------------------------------------------ after training
+
+
+def join_folds(run: RunFolder) -> None:
+    """Write what a run leaves over all its folds, and print its closing table; the command of join_folds.py.
+
+    For folds that were trained at the same time, or on several machines and copied into one folder.
+
+    Raises:
+        UserError: no fold is finished, or files of one are missing, damaged, or of another run.
+    """
+    config = run.read_config()
+    run.check(config)
+    finished = run.finished(config)
+    if not finished:
+        raise UserError(f"No fold of {run.path} is finished yet: {shorten_list(run.unfinished()) or 'there is none'}.")
+    from storage.members import check_fold  # imports torch
+
+    fingerprint = run.split_fingerprint()
+    for number in run.folds():
+        if checkpoint_files(run.fold(number)) or number in finished:
+            check_fold(run, number, config, fingerprint)
+    print_summary(config, summarise_run(run, config))
+    print(f"Joined in {run.path}")
+    page = _report(run) if config.report else None
+    if page:
+        print(f"To look at: {page}")
