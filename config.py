@@ -9,19 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cli import checks
-from cli.choices import (
-    BAD_IMAGE,
-    CACHES,
-    LOSSES,
-    METHODS,
-    MODELS,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULES,
-    TRACKERS,
-    TRANSFORMS,
-)
+from cli import checks, choices
 from cli.options import Config, option
 from data.tasks import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
 
@@ -59,8 +47,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 CROP_SCALE = 0.08  # torchvision's default, and the source's
 SHOWN_HIGH, DRAWS_HIGH = 20, 60  # of show_views: a JPEG is at most 65,535 pixels high
 
-# ------------------------------------------------------------------------------------------------ groups
-
 
 @dataclass
 class Images:
@@ -69,29 +55,17 @@ class Images:
     train_root: str = option("./input/data/train/images", "folder with one folder of images per person", path=True)
     corrections: str | None = option(None, "CSV of label corrections: id,gender,age,file,mask", path=True, text="none")
     cv: int = option(5, "number of folds; 1 holds out 10 %% of the people", low=1)
-
-
-@dataclass
-class Reading:
-    """Data."""
-
     max_megapixels: float = option(100.0, "largest image to read, in megapixels", low=0.001)
 
 
 @dataclass
-class Skipping(Reading):
-    """Data."""
-
-    on_bad_image: str = option("stop", "unreadable images: stop, or skip and report them", choices=BAD_IMAGE)
-
-
-@dataclass
-class Data(Images, Skipping):
+class Data(Images):
     """Data."""
 
     valid_root: str | None = option(None, "validate every fold on this folder instead", path=True, text="none")
     cv: int = option(1, "number of folds; 1 holds out 10 %% of the people", low=1)
     folds: tuple[int, ...] | None = option(None, "folds to train, as in 0,2", text="all")
+    on_bad_image: str = option("stop", "unreadable images: stop, or skip and report them", choices=choices.BAD_IMAGE)
     pseudo_labels: str | None = option(None, "folder of a prediction to train on too", path=True, text="none")
     pseudo_share: float = option(0.5, "share of --pseudo-labels to use, the most confident", low=0.01, high=1)
     age_filter: int | None = option(None, "train people of at least this age as 60 and over", text="off")
@@ -104,7 +78,7 @@ class Data(Images, Skipping):
 class Model:
     """Model."""
 
-    model_type: str = option("VanillaEfficientNet", "network", choices=MODELS)
+    model_type: str = option("VanillaEfficientNet", "network", choices=choices.MODELS)
     backbone: str | None = option(None, "efficientnet-b0 to b7, resnet18 to 152, torchvision, timm", text="by network")
     image_size: int = option(224, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
     pretrained: bool = option(True, "start the backbone from ImageNet weights")
@@ -117,7 +91,7 @@ class Model:
 class Augmentation:
     """Augmentation."""
 
-    transform_type: str = option("base", "how images are cropped and augmented", choices=TRANSFORMS)
+    transform_type: str = option("base", "how images are cropped and augmented", choices=choices.TRANSFORMS)
     crop_scale: float = option(CROP_SCALE, "smallest area of a random crop, as a share", low=0.01, high=1)
     mirror: bool = option(False, "mirror every second training image")
     erasing: float = option(0.0, "probability of random erasing", low=0, high=1)
@@ -146,13 +120,13 @@ class Optimization:
     epochs: int = option(30, "passes over the training images", low=1)
     batch_size: int = option(32, "images per step", low=2)
     loss_type: str | None = option(
-        None, "loss", choices=LOSSES, text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
+        None, "loss", choices=choices.LOSSES, text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
     )
     logit_adjustment: float = option(0.0, "logit adjustment for scarce classes; 0 disables it", low=0)
-    optim_type: str = option("adam", "optimizer", choices=OPTIMIZERS)
+    optim_type: str = option("adam", "optimizer", choices=choices.OPTIMIZERS)
     lr: float = option(0.005, "peak learning rate", low=0)
     backbone_lr: float = option(1.0, "learning rate of the backbone, as a share of --lr", low=0)
-    lr_scheduler: str = option("cosine", "learning-rate schedule, stepped per batch", choices=SCHEDULES)
+    lr_scheduler: str = option("cosine", "learning-rate schedule, stepped per batch", choices=choices.SCHEDULES)
     restart_epochs: int = option(5, "epochs per cycle of cosine_restarts", low=1)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float | None = option(None, "weight decay", low=0, text="0.05 adamw, 0.01 adamp, else 0")
@@ -172,7 +146,7 @@ class Checkpoints:
     resume: bool = option(False, "continue the run in --save-path, or start it")
     overwrite: bool = option(False, "delete the run in --save-path and train again")
     report: bool = option(True, "write report.html after every fold")
-    tracker: str = option("none", "experiment tracker, installed separately", choices=TRACKERS)
+    tracker: str = option("none", "experiment tracker, installed separately", choices=choices.TRACKERS)
 
 
 @dataclass
@@ -181,7 +155,7 @@ class System:
 
     num_workers: int = option(-1, "loader processes; -1 is one per core, at most 8, half on a CPU", low=-1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", "dtype of the computation; auto is 16 bit on a GPU", choices=PRECISIONS)
+    precision: str = option("auto", "dtype of the computation; auto is 16 bit on a GPU", choices=choices.PRECISIONS)
 
 
 @dataclass
@@ -190,16 +164,7 @@ class TrainSystem(System):
 
     compile: bool = option(False, "compile the network with torch.compile")
     deterministic: bool = option(False, "use only deterministic operations; slower")
-    cache: str = option("ram", "decoded images to keep: in half of the free memory, or none", choices=CACHES)
-
-
-@dataclass
-class Where:
-    """Data."""
-
-    train_root: str | None = option(None, "folder of the training images", path=True, text="as in training")
-    valid_root: str | None = option(None, "folder of the --valid-root images", path=True, text="as in training")
-    corrections: str | None = option(None, "CSV of label corrections", path=True, text="as in training")
+    cache: str = option("ram", "decoded images to keep: in half of the free memory, or none", choices=choices.CACHES)
 
 
 @dataclass
@@ -210,22 +175,16 @@ class Runs:
     root: tuple[str, ...] | None = option(None, "run folders, separated by commas", text="all runs of the task")
 
 
-# ------------------------------------------------------------------------------------------------ commands
-
-
 @dataclass
 class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, Config):
     """Train one network, or K of them by K-fold cross-validation over people."""
 
     command: ClassVar[str] = "train.py"
+    check = checks.check_training
     presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
 
     task: str = option("main", "what to learn", choices=TASKS)
     preset: str | None = option(None, "named set of options, listed below", choices=PRESETS, text="none")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_training(self)
 
     @property
     def validated_root(self) -> str:
@@ -234,17 +193,21 @@ class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoi
 
 
 @dataclass
-class PredictConfig(Skipping, System, Config):
+class PredictConfig(System, Config):
     """Options that the two prediction commands share."""
 
     task: str = option(TrainConfig.task, "what to predict; checkpoints know their own", choices=TASKS)
-    model_type: str = option(TrainConfig.model_type, "network; checkpoints know their own", choices=MODELS)
+    model_type: str = option(TrainConfig.model_type, "network; checkpoints know their own", choices=choices.MODELS)
     backbone: str | None = option(None, "backbone of a bare state dict", text="by network")
     image_size: int | None = option(None, "image size of a bare state dict", low=checks.MIN_IMAGE_SIZE, text="224")
-    transform_type: str | None = option(None, "how images are cropped", choices=TRANSFORMS, text="as in training")
+    transform_type: str | None = option(
+        None, "how images are cropped", choices=choices.TRANSFORMS, text="as in training"
+    )
     data_root: str = option("./input/data/images", "images to predict; ../info.csv sets their order", path=True)
     tta: int = option(1, "test-time views per image", low=1)
     batch_size: int = option(64, "images per step", low=1)
+    on_bad_image: str = option("stop", "unreadable images: stop, or skip and report them", choices=choices.BAD_IMAGE)
+    max_megapixels: float = option(Images.max_megapixels, "largest image to read, in megapixels", low=0.001)
     save_path: str = option("./prediction", "folder of the predictions", path=True)
 
 
@@ -262,17 +225,14 @@ class EnsembleConfig(PredictConfig):
     """Predict with the best checkpoints of every fold, combine them by voting and write the submission files."""
 
     command: ClassVar[str] = "submit_ensemble.py"
+    check = checks.check_ensemble
 
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
     top_k: int = option(3, "best checkpoints per fold to use", low=1)
     folds: tuple[int, ...] | None = option(None, "folds to use, as in 0,2", text="all")
-    method: str = option("softvoting", "average the probabilities, or count votes", choices=METHODS)
+    method: str = option("softvoting", "average the probabilities, or count votes", choices=choices.METHODS)
     recipe: str | None = option(None, "recipe.json of design_ensemble", path=True, text="none")
     members_at_once: int = option(0, "members in memory at a time; 0 is all that fit", low=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_ensemble(self)
 
 
 @dataclass
@@ -282,7 +242,7 @@ class JoinConfig(Config):
     command: ClassVar[str] = "python -m tools join_folds"
 
     task: str = option(TrainConfig.task, "task of the run", choices=TASKS)
-    model_type: str = option(TrainConfig.model_type, "network, if there are runs of several", choices=MODELS)
+    model_type: str = option(TrainConfig.model_type, "network, if there are runs of several", choices=choices.MODELS)
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
 
 
@@ -309,22 +269,23 @@ class LabelErrorConfig(JoinConfig):
     """Find labels that are likely wrong from the out-of-fold predictions of a run."""
 
     command: ClassVar[str] = "python -m tools find_label_errors"
+    check = checks.check_label_errors
 
     share: float = option(0.05, "largest share of the people to suspect", low=0.001)
     show: int = option(20, "people and images to print and draw, the most suspicious first", low=1)
     overwrite: bool = option(False, "replace a corrections.csv that was edited")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_share(self.share)
-
 
 @dataclass
-class DesignConfig(Where, Runs, System, Config):
+class DesignConfig(Runs, System, Config):
     """Select an ensemble from out-of-fold predictions and write a recipe."""
 
     command: ClassVar[str] = "python -m tools design_ensemble"
+    check = checks.check_design
 
+    train_root: str | None = option(None, "folder of the training images", path=True, text="as in training")
+    valid_root: str | None = option(None, "folder of the --valid-root images", path=True, text="as in training")
+    corrections: str | None = option(None, "CSV of label corrections", path=True, text="as in training")
     top_k: int = option(EnsembleConfig.top_k, "best checkpoints per fold to choose from", low=1)
     tta: int = option(2, "largest number of test-time views to try", low=1)
     soups: bool = option(True, "also try the averaged weights of each fold's checkpoints")
@@ -334,35 +295,28 @@ class DesignConfig(Where, Runs, System, Config):
     batch_size: int = option(PredictConfig.batch_size, "images per step", low=1)
     save_path: str = option("./ensembles", "folder of the recipes", path=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_plain_name("--name", self.name)
-
 
 @dataclass
-class CheckConfig(Images, Reading, Config):
+class CheckConfig(Images, Config):
     """Check a folder of training images: counts, strata and errors."""
 
     command: ClassVar[str] = "python -m tools check_data"
 
 
 @dataclass
-class ShowConfig(Images, Augmentation, Reading, Config):
+class ShowConfig(Images, Augmentation, Config):
     """Draw what a network sees: training images, validation and test-time views, and MixUp."""
 
     command: ClassVar[str] = "python -m tools show_views"
+    check = checks.check_showing
 
-    transform_type: str = option("all", "transform to show", choices=("all", *TRANSFORMS))
+    transform_type: str = option("all", "transform to show", choices=("all", *choices.TRANSFORMS))
     images: str | None = option(None, "images to show, as in a.jpg,b.jpg, or a folder", path=True, text="--train-root")
     image_size: int = option(TrainConfig.image_size, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
     seed: int = option(TrainConfig.seed, "seed of the training and of the choice of images", low=0)
     count: int = option(4, "images to show, unless --images names them", low=1, high=SHOWN_HIGH)
     draws: int = option(6, "training epochs to show per image", low=1, high=DRAWS_HIGH)
     save_path: str = option("./views", "folder of the sheets", path=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_showing(self)
 
 
 @dataclass
@@ -384,14 +338,11 @@ class ScoreConfig(Config):
     """Score a submission file against a file of true answers."""
 
     command: ClassVar[str] = "python -m tools score_submission"
+    check = checks.check_score
 
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission", choices=TASKS)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.check_required("--submission", self.submission)
 
 
 def command_configs() -> list[type[Config]]:

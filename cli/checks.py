@@ -106,22 +106,22 @@ def check_showing(config: Any) -> None:
         raise UserError(f"{', '.join(unused)} cannot be used with --images, which has no labels. Pass one of the two.")
 
 
-def check_share(share: float) -> None:
-    """Check a share of people, which is often typed as a percentage."""
-    if share > 1:
-        raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {share}.")
+def check_label_errors(config: Any) -> None:
+    """Check the options of find_label_errors: a share is often typed as a percentage."""
+    if config.share > 1:
+        raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {config.share}.")
 
 
-def check_plain_name(option: str, name: str | None) -> None:
-    """Check that a name has no folder in it."""
-    if name and Path(name).name != name:
-        raise UserError(f"{option} must be a name without a folder. Got '{name}'.")
+def check_design(config: Any) -> None:
+    """Check the options of design_ensemble."""
+    if config.name and Path(config.name).name != config.name:
+        raise UserError(f"--name must be a name without a folder. Got '{config.name}'.")
 
 
-def check_required(option: str, value: str | None) -> None:
-    """Check that a required option was passed."""
-    if value is None:
-        raise UserError(f"{option} is required. Pass the file to score.")
+def check_score(config: Any) -> None:
+    """Check the options of score_submission."""
+    if config.submission is None:
+        raise UserError("--submission is required. Pass the file to score.")
 
 
 def check_network(task: str, model_type: str, backbone: str | None) -> str:

@@ -56,6 +56,10 @@ class Config:
             value = getattr(self, f.name)
             if value is not None:
                 setattr(self, f.name, _checked(f, value))
+        self.check()
+
+    def check(self) -> None:
+        """Check options that depend on each other; commands replace it by a function of cli/checks.py."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for config.json and checkpoints."""
