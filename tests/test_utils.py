@@ -1,4 +1,4 @@
-"""Files that are whole or absent, free memory, and the frame that every command runs in."""
+"""Files that are whole or absent, JSON, versions and free memory."""
 
 from __future__ import annotations
 
@@ -12,74 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cli.command import run_command
-from config import ScoreConfig, TrainConfig
-from utils import DiskError, UserError, atomic_write, free_ram, library_versions, write_json, write_text
-
-# ------------------------------------------------------------------------------------------------ commands
-
-
-@pytest.fixture
-def run_it(capsys):
-    """Runs a function as the command score_submission.py: exit code, stdout, stderr."""
-
-    def command(function):
-        code = run_command(function, ScoreConfig(submission="a.csv"))
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return command
-
-
-def raising(error: BaseException):
-    def command(config):
-        raise error
-
-    return command
-
-
-def test_a_command_gets_its_config_and_answers_0(run_it):
-    seen = []
-    assert run_it(seen.append) == (0, "", "")
-    assert seen[0].submission == "a.csv"
-
-
-def test_what_the_user_can_put_right_is_one_line_and_2(run_it):
-    assert run_it(raising(UserError("--lr must be greater than 0. Got 0."))) == (
-        2,
-        "",
-        "score_submission.py: --lr must be greater than 0. Got 0.\n",
-    )
-
-
-def test_a_missing_file_is_one_line_and_2(run_it, tmp_path):
-    code, out, err = run_it(lambda config: (tmp_path / "nothing.csv").open())
-    assert (code, out) == (2, "")
-    assert err.startswith("score_submission.py: ")
-    assert str(tmp_path / "nothing.csv") in err
-    assert err.count("\n") == 1
-
-
-def test_ctrl_c_is_130(run_it):
-    code, _, err = run_it(raising(KeyboardInterrupt()))
-    assert code == 130
-    assert err.strip().endswith("interrupted")
-    assert "Traceback" not in err
-
-
-def test_ctrl_c_in_training_says_how_to_go_on(capsys):
-    assert run_command(raising(KeyboardInterrupt()), TrainConfig()) == 130
-    assert "--resume" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("error", [ValueError("bug"), KeyError("main"), RuntimeError("cuda"), SystemExit(3)], ids=repr)
-def test_a_bug_keeps_its_traceback(run_it, error):
-    with pytest.raises(type(error)) as caught:
-        run_it(raising(error))
-    assert caught.value is error
-
-
-# ------------------------------------------------------------------------------------------------ machine
+from utils import DiskError, atomic_write, free_ram, library_versions, write_json, write_text
 
 
 def write_files(root, files: dict[str, str]) -> None:
@@ -133,7 +66,7 @@ V1 = "sys/fs/cgroup/memory"
             400_000,
         ),
     ],
-    ids=["not told", "a machine", "a job", "a container", "an older system"],
+    ids=["not reported", "a machine", "a job", "a container", "an older system"],
 )
 def test_free_memory_is_what_is_left_of_the_lowest_limit(files, free, tmp_path):
     write_files(tmp_path, files)
@@ -145,7 +78,7 @@ def test_free_memory_of_this_machine():
     assert free is None or 1e6 < free < 1e14
 
 
-def test_a_library_that_another_one_stands_in_for_has_no_version(monkeypatch):
+def test_a_library_with_a_substitute_has_no_version(monkeypatch):
     """As pillow-simd for pillow: found out after an epoch, it would cost that epoch."""
 
     def version(name):
@@ -175,14 +108,14 @@ def test_a_file_is_written_whole_and_alone(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
 
 
-def test_a_folder_that_is_gone_is_told_and_not_made_anew(tmp_path):
-    with pytest.raises(DiskError, match=r"file\.bin could not be written .*: the folder .*b is gone"):
+def test_a_deleted_folder_is_reported_and_not_created(tmp_path):
+    with pytest.raises(DiskError, match=r"file\.bin could not be written .*: the folder .*b was deleted"):
         atomic_write(tmp_path / "a" / "b" / "file.bin", lambda file: file.write(b"whole"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_is_told_with_the_room_there_is(tmp_path, number):
+def test_a_full_disk_is_reported_with_the_space_left(tmp_path, number):
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
 
@@ -190,7 +123,8 @@ def test_a_full_disk_is_told_with_the_room_there_is(tmp_path, number):
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(
-        DiskError, match=rf"file\.bin could not be written \({os.strerror(number)}\), [\d.]+ MB are free"
+        DiskError,
+        match=rf"file\.bin could not be written \({os.strerror(number)}\)\. Free some space: [\d.]+ MB are left",
     ):
         atomic_write(path, write)
     assert path.read_bytes() == b"old"
@@ -228,7 +162,7 @@ def test_a_writer_that_fails_leaves_nothing_where_there_was_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_while_it_is_written_only_the_old_file_has_the_name(tmp_path):
+def test_during_a_write_the_old_file_is_there(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     seen = []
@@ -238,7 +172,7 @@ def test_while_it_is_written_only_the_old_file_has_the_name(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_others_may_read_what_is_written_as_the_umask_says(tmp_path):
+def test_permissions_follow_the_umask(tmp_path):
     previous = os.umask(0o027)
     try:
         atomic_write(tmp_path / "file.bin", lambda file: file.write(b""))
@@ -253,7 +187,7 @@ def test_text_is_utf8(tmp_path):
     assert (tmp_path / "file.txt").read_bytes() == "얼굴\n".encode()
 
 
-def test_json_holds_plain_values_and_null_for_what_is_no_number(tmp_path):
+def test_json_holds_plain_values_and_null_for_nan(tmp_path):
     value = {
         "nan": float("nan"),
         "inside": [1.5, float("inf"), {"deeper": np.float32("nan")}],

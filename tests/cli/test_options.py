@@ -1,0 +1,336 @@
+"""The command line of every command: defaults, spellings, presets, --help, and the frozen list of options."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import config
+from cli import options
+from cli.options import parse_config
+from config import PRESETS, EnsembleConfig, ScoreConfig, SingularConfig, TrainConfig
+
+COMMANDS = config.command_configs()
+ROOT = Path(config.__file__).parent
+FROZEN = Path(__file__).parent / "command_lines.txt"
+
+
+def describe(cls) -> str:
+    """Return one line per option of a command: name, type, default and choices."""
+    hints, lines = get_type_hints(cls), [cls.command]
+    for f in sorted(options.options(cls), key=lambda f: f.name):
+        kind = getattr(hints[f.name], "__name__", str(hints[f.name]))
+        choices = f" of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
+        lines.append(f"  {options.flag(f.name)} {kind} {json.dumps(f.default)}{choices}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_command_lines_are_frozen():
+    """Scripts and notebooks depend on them: change the file only with an entry in CHANGELOG.md."""
+    assert "".join(describe(cls) for cls in COMMANDS) == FROZEN.read_text()
+
+
+def test_default_folders_lie_in_the_toolkit_and_typed_ones_in_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    got = parse_config(TrainConfig, ["--train-root", "photos"])
+    assert Path(got.save_path) == ROOT / "saved_models"
+    assert got.train_root == "photos"
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone"),
+    [
+        ("VanillaEfficientNet", "efficientnet-b3"),
+        ("VanillaResNet", "resnet50"),
+        ("MultiClassTHANet_MK1", "efficientnet-b3"),
+        ("MultiLabelTHANet", "efficientnet-b0"),
+        ("THANet_MK1", "efficientnet-b3"),
+    ],
+)
+def test_default_backbone(network, backbone):
+    assert parse_config(TrainConfig, ["--model-type", network]).backbone == backbone
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_nothing_is_given_by_an_empty_command_line(cls):
+    words = ["--submission", "x.csv"] if cls is ScoreConfig else []
+    assert parse_config(cls, words).given == frozenset(name[2:] for name in words[:1])
+
+
+def test_dashes_and_underscores_are_one():
+    dashes = parse_config(TrainConfig, ["--model-type", "VanillaResNet", "--batch-size=7", "--no-pretrained"])
+    underscores = parse_config(TrainConfig, ["--model_type", "VanillaResNet", "--batch_size=7", "--no_pretrained"])
+    assert dashes == underscores
+    assert dashes.given == underscores.given == {"model_type", "batch_size", "pretrained"}
+
+
+def test_underscores_in_values_stay():
+    words = ["--lr_scheduler=cosine_restarts", "--train_root=a_b/c_d", "--save_path", "my_runs"]
+    got = parse_config(TrainConfig, words)
+    assert (got.lr_scheduler, got.train_root, got.save_path) == ("cosine_restarts", "a_b/c_d", "my_runs")
+
+
+@pytest.mark.parametrize(
+    ("cls", "option", "spelling", "name"),
+    [
+        (TrainConfig, "--task", "MAIN", "main"),
+        (TrainConfig, "--model-type", "vanillaefficientnet", "VanillaEfficientNet"),
+        (TrainConfig, "--model-type", "THANet", "THANet_MK1"),
+        (TrainConfig, "--model-type", "multiclassthanet", "MultiClassTHANet_MK1"),
+        (TrainConfig, "--model-type", "thanet_mk1", "THANet_MK1"),
+        (TrainConfig, "--model-type", "MULTILABELTHANET", "MultiLabelTHANet"),
+        (TrainConfig, "--optim-type", "AdamP", "adamp"),
+        (TrainConfig, "--loss-type", "labelsmoothingLoss", "labelsmoothingloss"),
+        (TrainConfig, "--loss-type", "focal", "focalloss"),
+        (TrainConfig, "--loss-type", "LabelSmoothing", "labelsmoothingloss"),
+        (TrainConfig, "--loss-type", "CrossEntropy", "crossentropyloss"),
+        (TrainConfig, "--transform-type", "FaceCrop", "facecrop"),
+        (TrainConfig, "--lr-scheduler", "Cosine", "cosine"),
+        (TrainConfig, "--lr-scheduler", "None", "none"),
+        (TrainConfig, "--backbone", "EfficientNet-B0", "efficientnet-b0"),
+        (SingularConfig, "--model-type", "thanet", "THANet_MK1"),
+        (EnsembleConfig, "--method", "soft", "softvoting"),
+        (EnsembleConfig, "--method", "Hard", "hardvoting"),
+        (EnsembleConfig, "--method", "HardVoting", "hardvoting"),
+    ],
+)
+def test_names_in_any_case_and_their_aliases(cls, option, spelling, name):
+    got = parse_config(cls, [option, spelling])
+    assert getattr(got, option[2:].replace("-", "_")) == name
+
+
+@pytest.mark.parametrize(("spelling", "name"), [("mse", "mseloss"), ("SmoothL1", "smoothl1loss")])
+def test_short_names_of_regression_losses(spelling, name):
+    assert parse_config(TrainConfig, ["--task", "age", "--loss-type", spelling]).loss_type == name
+
+
+def test_folds_are_taken_once_and_in_order():
+    assert parse_config(TrainConfig, ["--cv", "5", "--folds", "2,0,2"]).folds == (0, 2)
+
+
+def test_options_are_plain_values_in_files():
+    values = parse_config(TrainConfig, ["--cv", "3", "--folds", "0,2"]).as_dict()
+    assert values["folds"] == [0, 2]
+    assert "given" not in values
+    assert set(values) == {f.name for f in options.options(TrainConfig)}
+
+
+def test_the_preset_of_the_source_is_its_best_model():
+    words = "--cv=5 --lr=0.001 --lr-scheduler=cosine_restarts --transform-type=tta --backbone=efficientnet-b3"
+    assert parse_config(TrainConfig, ["--preset", "source"]) == replace(
+        parse_config(TrainConfig, words.split()), preset="source"
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_is_typed_wins_over_a_preset(name):
+    got = parse_config(TrainConfig, ["--lr", "0.25", "--preset", name.upper()])
+    values = got.as_dict()
+    assert values["preset"] == name
+    assert values["lr"] == 0.25
+    assert {key: values[key] for key in PRESETS[name] if key != "lr"} == {
+        key: value for key, value in PRESETS[name].items() if key != "lr"
+    }
+    assert got.given == {"lr", "preset"}
+
+
+def test_a_backbone_of_a_preset_is_not_for_another_network():
+    got = parse_config(TrainConfig, ["--preset", "source", "--model-type", "VanillaResNet"])
+    assert (got.model_type, got.backbone, got.lr) == ("VanillaResNet", "resnet50", 0.001)
+    for name in PRESETS:
+        got = parse_config(TrainConfig, ["--preset", name, "--task", "age"])
+        assert (got.model_type, got.loss_type, got.lr_scheduler) == (
+            TrainConfig.model_type,
+            "mseloss",
+            PRESETS[name]["lr_scheduler"],
+        )
+    assert parse_config(TrainConfig, ["--model-type", "JointHeads", "--backbone", "ResNet18"]).backbone == "resnet18"
+    got = parse_config(TrainConfig, ["--preset", "strong", "--model-type", "jointheads"])
+    assert got.backbone == PRESETS["strong"]["backbone"]  # which is the network of the preset
+
+
+def test_the_decay_of_a_preset_is_not_for_another_optimizer_or_beside_a_decay_that_is_typed():
+    assert parse_config(TrainConfig, ["--preset", "strong"]).run_decay
+    for words in ("--optim-type adam", "--optim-type AdamP", "--weight-decay 0"):
+        assert parse_config(TrainConfig, ["--preset", "strong", *words.split()]).run_decay == 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_shows_presets_as_they_are_typed(name, capsys):
+    """The words that stand there say the same as the preset."""
+    with pytest.raises(SystemExit):
+        parse_config(TrainConfig, ["--help"])
+    words = options.preset_words(PRESETS[name])
+    assert "".join(f"--preset {name}: {words}".split()) in "".join(capsys.readouterr().out.split())
+    assert replace(parse_config(TrainConfig, words.split()), preset=name) == parse_config(
+        TrainConfig, ["--preset", name]
+    )
+
+
+# ------------------------------------------------------------------------------------------------ --help
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_help_shows_every_option(cls, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(cls, ["--help"])
+    assert stop.value.code == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(options.flag(field.name) in printed for field in options.options(cls))
+    assert "%%" not in printed
+
+
+def test_help_shows_groups_defaults_and_choices(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(TrainConfig, ["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for title in ("Data:", "Model:", "Augmentation:", "Optimization:", "Checkpoints and reports:", "System:"):
+        assert title in printed
+    assert "(default: 0.005)" in printed
+    assert "cosine, cosine_restarts, onecycle, none (default: cosine)" in printed
+    assert "10 % of the people" in printed
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_help_texts_are_short(cls):
+    long = [f.name for f in options.options(cls) if len(f.metadata["help"]) >= 70]
+    assert not long
+
+
+@pytest.mark.parametrize("cls", COMMANDS)
+def test_options_table_has_a_row_for_every_option(cls):
+    rows = [row for row in options.options_table(cls).splitlines() if row.startswith("| `")]
+    assert [row.split("`")[1].split(",")[0] for row in rows] == [options.flag(f.name) for f in options.options(cls)]
+    assert all(row.count(" | ") == 2 for row in rows)
+
+
+def test_an_edited_default_is_shown():
+    fields = {f.name: f for f in options.options(TrainConfig)}
+    assert options.default_text(fields["backbone"]) == "by network"
+    fields["backbone"].default = "resnet18"
+    try:
+        assert options.default_text(fields["backbone"]) == "resnet18"
+    finally:
+        fields["backbone"].default = None
+
+
+# ------------------------------------------------------------------------------------------------ before torch
+
+# Runs command lines as `python script.py words...` would, and prints for each its exit code, its stderr and whether torch
+# or NumPy were imported.
+CHILD = """
+import contextlib, io, json, runpy, sys
+results = []
+for script, *words in json.loads(sys.argv[1]):
+    sys.argv, err = [script, *words], io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            if script.endswith(".py"):
+                runpy.run_path(script, run_name="__main__")
+            else:
+                sys.argv = ["tools", script, *words]
+                runpy.run_module("tools", run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            results.append([stop.code, err.getvalue(), [m for m in ("torch", "numpy") if m in sys.modules]])
+print(json.dumps(results))
+"""
+
+
+def run_lines(lines: list[list[str]], folder: Path) -> list[tuple[int, str, list[str]]]:
+    """Return the exit code, stderr and heavy imports after each command line, run in one process in `folder`."""
+    lines = [[str(ROOT / name) if name.endswith(".py") else name, *words] for name, *words in lines]
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(lines)],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout)
+
+
+def test_help_and_wrong_options_import_neither_torch_nor_numpy(tmp_path):
+    lines = {
+        "train.py --help": 0,
+        "train.py --epoch 3": 2,
+        "train.py --task age --model-type THANet": 2,
+        "submit_singular.py --help": 0,
+        "submit_ensemble.py --method sofd": 2,
+        "join_folds --help": 0,
+        "compare_runs --root a,,b": 2,
+        "check_data --help": 0,
+        "show_views --transform-type rando": 2,
+        "make_sample --help": 0,
+        "score_submission": 2,
+        "chek_data": 2,
+    }
+    results = run_lines([line.split() for line in lines], tmp_path)
+    for (line, code), (found, err, heavy) in zip(lines.items(), results, strict=True):
+        assert (found, heavy, err.count("\n")) == (code, [], int(code > 0)), (line, err)
+
+
+MISSING = [
+    ("train.py --train-root lost", "There is no folder lost"),
+    ("train.py --train-root faces --valid-root lost", "There is no folder lost"),
+    ("train.py --train-root empty", "empty"),
+    ("train.py --train-root faces --corrections lost.csv", "There is no file lost.csv"),
+    ("train.py --train-root faces --load-state-dict lost.pt", "There is no checkpoint file lost.pt"),
+    ("train.py --train-root faces --save-path used", "already holds a run"),
+    ("submit_singular.py --load-state-dict lost.pt", "There is no checkpoint file lost.pt"),
+    ("submit_singular.py --load-state-dict a.pt --data-root lost", "There is no folder lost"),
+    ("submit_ensemble.py --root lost", "There is no folder lost"),
+    ("submit_ensemble.py --root empty", "empty holds no kfold-ensemble-<network> folder"),
+    ("submit_ensemble.py --recipe lost.json", "lost.json is missing or damaged"),
+    ("compare_runs --root empty,lost", "empty holds no kfold-ensemble-<network> folder"),
+    ("join_folds --root lost", "There is no folder lost"),
+    ("join_folds --root used", "used holds no kfold-ensemble-<network> folder"),
+    ("design_ensemble --root empty,lost", "empty holds no kfold-ensemble-<network> folder"),
+    ("check_data --train-root lost", "There is no folder lost"),
+    ("show_views --train-root lost", "There is no folder lost"),
+    ("show_views --train-root empty", "empty"),
+    ("show_views --images lost.jpg,a.pt", "lost.jpg"),
+    ("show_views --images empty", "empty"),
+    ("show_views --images a.pt", "a.pt"),
+    ("show_views --images photo.jpg --save-path a.pt", "a.pt: File exists"),
+    ("score_submission --submission lost.csv", "There is no file"),
+]
+
+
+def test_missing_files_are_reported_before_torch_is_imported(tmp_path, make_photo):
+    make_photo(tmp_path / "faces" / "000001_male_Asian_20" / "normal.jpg")
+    make_photo(tmp_path / "photo.jpg")
+    (tmp_path / "empty").mkdir()
+    run = tmp_path / "used" / "main" / "single-VanillaEfficientNet"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"task": "main", "cv": 1, "epochs": 1}')
+    (tmp_path / "a.pt").touch()
+    results = run_lines([line.split() for line, _ in MISSING], tmp_path)
+    for (line, message), (code, err, heavy) in zip(MISSING, results, strict=True):
+        name = line.split()[0]
+        assert (code, err.count("\n")) == (2, 1), (line, err)
+        assert "torch" not in heavy, line
+        assert err.startswith(f"{name if name.endswith('.py') else f'python -m tools {name}'}: "), err
+        assert message in err, err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "2000", "PILLOW_BLOCKS_MAX": "4"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7", "PILLOW_BLOCKS_MAX": "4"}),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, {"OMP_WAIT_POLICY": "PASSIVE", "PILLOW_BLOCKS_MAX": "4"}),
+    ],
+)
+def test_environment_variables_of_the_user_stay(monkeypatch, given, expected):
+    monkeypatch.setattr("os.environ", dict(given))
+    options.configure_libraries()
+    assert options.os.environ == expected
