@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.intervals import BEST, FoldAnswers, differences, estimates, run_sums
 from augmentation import SOURCE_CROP, SOURCE_SIDE
-from config import EnsembleConfig
 from data.tables import read_training_table
 from dataset import ViewDataset
 from inference.predict import transforms_of
@@ -40,7 +39,7 @@ def main(run_path: str, train_root: str) -> None:
     folds = json.loads(run.split.read_text())["folds"]
     people = table["person"].astype("category").cat.codes.to_numpy()
     answers: dict[tuple[float, int], list[FoldAnswers]] = {}
-    for member in find_members(run, EnsembleConfig(), top_k=1, folds=None):
+    for member in find_members(run, top_k=1, folds=None):
         valid = table["person"].isin(folds[member.fold]["valid"]).to_numpy()
         rows, network = table[valid], prepare(member.load(), device)
         cuts = [replace(member, info=replace(member.info, inference_crop=side)) for side in SIDES]

@@ -24,7 +24,7 @@ from analysis.ensemble_report import write_ensemble
 from analysis.intervals import Estimate, in_words
 from analysis.metrics import log_loss, score, tempered
 from analysis.summary import as_plain
-from config import DesignConfig, EnsembleConfig, TrainConfig
+from config import DesignConfig, TrainConfig
 from data.label_math import targets_of
 from data.prepare import look_at_data, read_tables
 from data.split import Data, Fold, Split
@@ -286,7 +286,7 @@ def _open(folder: RunFolder, config: DesignConfig) -> Run:
         raise UserError(
             f"{folder.path} is not trained to its end: fold {shorten_list(missing)}. Train on with --resume."
         )
-    members = find_members(folder, EnsembleConfig(), top_k=config.top_k, folds=range(len(folds)))
+    members = find_members(folder, top_k=config.top_k, folds=range(len(folds)))
     transforms_of(members, config.tta)  # more views than there are is found out now
     for member in members:
         if member.info.split_fingerprint != split["fingerprint"]:

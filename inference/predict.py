@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,18 @@ from inference import voting
 from inference.recipe import Recipe
 from model import inference_network
 from storage.checkpoint import ModelInfo
-from storage.members import Member, answered_task, find_best, find_members, open_member
+from storage.members import Expected, Member, find_best, find_members, open_member
 from storage.run_folder import UNREADABLE_LIST, RunFolder
 from training.device import count_workers, free_memory
 from training.distributed import Processes
 from training.engine import inference_dtype, predict, prepare
 from training.loaders import view_loader
 from utils import UserError, file_digest, make_folder, read_json, remove_leftovers, shorten_list, write_json, write_text
+
+
+def expected_options(config: PredictConfig) -> Expected:
+    """Return the typed options that checkpoints must agree with."""
+    return Expected(**{f.name: getattr(config, f.name) for f in fields(Expected) if f.name in config.given})
 
 
 def predict_singular(config: SingularConfig, place: Path, photographs: PredictionList, context: Context) -> None:
@@ -42,9 +47,9 @@ def predict_singular(config: SingularConfig, place: Path, photographs: Predictio
         place: what `finding.find_single` found. photographs: what to predict.
     """
     if place.is_dir():
-        member, run_name = find_best(place, config), place.name
+        member, run_name = find_best(place, expected_options(config)), place.name
     else:
-        member, run_name = open_member(place, config), place.stem
+        member, run_name = open_member(place, expected_options(config)), place.stem
         if member.info.config is not None:
             cv = member.info.config["cv"]
             run = RunFolder.of("", member.info.task, member.info.model_type, cv=cv)
@@ -58,7 +63,7 @@ def predict_ensemble(config: EnsembleConfig, run: RunFolder, photographs: Predic
     Args:
         run: the K-fold run, as `finding.find_run` found it. photographs: what to predict.
     """
-    members = find_members(run, config, top_k=config.top_k, folds=config.folds)
+    members = find_members(run, expected_options(config), top_k=config.top_k, folds=config.folds)
     unfinished = run.unfinished()
     if unfinished:
         print(f"Not all of {run.path} is trained: fold {shorten_list(unfinished)}.")
@@ -78,7 +83,7 @@ def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: Predicti
     """
     if "task" in config.given and config.task != recipe.task:
         raise UserError(f"{config.recipe} is a recipe for task {recipe.task}, not {config.task}; leave --task out.")
-    members, loose = [], replace(config, given=config.given - {"task"})  # what a member answers, the recipe says
+    members, expected = [], replace(expected_options(config), task=None)  # the recipe says what each member predicts
     for entry in recipe.members:
         path = Path(config.recipe).parent / entry["file"]
         if not path.is_file():
@@ -91,7 +96,7 @@ def predict_recipe(config: EnsembleConfig, recipe: Recipe, photographs: Predicti
                 f"{path} is not the checkpoint that {config.recipe} was made with (digest {file_digest(path)}, not "
                 f"{entry['digest']}); put that one back, or make the recipe anew with design_ensemble.py."
             )
-        members.append(open_member(path, loose, fold=entry["fold"]))
+        members.append(open_member(path, expected, fold=entry["fold"]))
         info = members[-1].info
         if not MODELS[info.model_type].answers(entry["task"], info.task):
             raise UserError(f"{config.recipe} is damaged: {path} learnt task {info.task}, not {entry['task']}.")
@@ -126,7 +131,8 @@ def write_prediction(
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
     """
-    task = answered_task(members, config) if recipe is None else recipe.task
+    answered = config.task if "task" in config.given else members[0].info.task
+    task = answered if recipe is None else recipe.task
     tasks = [task] * len(members) if recipe is None else recipe.tasks
     if TASKS[task].regression and method == "hardvoting":
         raise UserError(f"--method hardvoting counts classes and task {task} has none; use softvoting.")

@@ -1219,7 +1219,7 @@ def test_bare_weights(case, command, world, give):
     Case(
         "a fold of another split",
         "submit_ensemble",
-        r"do not belong together: their split fingerprint differs",
+        r"differ in split fingerprint",
         of_another_split,
     ),
     Case("weights that are a folder", "submit_ensemble", r"\.pt", lambda w: folder(first_checkpoint(w.folds))),
@@ -1228,7 +1228,7 @@ def test_bare_weights(case, command, world, give):
     Case(
         "a checkpoint in another fold",
         "submit_ensemble",
-        r"is a checkpoint of fold 1, not of fold 0; move it back",
+        r"is a checkpoint of fold 1, not of fold 0\. Move it back",
         lambda w: put(first_checkpoint(w.folds), first_checkpoint(w.folds, 1).read_bytes()),
     ),
 )

@@ -31,7 +31,7 @@ def members(small_data, tiny_training, tmp_path_factory) -> list[Member]:
         words = ("--train-root", small_data.train_root, "--save-path", place / str(number), "--seed", number)
         words = (*tiny_training, *words, "--image-size", size, "--transform-type", cut)
         assert train.main([str(word) for word in words]) == 0
-        found.append(open_member(next((place / str(number)).rglob("*.pt")), SingularConfig()))
+        found.append(open_member(next((place / str(number)).rglob("*.pt"))))
     info = replace(found[2].info, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     path = place / "other.pt"
     save_checkpoint(path, found[2].load(), info)

@@ -121,7 +121,7 @@ def test_a_fold_of_another_run_is_refused(words, told, run, small_data, tiny_tra
     shutil.copytree(other / "main" / NAME / "fold01", apart / "fold01")
     outcome = run("join_folds", "--root", apart)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert f"is not of the run in {apart}: " in outcome.err
+    assert f"does not belong to the run in {apart}: " in outcome.err
     assert told in outcome.err
     assert not (apart / "summary.json").exists()
 
