@@ -29,7 +29,7 @@ if AS_INSTALLED not in os.environ:
 import torch  # noqa: E402
 
 from model import Network, create_model  # noqa: E402
-from tools.make_sample import main as make_sample  # noqa: E402
+from tools.__main__ import main as run_tool  # noqa: E402
 from utils import count_cores  # noqa: E402
 
 
@@ -51,7 +51,7 @@ def create(backbone: str, size: int) -> Network:
 
 def photographs(folder: Path, people: int) -> Path:
     """Drawn portraits of 384 x 512 pixels, seven a person, in the layout of training; the folder of people."""
-    code = make_sample(["--root", str(folder / "input"), "--people", str(people), "--eval-people", "1"])
+    code = run_tool(["make_sample", "--root", str(folder / "input"), "--people", str(people), "--eval-people", "1"])
     assert code == 0
     return folder / "input" / "data" / "train" / "images"
 

@@ -230,8 +230,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def command(name: str, *words: object) -> Outcome:
         capsys.readouterr()
         try:
-            module = name if name in ("train", "submit_singular", "submit_ensemble") else f"tools.{name}"
-            code = importlib.import_module(module).main([str(word) for word in words])
+            script = name in ("train", "submit_singular", "submit_ensemble")
+            main = importlib.import_module(name if script else "tools.__main__").main
+            code = main([str(word) for word in (words if script else (name, *words))])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         told = capsys.readouterr()

@@ -1,1 +1,1 @@
-"""The secondary commands: python -m tools NAME"""
+"""The other commands: python -m tools NAME. Each module has a function run, which takes the command's config."""

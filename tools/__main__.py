@@ -1,4 +1,4 @@
-"""The secondary commands: python -m tools NAME; without a name, list them."""
+"""The other commands: python -m tools NAME; without a name, list them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from cli.choices import nearest
+from cli.command import run_tool
 from config import command_configs
 
 PREFIX = "python -m tools "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that is named first, or list the commands; return the exit code."""
+    """Run the command that the first word names, or list the commands; return the exit code.
+
+    A command's module is imported once its options are accepted, so that --help answers at once.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     tools = {cls.command.removeprefix(PREFIX): cls for cls in command_configs() if cls.command.startswith(PREFIX)}
-    name = words[0].replace("-", "_").removesuffix(".py") if words else "--help"
-    if name in tools:
-        return import_module(f"tools.{name}").main(words[1:])
-    if name in ("__help", "_h", "--help"):
-        print(f"usage: {PREFIX}NAME [options]; {PREFIX}NAME --help lists the options of a command\n")
-        for tool, cls in sorted(tools.items()):
-            print(f"  {tool:<18} {cls.__doc__}")
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {PREFIX}NAME [options]\n\n{PREFIX}NAME --help lists the options of a command.\n")
+        for name, cls in sorted(tools.items()):
+            print(f"  {name:<18}  {cls.__doc__}")
         return 0
-    print(
-        f"{PREFIX.strip()}: there is no command {words[0]}.{nearest(name, tools)} --help lists them.", file=sys.stderr
-    )
-    return 2
+    name = words[0].replace("-", "_").removesuffix(".py")
+    if name not in tools:
+        advice = nearest(name, list(tools))
+        print(f"{PREFIX.strip()}: there is no command {words[0]}.{advice} --help lists them.", file=sys.stderr)
+        return 2
+    return run_tool(tools[name], lambda config: import_module(f"tools.{name}").run(config), words[1:])
 
 
 if __name__ == "__main__":

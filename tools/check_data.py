@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from cli.command import run_tool
 from config import CheckConfig
 from data.tasks import MAIN_CLASSES
 from utils import UserError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(CheckConfig, check, argv)
-
-
-def check(config: CheckConfig) -> None:
+def run(config: CheckConfig) -> None:
     """Print people, images, classes, strata and everything that is wrong.
 
     Raises:

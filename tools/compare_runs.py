@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from cli.command import run_tool
 from config import CompareConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(CompareConfig, compare, argv)
-
-
-def compare(config: CompareConfig) -> None:
+def run(config: CompareConfig) -> None:
     """See `comparison.print_comparison` and `overview.write_comparison`."""
     from analysis import comparison
     from storage.find_runs import find_runs

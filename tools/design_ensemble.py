@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from cli.command import run_tool
 from config import DesignConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(DesignConfig, design, argv)
-
-
-def design(config: DesignConfig) -> None:
+def run(config: DesignConfig) -> None:
     """See `design.design_ensemble`. What is missing is told before torch is imported, which takes seconds."""
     from storage.find_runs import find_runs
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from cli.command import run_tool
 from config import LabelErrorConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(LabelErrorConfig, find, argv)
-
-
-def find(config: LabelErrorConfig) -> None:
+def run(config: LabelErrorConfig) -> None:
     """Print the first suspects of a run, and write its corrections.csv and suspects.jpg.
 
     Raises:

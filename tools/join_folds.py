@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from cli.command import run_tool
 from config import JoinConfig
+from storage.find_runs import find_run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(JoinConfig, join, argv)
+def run(config: JoinConfig) -> None:
+    """Write what one command would have left; see `training.kfold.join_folds`."""
+    found = find_run(config)
+    from training.kfold import join_folds  # imports torch, once the run is found
 
-
-def join(config: JoinConfig) -> None:
-    """See `crossval.join_folds`. What is missing is told before torch is imported, which takes seconds."""
-    from storage.find_runs import find_run
-    from training.kfold import join_folds
-
-    join_folds(find_run(config))
+    join_folds(found)

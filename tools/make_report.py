@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from cli.command import run_tool
 from config import ReportConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(ReportConfig, report, argv)
-
-
-def report(config: ReportConfig) -> None:
+def run(config: ReportConfig) -> None:
     """See `report.write_report`."""
     from storage.find_runs import find_runs
 

@@ -24,7 +24,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,6 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from cli.command import run_tool
 from config import SampleConfig
 from data.tasks import AGE_BOUNDS, GENDERS, MASKS, SHOTS, age_group, encode_class
 from tools.portrait import make_person, make_shot, paint
@@ -344,11 +343,6 @@ def make_sample(
         "root": root, "drawn": drawn, "people": people, "eval_people": eval_people, "images": people * len(SHOTS),
         "eval_images": eval_people * len(SHOTS), "bytes": size, "seconds": time.perf_counter() - started,
     }  # fmt: skip
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(SampleConfig, run, argv)
 
 
 def run(config: SampleConfig) -> None:

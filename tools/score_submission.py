@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from cli.command import run_tool
 from config import ScoreConfig
 from data.tasks import SCORE_TITLES, TASKS, decode_class
 from utils import UserError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(ScoreConfig, score_submission, argv)
-
-
-def score_submission(config: ScoreConfig) -> None:
+def run(config: ScoreConfig) -> None:
     """Print the scores of a submission against the answers.
 
     Raises:

@@ -15,7 +15,6 @@ from analysis.contact_sheet import ACROSS, Block, Cell, contact_sheet
 from augmentation import VIEWS, InferenceTransform, build_transform, to_picture
 from cli.checks import train_size
 from cli.choices import TRANSFORMS
-from cli.command import run_tool
 from config import SHOWN_HIGH, ShowConfig
 from data.face_box import face_crop_box
 from data.image_cache import Pictures, look_at_pictures
@@ -230,12 +229,7 @@ def _draws_of(config: ShowConfig) -> str:
     return f"seed {config.seed}, fold {FOLD}" + ("" if config.images else f" of --cv {config.cv}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    return run_tool(ShowConfig, show, argv)
-
-
-def show(config: ShowConfig) -> None:
+def run(config: ShowConfig) -> None:
     """See `views.write_sheets`. What is wrong is told before torch is imported, which takes seconds."""
     from tools.show_views import choose_examples
     from utils import make_folder

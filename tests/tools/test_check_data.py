@@ -92,7 +92,7 @@ def test_a_set_with_nobody(run, tmp_path):
     assert "holds no photographs" in told.err
     told = run("check_data", "--train-root", tmp_path / "nowhere")
     assert told.code == 2
-    assert told.err.startswith("check_data.py: There is no folder")
+    assert told.err.startswith("python -m tools check_data: There is no folder")
     assert told.err.count("\n") == 1
 
 
@@ -104,10 +104,10 @@ def test_nothing_is_written(run, make_data):
 
 
 def test_a_reader_that_leaves_is_no_traceback(small_data):
-    words = [sys.executable, "check_data.py", "--train-root", small_data.train_root]
+    words = [sys.executable, "-m", "tools", "check_data", "--train-root", small_data.train_root]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, cwd=Path(config.__file__).parent, **pipes) as child:
         child.stdout.close()
         told = child.stderr.read().decode()
     assert child.returncode == 1
-    assert told == "check_data.py: nobody reads on.\n"
+    assert told == "python -m tools check_data: nobody reads the output.\n"

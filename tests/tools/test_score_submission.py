@@ -83,7 +83,7 @@ def test_other_images_are_refused(score, told, true, name):
 def test_an_answer_that_is_no_class_is_refused(score, bad):
     refused = score(numbered([0, bad]), numbered([0, 1]))
     assert refused.code == 2
-    assert refused.err.startswith("score_submission.py: ")
+    assert refused.err.startswith("python -m tools score_submission: ")
     assert refused.err.count("\n") == 1
 
 
@@ -99,6 +99,6 @@ def test_a_file_that_is_not_there_is_refused(run, write_csv, tmp_path):
     path = write_csv(tmp_path / "a.csv", COLUMNS, [["a", 0]])
     refused = run("score_submission", "--submission", tmp_path / "none.csv", "--answers", path)
     assert refused.code == 2
-    assert re.fullmatch(r"score_submission\.py: There is no file .*none\.csv\.\n", refused.err)
+    assert re.fullmatch(r"python -m tools score_submission: There is no file .*none\.csv\.\n", refused.err)
     refused = run("score_submission", "--submission", path, "--answers", tmp_path / "none.csv")
     assert refused.code == 2
