@@ -140,31 +140,31 @@ def write_prediction(
     transform_type = ", ".join(dict.fromkeys(config.transform_type or member.info.transform_type for member in members))
     for note in photographs.notes:
         print(note)
-    together = Processes.here()
-    device = together.device(config.device)
+    dist = Processes.from_environment()
+    device = dist.choose_device(config.device)
     dtype = inference_dtype(config.precision, device)
     folder = Path(config.save_path) / task / run_name
-    with together.joined(device):
+    with dist.connect(device):
         context.joined = True
-        unreadable = together.share_locally(lambda: _look_at(photographs, config))
-        at_once = at_once or _members_that_fit(members, device, together.local_size)
+        unreadable = dist.run_once_per_machine(lambda: _look_at(photographs, config))
+        at_once = at_once or _members_that_fit(members, device, dist.local_size)
         # A member that a recipe names several times is asked once.
         keys = [(member.path, member.fold, own) for member, own in zip(members, tasks, strict=True)]
         once = [keys.index(key) for key in dict.fromkeys(keys)]
         asked_for = [once.index(keys.index(key)) for key in keys]  # which of those each member is
         networks = networks_of([members[k] for k in once], device, dtype, at_once)
-        if together.main:
+        if dist.is_main:
             make_folder(make_folder(folder) / "members")  # a place that cannot be written to is found out now
         readable = np.array([str(path) not in unreadable for path in photographs.paths])
         paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
-        if any(other != ids for other in together.gather(ids)):
+        if any(other != ids for other in dist.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
         pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
         asked = Asked(
-            [tasks[k] for k in once], config.tta, pictures, config.batch_size, config.num_workers, device, together
+            [tasks[k] for k in once], config.tta, pictures, config.batch_size, config.num_workers, device, dist
         )
         answers = asked.answers(networks, [transforms[k] for k in once], paths, ids, at_once=at_once)
-    if not together.main:
+    if not dist.is_main:
         return
     check_numbers(answers, [members[k] for k in once], dtype)
     answers = [rows[:, : TASKS[tasks[k]].outputs] for k, rows in zip(once, answers, strict=True)]
@@ -275,7 +275,7 @@ class Asked:
     batch_size: int
     workers: int
     device: torch.device
-    together: Processes
+    dist: Processes
 
     def answers(
         self,
@@ -301,12 +301,12 @@ class Asked:
         loader = view_loader(
             dataset,
             batch_size=max(1, self.batch_size // self.views),
-            workers=count_workers(self.workers, self.device, sharing=self.together.local_size),
+            workers=count_workers(self.workers, self.device, sharing=self.dist.local_size),
             device=self.device,
-            together=self.together,
+            dist=self.dist,
         )
         seen = [kinds.index(transform) for transform in transforms]
-        options = {"kinds": seen, "at_once": at_once, "apart": apart, "together": self.together}
+        options = {"kinds": seen, "at_once": at_once, "apart": apart, "dist": self.dist}
         return predict(networks, loader, self.tasks, self.device, **options)
 
 

@@ -1,9 +1,9 @@
-"""The processes of a run that torchrun started: who is who, and what they tell each other; or one process alone."""
+"""The processes of one run, started by torchrun, and the values that they exchange; or one process alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,64 +20,60 @@ Value = TypeVar("Value")
 
 @dataclass
 class Processes:
-    """This process among those of a run; alone it is number 0 of 1, and nothing is exchanged.
+    """The place of this process among those of a run; a single process exchanges nothing.
 
-    What exchanges something must be called by all of them, in the same order.
+    All processes must call the methods that exchange values, in the same order.
 
     Args:
-        rank, size: the number of this process, and how many there are.
-        local_rank, local_size: the same among those of this machine.
-        node: the number of this machine.
+        rank: number of this process.
+        world_size: number of processes.
+        local_rank: number of this process on its machine.
+        local_size: number of processes on this machine.
+        node: number of this machine.
+        group: process group for values on the CPU, set by `connect`.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
     local_size: int = 1
     node: int = 0
-    group: Any = None  # that values on the CPU are exchanged in
+    group: Any = None
 
     @classmethod
-    def here(cls) -> Processes:
-        """As torchrun told this process (https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables)."""
-        names = {
-            "size": "WORLD_SIZE",
-            "local_rank": "LOCAL_RANK",
-            "local_size": "LOCAL_WORLD_SIZE",
-            "node": "GROUP_RANK",
-        }
+    def from_environment(cls) -> Processes:
+        """Read the variables that torchrun sets: https://docs.pytorch.org/docs/stable/elastic/run.html"""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
-        return cls(process_number(), **{name: int(os.environ[variable]) for name, variable in names.items()})
+        names = ("WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+        return cls(process_number(), *(int(os.environ[name]) for name in names))
 
     @property
-    def main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
-    def device(self, name: str) -> torch.device:
-        """The device of this process: the one called `name`, of several GPUs the one with its number.
+    def choose_device(self, name: str) -> torch.device:
+        """Return the device called `name`; of several GPUs, the one with the local rank of this process.
 
         Raises:
-            UserError: no such device here, or fewer GPUs than processes.
+            UserError: the device does not exist, or there are fewer GPUs than processes.
         """
         device = choose_device(name)
-        if self.size == 1 or device.type == "cpu":
+        if self.world_size == 1 or device.type == "cpu":
             return device
         if device.type != "cuda" or device.index is not None:
-            raise UserError(f"--device {name} is one device for {self.size} processes; pass cuda, cpu or auto.")
-        if self.local_size > torch.cuda.device_count():
-            raise UserError(
-                f"{self.local_size} processes share {torch.cuda.device_count()} GPUs; pass --nproc-per-node "
-                f"{torch.cuda.device_count()} to torchrun."
-            )
+            raise UserError(f"--device {name} is one device for {self.world_size} processes. Pass cuda, cpu or auto.")
+        gpus = torch.cuda.device_count()
+        if self.local_size > gpus:
+            raise UserError(f"{self.local_size} processes share {gpus} GPUs. Pass --nproc-per-node {gpus} to torchrun.")
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
 
     @contextmanager
-    def joined(self, device: torch.device) -> Iterator[None]:
-        """A block in which the processes can exchange values."""
-        if self.size == 1:
+    def connect(self, device: torch.device) -> Iterator[None]:
+        """Connect the processes for the length of a block."""
+        if self.world_size == 1:
             yield
             return
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -87,60 +83,56 @@ class Processes:
         finally:
             distributed.destroy_process_group()
 
-    def share(self, make: Callable[[], Value]) -> Value:
-        """What the main process makes."""
-        if self.size == 1:
+    def run_on_main(self, make: Callable[[], Value]) -> Value:
+        """Call a function in the main process and return its result in all."""
+        if self.world_size == 1:
             return make()
-        box = [make() if self.main else None]
+        box = [make() if self.is_main else None]
         distributed.broadcast_object_list(box, src=0, group=self.group, device=torch.device("cpu"))
         return box[0]
 
-    def share_locally(self, make: Callable[[], Value]) -> Value:
-        """What the first process of this machine makes."""
-        mine = make() if self.local_rank == 0 else None
-        made = self.gather((self.node, mine) if self.local_rank == 0 else None)
+    def run_once_per_machine(self, make: Callable[[], Value]) -> Value:
+        """Call a function in the first process of each machine and return its result in all processes there."""
+        own = make() if self.local_rank == 0 else None
+        made = self.gather((self.node, own) if self.local_rank == 0 else None)
         if self.local_rank == 0:
-            return mine  # no copy of it: it may be what keeps memory that all share
+            return own  # not a copy of it: it may hold the memory that all share
         return next(value for node, value in filter(None, made) if node == self.node)
 
     def gather(self, value: Value) -> list[Value]:
-        """The values of all processes, by their numbers."""
-        values: list[Any] = [value] * self.size
-        if self.size > 1:
+        """Return the values of all processes, by rank."""
+        values: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
             distributed.all_gather_object(values, value, group=self.group)
         return values
 
-    def largest(self, number: int) -> int:
-        """The largest of the numbers of all processes."""
-        if self.size == 1:
+    def max(self, number: int) -> int:
+        """Return the largest of the numbers of all processes."""
+        if self.world_size == 1:
             return number
         box = torch.tensor(number)
         distributed.all_reduce(box, distributed.ReduceOp.MAX, group=self.group)
         return int(box)
 
-    def add(self, values: Tensor) -> Tensor:
-        """The sum of the tensors of all processes, in place; a GPU is not waited for."""
-        if self.size > 1:
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum the tensors of all processes in place, without waiting for a GPU."""
+        if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
-    def mine(self, values: Sequence[Value]) -> Sequence[Value]:
-        """The part of some values that this process works on."""
-        return values[self.rank :: self.size]
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """Return the network with gradients that are averaged over all processes.
 
-    def parallel(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network as all processes train it together: gradients are averaged over them.
-
-        BatchNorm is over the images of each process, and its running statistics are those of the main one.
+        BatchNorm normalises over the images of each process; its running statistics are those of the main process.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return network
         devices = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
 
-    def spread(self, network: nn.Module) -> None:
-        """Give all processes the buffers of the main one, such as the running statistics of BatchNorm."""
-        if self.size > 1:
+    def broadcast_buffers(self, network: nn.Module) -> None:
+        """Copy the buffers of the main process to all, such as the running statistics of BatchNorm."""
+        if self.world_size > 1:
             for buffer in network.buffers():
                 distributed.broadcast(buffer, src=0)
 

@@ -112,7 +112,7 @@ def train_one_epoch(
     title: str = "train",
     progress: EpochProgress | None = None,
     mixing: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]] = lambda *batch: batch,
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
     sizes: Sequence[int] | None = None,
     after_step: Callable[[EpochProgress], None] = lambda progress: None,
 ) -> EpochProgress:
@@ -123,7 +123,7 @@ def train_one_epoch(
         scaler: of the gradients, see `gradient_scaler`.
         progress: where an epoch that is taken up in the middle stands; the loader gives the batches that are left.
         mixing: makes of a batch the one to train on, see `mixing.BatchMixing`.
-        together: the processes that train, the network being `together.parallel`.
+        dist: the processes that train, the network being `dist.wrap`.
         sizes: how many images each batch has over all of them; of one process alone those that the loader gives.
         after_step: called when a step is done and counted.
     """
@@ -146,13 +146,13 @@ def train_one_epoch(
             loss = criterion(_floats(outputs), targets)
             total = len(batch) if sizes is None else sizes[number]
             # Gradients are averaged over the processes, of which each has its own number of images.
-            part = loss if total == len(batch) else loss * (len(batch) * together.size / total)
+            part = loss if total == len(batch) else loss * (len(batch) * dist.world_size / total)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(part).backward()
             scaler.step(optimizer)
             scaler.update()
             scheduler.step()
-            progress.losses.append(together.add(loss.detach() * len(batch)))
+            progress.losses.append(dist.sum(loss.detach() * len(batch)))
             progress.rates.append(rate)
             progress.images += total
             progress.seconds = time.perf_counter() - start
@@ -211,13 +211,13 @@ def evaluate(
     device: torch.device,
     *,
     title: str = "valid",
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
     """Loss and answers of a network on the plain view of every image.
 
     Args:
-        together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
+        dist: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
         after_batch: called after each batch.
     """
     network.eval()
@@ -230,9 +230,9 @@ def evaluate(
         answers.append(predict_task(outputs, task).cpu())
         after_batch()
     probabilities = torch.cat(answers).numpy()
-    if together.size > 1:
-        probabilities = loader.batch_sampler.join(together.gather(probabilities))
-    sums, counts = zip(*together.gather((_sum(losses), images)), strict=True)
+    if dist.world_size > 1:
+        probabilities = loader.batch_sampler.join(dist.gather(probabilities))
+    sums, counts = zip(*dist.gather((_sum(losses), images)), strict=True)
     return EvalResult(sum(sums) / sum(counts), probabilities)
 
 
@@ -247,7 +247,7 @@ def predict(
     at_once: int | None = None,
     title: str = "predict",
     apart: bool = False,
-    together: Processes = ALONE,
+    dist: Processes = ALONE,
 ) -> np.ndarray:
     """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
 
@@ -262,7 +262,7 @@ def predict(
         at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
             memory that is free; None holds all.
         apart: keep the answers to each view, `(networks, N, V, C)`, instead of their mean.
-        together: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
+        dist: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
     """
     at_once = at_once or len(networks)
     tasks = [tasks] * len(networks) if isinstance(tasks, str) else tasks
@@ -271,7 +271,7 @@ def predict(
     answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
     batches = (views if isinstance(views, list) else [views] for views, _ in _bar(loader, title))
-    for part in _parts(batches, together.local_size) if len(groups) > 1 else ([views] for views in batches):
+    for part in _parts(batches, dist.local_size) if len(groups) > 1 else ([views] for views in batches):
         for group in groups:
             if not held or len(groups) > 1:
                 held.clear()  # before the next ones are made
@@ -282,11 +282,11 @@ def predict(
                 for k, answer in zip(group, _answers(held, seen, views, asked, device), strict=True):
                     answer = F.pad(answer, (0, width - answer.shape[2]))
                     answers[k].append(answer if apart else answer.mean(dim=1))
-    if together.size == 1:
+    if dist.world_size == 1:
         return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
     none = torch.empty(0, *([loader.dataset.views] if apart else ()), width)
     rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in answers], dim=1).numpy()
-    return loader.batch_sampler.join(together.gather(rows)).swapaxes(0, 1)  # there images come first
+    return loader.batch_sampler.join(dist.gather(rows)).swapaxes(0, 1)  # there images come first
 
 
 def _answers(

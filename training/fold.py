@@ -120,15 +120,15 @@ class FoldTrainer:
         initial: dict[str, torch.Tensor] | None,
         stop: StopRequest,
         locks: FoldLocks,
-        together: Processes = ALONE,
+        dist: Processes = ALONE,
     ) -> None:
         self.config, self.files, self.device, self.initial = config, files, device, initial
-        self.stop, self.locks, self.together = stop, locks, together
+        self.stop, self.locks, self.dist = stop, locks, dist
         self.train_loader, self.valid_loader, self.plain_loader = own_loaders
         self.number, self.task = files.number, TASKS[config.task]
         self.epoch: int = files.state.get("epoch", 0)  # epochs done
         self.progress = EpochProgress()  # of the epoch that is trained
-        self.machine = machine_of(device, config.precision, together.size)  # that the fold was begun on
+        self.machine = machine_of(device, config.precision, dist.world_size)  # that the fold was begun on
         self.rows: list[dict[str, Any]] = files.state.get("rows", [])
         self.best: torch.Tensor | None = files.state.get("best")  # (N, C), what the best epoch answers out of fold
 
@@ -171,7 +171,7 @@ class FoldTrainer:
         self.average = step_average(self.network, config.ema) if config.ema else None
         if config.compile:
             self.network.compile()
-        self.parallel = self.together.parallel(self.network, self.device)
+        self.parallel = self.dist.wrap(self.network, self.device)
         self.dtype = training_dtype(config.precision, self.device)
         self.scaler = gradient_scaler(self.dtype, self.device)
         extra = len(self.train_loader.dataset.extra)
@@ -214,7 +214,7 @@ class FoldTrainer:
         step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
         print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
         begun, self.machine = state["machine"], state["machine"]
-        now = machine_of(self.device, self.config.precision, self.together.size)
+        now = machine_of(self.device, self.config.precision, self.dist.world_size)
         begun = {"processes": 1, **begun}  # what was begun before there could be more does not say
         differ = [f"{name} {begun.get(name)}, now {now[name]}" for name in now if begun.get(name) != now[name]]
         if differ:
@@ -230,14 +230,14 @@ class FoldTrainer:
         self.progress = EpochProgress(state["images"], state["seconds"], losses, state["rates"])
         if losses:
             states = state["random"] if isinstance(state["random"], list) else [state["random"]]
-            if self.together.rank < len(states):
-                set_random_state(states[self.together.rank], self.device)
+            if self.dist.rank < len(states):
+                set_random_state(states[self.dist.rank], self.device)
 
     def _train_epoch(self) -> None:
         start = time.perf_counter() - self.progress.seconds
         if not self.progress.step:
             # For dropout and the like, which processes that train together draw each by itself.
-            others = (self.together.rank,) if not self.together.main else ()
+            others = (self.dist.rank,) if not self.dist.is_main else ()
             seed_everything("epoch", self.config.seed, self.number, self.epoch, *others)
         self.sampler.set_epoch(self.epoch, self.progress.step)
         title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
@@ -254,7 +254,7 @@ class FoldTrainer:
                 title=title,
                 progress=self.progress,
                 mixing=self.mixing,
-                together=self.together,
+                dist=self.dist,
                 sizes=self.sampler.sizes(),
                 after_step=self._after_step,
             )
@@ -266,9 +266,9 @@ class FoldTrainer:
         self._check_losses()
         if self.plain_loader is not None:
             renew_statistics(self.judged, self.plain_loader, self.device, dtype=self.dtype, title=f"{title} statistics")
-        self.together.spread(self.network)
+        self.dist.broadcast_buffers(self.network)
         if self.average:
-            self.together.spread(self.average.module)
+            self.dist.broadcast_buffers(self.average.module)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, self.valid_loader.dataset.targets[self.config.task])
         self.epoch += 1
@@ -291,9 +291,9 @@ class FoldTrainer:
             self.config.task,
             self.device,
             title=f"{title} valid",
-            together=self.together,
+            dist=self.dist,
             # Processes that have not the same number of batches cannot agree on stopping after each of them.
-            after_batch=self._heed_signals if self.together.size == 1 else lambda: None,
+            after_batch=self._heed_signals if self.dist.world_size == 1 else lambda: None,
         )
         if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
             print(f"fold {self.number}: its answers do not fit into {dtype}; validating again in float32")
@@ -314,7 +314,7 @@ class FoldTrainer:
     def _heed_signals(self) -> None:
         """Save and stop if a signal asked for it, or another run took the fold."""
         self.locks.raise_if_lost()
-        signum = self.together.largest(self.stop.signum or 0)
+        signum = self.dist.max(self.stop.signum or 0)
         if not signum:
             return
         where = f"before fold {self.number}"
@@ -330,7 +330,7 @@ class FoldTrainer:
         step = self.progress.first_bad_step()
         if step is None:
             return
-        if not self.together.main:
+        if not self.dist.is_main:
             raise SystemExit(2)  # all find it at the same step, and the main one tells
         images = [self.train_loader.dataset.name(index) for index in self.sampler.batches()[step]]
         raise UserError(
@@ -372,7 +372,7 @@ class FoldTrainer:
         """Write what the fold is resumed from: after an epoch, or within one."""
         progress = self.progress
         self._check_losses()  # weights after a loss that is no number are not worth keeping
-        random_states = self.together.gather(random_state(self.device))
+        random_states = self.dist.gather(random_state(self.device))
         within: dict[str, Any] = {}
         if self.epoch < self.config.epochs:
             within = {

@@ -31,19 +31,17 @@ class FoldFiles:
 
     Args:
         config: the options of the run. run: its folder. data: what it is trained on. number: of the fold.
-        together: the processes that train it, which all have to make this.
+        dist: the processes that train it, which all have to make this.
 
     Raises:
         UserError: the fold's state is damaged or of another run.
     """
 
-    def __init__(
-        self, config: TrainConfig, run: RunFolder, data: Data, number: int, together: Processes = ALONE
-    ) -> None:
-        self.config, self.run, self.number, self.main = config, run, number, together.main
+    def __init__(self, config: TrainConfig, run: RunFolder, data: Data, number: int, dist: Processes = ALONE) -> None:
+        self.config, self.run, self.number, self.main = config, run, number, dist.is_main
         self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        self.state: dict[str, Any] = together.share(self._read_state)  # empty where the fold was not begun
+        self.state: dict[str, Any] = dist.run_on_main(self._read_state)  # empty where the fold was not begun
         self.keeper = BestKeeper(
             run.fold(number),
             config.top_n,

@@ -66,29 +66,29 @@ def train_run(config: TrainConfig, context: Context) -> None:
     from training.fold_state import FoldFiles
     from training.loaders import fold_loaders
 
-    together = Processes.here()
-    if config.batch_size < 2 * together.size:
+    dist = Processes.from_environment()
+    if config.batch_size < 2 * dist.world_size:
         raise UserError(
-            f"--batch-size {config.batch_size} leaves less than two images for each of {together.size} processes; pass "
-            f"{2 * together.size} or more."
+            f"--batch-size {config.batch_size} leaves less than two images for each of {dist.world_size} processes; pass "
+            f"{2 * dist.world_size} or more."
         )
-    device = together.device(config.device)
+    device = dist.choose_device(config.device)
     set_deterministic(config.deterministic)
     with ExitStack() as held:
-        held.enter_context(together.joined(device))
+        held.enter_context(dist.connect(device))
         context.joined = True
         # Weights that do not fit are found out before anything is written.
-        initial = together.share(lambda: initial_weights(config))
-        data = together.share_locally(lambda: look_at_data(config, *tables))
+        initial = dist.run_on_main(lambda: initial_weights(config))
+        data = dist.run_once_per_machine(lambda: look_at_data(config, *tables))
         everything = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
-        _check_same_everywhere(together.gather((socket.gethostname(), *everything)))
+        _check_same_everywhere(dist.gather((socket.gethostname(), *everything)))
         locks = FoldLocks({})
-        if together.main:
+        if dist.is_main:
             make_folder(run.path.parent)
             locks = held.enter_context(run.locks(config, numbers))
             begin(config, run, data, numbers)
             context.started = True
-        count = f"{together.size} processes on " if together.size > 1 else ""
+        count = f"{dist.world_size} processes on " if dist.world_size > 1 else ""
         trained = train_size(config.train_side, config.image_size)
         size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
         print(
@@ -98,15 +98,15 @@ def train_run(config: TrainConfig, context: Context) -> None:
         )
         if config.cache != "off":
             print(f"{data.pictures}.")
-        stop = held.enter_context(StopRequest(patient=together.size > 1))
-        loaders = fold_loaders(config, data, numbers, device, together)
+        stop = held.enter_context(StopRequest(patient=dist.world_size > 1))
+        loaders = fold_loaders(config, data, numbers, device, dist)
         for number in numbers:
-            files = FoldFiles(config, run, data, number, together)
-            FoldTrainer(config, files, loaders[number], device, initial, stop, locks, together).train()
-            if together.main:
+            files = FoldFiles(config, run, data, number, dist)
+            FoldTrainer(config, files, loaders[number], device, initial, stop, locks, dist).train()
+            if dist.is_main:
                 summary = summarise_run(run, config)
                 page = _report(run) if config.report else None
-    if together.main:
+    if dist.is_main:
         print_summary(config, summary)
         track_summary(config, run, summary)
         print(f"Saved in {run.path}")

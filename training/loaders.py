@@ -100,10 +100,10 @@ def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, 
 
 
 def view_loader(
-    dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, together: Processes = ALONE
+    dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, dist: Processes = ALONE
 ) -> Loader:
     """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
-    batches = ViewBatches(len(dataset), batch_size, together.rank, together.size)
+    batches = ViewBatches(len(dataset), batch_size, dist.rank, dist.world_size)
     return loaders([(dataset, batches)], workers=workers, device=device)[0]
 
 
@@ -131,14 +131,14 @@ class FoldLoaders(NamedTuple):
 
 
 def fold_loaders(
-    config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, together: Processes = ALONE
+    config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, dist: Processes = ALONE
 ) -> dict[int, FoldLoaders]:
     """What loads the images of each fold, by processes that start once in a run."""
     transforms = [
         build_transform(config.transform_type, phase, size, **config.cuts())
         for phase, size in (("train", train_size(config.train_side, config.image_size)), ("valid", config.image_size))
     ]
-    ranks = together.rank, together.size
+    ranks = dist.rank, dist.world_size
     train_parts: list[tuple[Dataset, Sampler]] = []
     valid_parts: list[tuple[Dataset, Sampler]] = []
     plain_parts: list[tuple[Dataset, Sampler]] = []
@@ -166,7 +166,7 @@ def fold_loaders(
             else None
         )
         sampler = EpochSampler(
-            len(train_set), config.batch_size, seed=seed, rank=together.rank, world_size=together.size, weights=weights
+            len(train_set), config.batch_size, seed=seed, rank=dist.rank, world_size=dist.world_size, weights=weights
         )
         train_parts.append((train_set, sampler))
         valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, *ranks)))
@@ -176,7 +176,7 @@ def fold_loaders(
                 plain["path"].tolist(), plain["image"].tolist(), transforms[1], pictures=data.pictures
             )
             plain_parts.append((plain_set, ViewBatches(len(plain), config.batch_size)))
-    workers = count_workers(config.num_workers, device, sharing=together.local_size)
+    workers = count_workers(config.num_workers, device, sharing=dist.local_size)
     train = loaders(train_parts, workers=workers, device=device)
     steady = loaders([*valid_parts, *plain_parts], workers=workers, device=device)
     valid, plain = steady[: len(numbers)], steady[len(numbers) :] or [None] * len(numbers)

@@ -133,8 +133,8 @@ CHILD = """
 import math, torch
 from torch import nn
 from dataset import EpochSampler
-from engine import train_one_epoch
-from processes import Processes
+from training.engine import train_one_epoch
+from training.distributed import Processes
 
 class Mean(nn.Module):
     def __init__(self):
@@ -156,33 +156,33 @@ class Rows:
 generator = torch.Generator().manual_seed(1)
 images, targets = torch.randn(25, 5, generator=generator), torch.randint(3, (25,), generator=generator)
 images = images[:, :, None, None]
-def train(together, factor=1.0):
+def train(dist, factor=1.0):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), Mean())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    sampler = EpochSampler(25, 7, seed=(0,), rank=together.rank, world_size=together.size)
+    sampler = EpochSampler(25, 7, seed=(0,), rank=dist.rank, world_size=dist.world_size)
     def criterion(outputs, targets):
         return factor * nn.functional.cross_entropy(outputs["mask"], targets["mask"])
-    done = train_one_epoch(together.parallel(network, torch.device("cpu")), Rows(sampler, images, targets), criterion,
-        optimizer, scheduler, torch.device("cpu"), together=together, sizes=sampler.sizes())
+    done = train_one_epoch(dist.wrap(network, torch.device("cpu")), Rows(sampler, images, targets), criterion,
+        optimizer, scheduler, torch.device("cpu"), dist=dist, sizes=sampler.sizes())
     weights = nn.utils.parameters_to_vector(network.parameters()).detach()
     return weights, done.loss, done.images, done.first_bad_step()
-together = Processes.here()
-with together.joined(torch.device("cpu")):
-    theirs, alone = train(together), train(Processes())
-    assert together.size == 2
+dist = Processes.from_environment()
+with dist.connect(torch.device("cpu")):
+    theirs, alone = train(dist), train(Processes())
+    assert dist.world_size == 2
     assert theirs[2] == alone[2] == 25
     assert abs(theirs[1] - alone[1]) < 1e-6, (theirs, alone)
     torch.testing.assert_close(theirs[0], alone[0])
-    bad = train(together, math.nan if together.rank else 1.0)
+    bad = train(dist, math.nan if dist.rank else 1.0)
     assert bad[3] == 0, bad  # a loss that is no number in one process is found by all, at the same step
-    values = together.gather(theirs[0].tolist())
+    values = dist.gather(theirs[0].tolist())
     assert values[0] == values[1]
-    assert together.share(lambda: together.rank) == 0
-    assert together.share_locally(lambda: together.local_rank) == 0
-    assert together.largest(together.rank) == 1
-    print(f"agreed {together.rank}\\n", end="")
+    assert dist.run_on_main(lambda: dist.rank) == 0
+    assert dist.run_once_per_machine(lambda: dist.local_rank) == 0
+    assert dist.max(dist.rank) == 1
+    print(f"agreed {dist.rank}\\n", end="")
 """
 
 
@@ -217,19 +217,19 @@ def test_a_last_batch_too_small_for_all_is_left_out():
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_batches_to_predict_are_whole_and_shared_out(size):
-    parts = [list(ViewBatches(10, 3, Processes(rank, size))) for rank in range(size)]
+    parts = [list(ViewBatches(10, 3, rank, size)) for rank in range(size)]
     assert sorted(list(batch) for part in parts for batch in part) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
-    assert [len(ViewBatches(10, 3, Processes(rank, size))) for rank in range(size)] == [len(part) for part in parts]
+    assert [len(ViewBatches(10, 3, rank, size)) for rank in range(size)] == [len(part) for part in parts]
 
 
 def test_what_torchrun_tells(monkeypatch):
     told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert Processes.here() == Processes()  # others set such names too
+    assert Processes.from_environment() == Processes()  # others set such names too
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert Processes.here() == Processes(5, 8, 1, 4, 1)
-    assert not Processes.here().main
+    assert Processes.from_environment() == Processes(5, 8, 1, 4, 1)
+    assert not Processes.from_environment().is_main
 
 
 @pytest.fixture
@@ -256,15 +256,15 @@ def test_one_device_is_not_for_several_processes(device, as_process, monkeypatch
     as_process(1)
     monkeypatch.setattr("training.distributed.choose_device", torch.device)
     with pytest.raises(UserError, match=f"--device {device} is one device for 5 processes"):
-        Processes.here().device(device)
+        Processes.from_environment().choose_device(device)
 
 
 def test_there_must_be_a_gpu_for_each_process(as_process, monkeypatch):
     as_process(1)
     monkeypatch.setattr("training.distributed.choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="5 processes share 2 GPUs; pass --nproc-per-node 2"):
-        Processes.here().device("cuda")
+    with pytest.raises(UserError, match=r"5 processes share 2 GPUs\. Pass --nproc-per-node 2"):
+        Processes.from_environment().choose_device("cuda")
 
 
 def test_what_stands_in_the_way_of_all_is_told_once(run, as_process, tmp_path):
