@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +16,11 @@ from data.tasks import SCORE_TITLES, TASKS
 from storage.run_folder import SPLIT_KEYS, RunFolder, answers_in, log_columns, needed_oof_columns, score_kind
 from utils import UserError, library_versions, read_json, shorten_list, write_json
 
+Rows = list[list[str]]  # cells of a table, row by row
+
 
 def best_epochs(task: str, log: pd.DataFrame) -> pd.DataFrame:
-    """The row of the best epoch of each fold, the earliest of equals; folds without a score are left out."""
+    """Return the row of each fold's best epoch, the earliest of equals; folds without a score are left out."""
     record = TASKS[task]
     ranked = log.dropna(subset=[record.monitor]).sort_values(
         [record.monitor, "epoch"], ascending=[not record.higher_is_better, True], kind="stable"
@@ -26,29 +28,34 @@ def best_epochs(task: str, log: pd.DataFrame) -> pd.DataFrame:
     return ranked.groupby("fold").head(1).sort_values("fold")
 
 
-def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> dict[str, Any]:
-    """Scores of each fold's best epoch, their mean and deviation, and the out-of-fold scores over all people."""
-    task = config["task"]
-    names = list(TASKS[task].scores)
-    best = best_epochs(task, log)
+def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict[str, Any]:
+    """Return the scores of each fold's best epoch, their mean and deviation, and the out-of-fold scores.
+
+    Args:
+        config: the options of the run.
+        log: the rows of log.csv of finished folds.
+        oof: the rows of oof.csv of finished folds.
+    """
+    names = list(TASKS[config.task].scores)
+    best = best_epochs(config.task, log)
     folds = [
         {"fold": int(row.fold), "best_epoch": int(row.epoch), **{name: float(getattr(row, name)) for name in names}}
         for row in best.itertuples()
     ]
     for fold in folds:
         fold["seconds"] = float(log.loc[log["fold"] == fold["fold"], "seconds"].sum())
-    labels, probabilities = answers_in(oof, task)
+    labels, probabilities = answers_in(oof, config.task)
     return {
-        "task": task,
-        "model_type": config["model_type"],
-        "backbone": config["backbone"],
+        "task": config.task,
+        "model_type": config.model_type,
+        "backbone": config.backbone,
         "folds_finished": len(folds),
-        "folds_planned": config["cv"],
+        "folds_planned": config.cv,
         "folds": folds,
         "mean": {name: float(best[name].mean()) for name in names},
         "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in names},
         "oof": {
-            **score(task, probabilities, labels),
+            **score(config.task, probabilities, labels),
             "people": int(oof["person"].nunique()),
             "images": len(oof),
         },
@@ -57,14 +64,14 @@ def summarise(config: dict[str, Any], log: pd.DataFrame, oof: pd.DataFrame) -> d
 
 
 def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
-    """Estimates as they stand in summary.json: of every score, and below `f1` of every class."""
+    """Return estimates as summary.json holds them: one per score, and below `f1` one per class."""
     plain = {name: asdict(each) for name, each in found.items()}
     names = TASKS[task].scores
     return {**{name: plain[name] for name in names}, "f1": {name: plain[name] for name in TASKS[task].classes}}
 
 
 def read_folds(run: RunFolder, config: TrainConfig, oof: pd.DataFrame) -> Iterator[FoldAnswers]:
-    """Yield the predictions of each fold that `oof` has rows of.
+    """Yield the predictions of each fold that has rows in `oof`.
 
     Raises:
         UserError: a file of predictions is damaged.
@@ -78,11 +85,11 @@ def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     """Write oof.csv and summary.json from the finished folds, and return the summary.
 
     Raises:
-        UserError: the out-of-fold rows of a fold are of people that it was trained on.
+        UserError: a fold has out-of-fold rows of people that it was trained on.
     """
     while True:
         summary, finished = _summarise_finished(run, config)
-        # Another command may have finished a fold meanwhile: the last one to write checks again.
+        # Another command may have finished a fold meanwhile. The last one to write checks again.
         if finished == run.finished(config):
             return summary
 
@@ -99,10 +106,10 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
         if foreign:
             raise UserError(
                 f"{run.fold_oof(fold['fold'])} scores people that fold {fold['fold']} does not validate on: "
-                f"{shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to train it "
-                "again with --resume."
+                f"{shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to "
+                "train it again with --resume."
             )
-    summary = summarise(config.as_dict(), log, oof)
+    summary = summarise(config, log, oof)
     sums = run_sums(config.task, read_folds(run, config, oof))
     summary["estimates"] = {what: as_plain(config.task, estimates(config.task, each)) for what, each in sums.items()}
     summary["split_fingerprint"] = split["fingerprint"]
@@ -111,34 +118,68 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
     return summary, finished
 
 
+# ------------------------------------------------------------------------------------------------ tables of scores
+
+
+def fold_rows(summary: dict[str, Any]) -> tuple[list[str], Rows]:
+    """Return the columns and rows of the scores of each fold's best epoch, with their mean and deviation."""
+    names = TASKS[summary["task"]].scores
+
+    def scores(values: dict[str, float]) -> list[str]:
+        return [f"{values[name]:.4f}" for name in names]
+
+    rows = [
+        [f"fold {fold['fold']}", *scores(fold), str(fold["best_epoch"]), f"{fold['seconds']:.0f}"]
+        for fold in summary["folds"]
+    ]
+    if len(rows) > 1:
+        rows.append(["mean", *scores(summary["mean"]), "", ""])
+        rows.append(["standard deviation", *scores(summary["std"]), "", ""])
+    return ["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows
+
+
+def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Rows]:
+    """Return the columns and rows of the scores over all people with their 95 % intervals.
+
+    Args:
+        summary: the summary of a run, new or from summary.json.
+        digits: the number of decimals.
+    """
+    names = TASKS[summary["task"]].scores
+    rows = [
+        [title, *(estimate_text(summary["estimates"][what][name], digits) for name in names)]
+        for what, title in TITLES.items()
+        if what in summary["estimates"]
+    ]
+    return ["", *(SCORE_TITLES[name] for name in names)], rows
+
+
+def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
+    """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "unknown"."""
+    if plain["value"] is None or math.isnan(plain["value"]):
+        return "unknown"
+    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()}).told(digits)
+
+
+def _print_rows(columns: Sequence[str], rows: Rows, width: int) -> None:
+    for first, *others in [columns, *rows]:
+        print(f"{first:<22}{''.join(f'{cell:>{width}}' for cell in others)}".rstrip())
+
+
 def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
-    """The closing table: the best epoch of each fold, mean and deviation, and the score over all people."""
-    names = TASKS[config.task].scores
-    overall = score_kind(config)
-
-    def line(what: str, values: dict[str, float], more: str = "") -> str:
-        return f"{what:<22}" + "".join(f"{values[name]:>12.4f}" for name in names) + more
-
-    print("\n" + f"{'':<22}" + "".join(f"{SCORE_TITLES[name]:>12}" for name in names) + f"{'epoch':>8}")
-    for fold in summary["folds"]:
-        print(line(f"fold {fold['fold']}", fold, f"{fold['best_epoch']:>8}"))
-    if len(summary["folds"]) > 1:
-        print(line("mean", summary["mean"]))
-        print(line("standard deviation", summary["std"]))
+    """Print the closing tables of a run: scores per fold, and over all people with intervals."""
     oof = summary["oof"]
-    print(line(overall, oof, f"    {oof['people']} people, {oof['images']} images, best epoch of each fold"))
-    print(f"\n{'':<22}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in names))
-    for what, title in TITLES.items():
-        if what in summary["estimates"]:
-            told = (str(Estimate(**summary["estimates"][what][name])) for name in names)
-            print(f"{title:<22}" + "".join(f"{text:>33}" for text in told))
-    print(f"with 95 % intervals over {oof['people']} people.", end=" ")
+    columns, rows = fold_rows(summary)
+    overall = [f"{oof[name]:.4f}" for name in TASKS[config.task].scores]
+    print()
+    _print_rows(columns, [*rows, [score_kind(config), *overall]], 12)
+    print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.\n")
+    _print_rows(*score_rows(summary), 33)
+    print("In parentheses: 95 % intervals over people.", end=" ")
     if CORRECTED in summary["estimates"]:
-        print("The epochs were chosen on these people: corrected is without what that flatters.")
+        print("The best epochs were chosen on these people; the corrected score removes that advantage.")
     else:
         print(NOT_CORRECTED)
     missing = summary["folds_planned"] - summary["folds_finished"]
     if missing:
-        print(
-            f"{missing} of {summary['folds_planned']} folds are still to be trained: train.py with --resume adds them."
-        )
+        print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

@@ -485,7 +485,7 @@ def test_resume_starts_a_run_where_there_is_none_and_says_so(train):
 
 def test_folds_trained_one_by_one_are_the_run_trained_at_once(train, tmp_path):
     train("--cv", 2, "--save-path", tmp_path / "whole")
-    assert "1 of 2 folds are still to be trained" in train("--cv", 2, "--folds", 1).out
+    assert "1 of 2 folds are not trained yet" in train("--cv", 2, "--folds", 1).out
     train("--cv", 2, "--folds", 0, "--resume")
     assert_same_weights(tmp_path / "whole", tmp_path / "models")
     tables = [
@@ -895,7 +895,7 @@ def test_a_fold_that_is_still_trained_is_not_in_the_summary(
     interrupt_evaluation(monkeypatch, 2)
     assert run("train", *words, "--cv", 2, "--folds", 0).code == 130  # one of two epochs
     outcome = train("--epochs", 2, "--cv", 2, "--folds", 1, "--resume")
-    assert "1 of 2 folds are still to be trained" in outcome.out
+    assert "1 of 2 folds are not trained yet" in outcome.out
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     summary = json.loads((folder / "summary.json").read_text())
     assert [fold["fold"] for fold in summary["folds"]] == [1]

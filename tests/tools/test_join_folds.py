@@ -8,8 +8,9 @@ import shutil
 import pandas as pd
 import pytest
 
+from analysis import summary as summary_module
 from analysis.summary import summarise_run
-from storage import run_folder as runfolder
+from storage.run_folder import RunFolder
 
 NAME = "kfold-ensemble-VanillaTorchvision"
 
@@ -93,7 +94,7 @@ def test_a_fold_that_is_not_finished_is_left_out_and_told(run, apart):
     shutil.rmtree(apart / "fold01")
     outcome = run("join_folds", "--root", apart)
     assert outcome.code == 0, outcome.err
-    assert "1 of 3 folds are still to be trained" in outcome.out
+    assert "1 of 3 folds are not trained yet" in outcome.out
     assert set(pd.read_csv(apart / "oof.csv")["fold"]) == {0, 2}
 
 
@@ -158,7 +159,7 @@ def test_the_folds_of_another_folder_are_swapped(run, apart):
 
 
 def test_a_fold_that_another_command_finishes_meanwhile_is_not_lost(trained, apart, tmp_path, monkeypatch):
-    folder = runfolder.RunFolder(apart)
+    folder = RunFolder(apart)
     shutil.move(apart / "fold01", tmp_path / "fold01")
     written = []
 
@@ -168,8 +169,8 @@ def test_a_fold_that_another_command_finishes_meanwhile_is_not_lost(trained, apa
         written.append(value)
         write_json(path, value)
 
-    write_json = runfolder.write_json
-    monkeypatch.setattr(runfolder, "write_json", finish_another)
+    write_json = summary_module.write_json
+    monkeypatch.setattr(summary_module, "write_json", finish_another)
     summary = summarise_run(folder, folder.read_config())
     assert [value["folds_finished"] for value in written] == [2, 3]
     assert summary["folds_finished"] == 3

@@ -1,0 +1,68 @@
+"""The tables of scores that the console and the report share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from analysis.summary import estimate_text, fold_rows, print_summary, score_rows
+from config import TrainConfig
+
+INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
+
+
+def summary(folds: int = 2, **estimates) -> dict:
+    scores = {"macro_f1": 0.5, "accuracy": 0.75}
+    return {
+        "task": "mask",
+        "folds": [{"fold": k, "best_epoch": k + 3, "seconds": 12.3, **scores} for k in range(folds)],
+        "folds_planned": 2,
+        "folds_finished": folds,
+        "mean": scores,
+        "std": {"macro_f1": 0.1, "accuracy": math.nan},
+        "oof": {**scores, "people": 12, "images": 84},
+        "estimates": {"best_epochs": dict.fromkeys(scores, INTERVAL), **estimates},
+    }
+
+
+def test_the_table_of_folds():
+    columns, rows = fold_rows(summary())
+    assert columns == ["", "macro F1", "accuracy", "best epoch", "seconds"]
+    assert rows == [
+        ["fold 0", "0.5000", "0.7500", "3", "12"],
+        ["fold 1", "0.5000", "0.7500", "4", "12"],
+        ["mean", "0.5000", "0.7500", "", ""],
+        ["standard deviation", "0.1000", "nan", "", ""],
+    ]
+    assert len(fold_rows(summary(1))[1]) == 1  # one fold has no deviation
+
+
+def test_the_table_of_scores():
+    columns, rows = score_rows(summary(corrected=dict.fromkeys(("macro_f1", "accuracy"), INTERVAL)), digits=2)
+    assert columns == ["", "macro F1", "accuracy"]
+    text = "0.50 (0.40 to 0.60)"
+    assert rows == [["best epochs", text, text], ["best, corrected", text, text]]
+
+
+@pytest.mark.parametrize(
+    ("plain", "text"),
+    [
+        (INTERVAL, "0.5000 (0.4000 to 0.6000)"),
+        ({"value": 0.5, "low": None, "high": None}, "0.5000"),
+        ({"value": None, "low": None, "high": None}, "unknown"),
+        ({"value": math.nan, "low": math.nan, "high": math.nan}, "unknown"),
+    ],
+)
+def test_an_estimate_with_missing_values(plain, text):
+    assert estimate_text(plain) == text
+
+
+def test_the_console_prints_both_tables(capsys):
+    print_summary(TrainConfig(task="mask", cv=2), summary(1))
+    out = capsys.readouterr().out
+    for row in (fold_rows(summary(1))[1][0], score_rows(summary(1))[1][0]):
+        assert any(all(cell in line for cell in row) for line in out.splitlines())
+    assert "out-of-fold" in out
+    assert "12 people, 84 images" in out
+    assert "1 of 2 folds are not trained yet." in out
