@@ -9,13 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from data.image_cache import Pictures
 from data.label_math import attributes_of, targets_of
 from data.tasks import TASKS
-from utils import derive_seed, seeded
+from utils import UserError, derive_seed, seeded
+
+BLANK = Image.new("RGB", (64, 64))  # takes the place of an unreadable image
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ class ViewDataset(Dataset):
         views: how many views of each image.
         pictures: what reads the photographs.
         targets: `{task: (N,)}` or None.
+        report_errors: return blank views for an unreadable image, and in the targets under "error" the reason, instead
+            of raising; it is empty for other images.
     """
 
     def __init__(
@@ -160,19 +165,26 @@ class ViewDataset(Dataset):
         views: int = 1,
         pictures: Pictures | None = None,
         targets: dict[str, np.ndarray] | None = None,
+        report_errors: bool = False,
     ) -> None:
-        self.paths, self.keys, self.views = list(paths), list(keys), views
+        self.paths, self.keys, self.views, self.report_errors = list(paths), list(keys), views, report_errors
         self.transforms = [transform, *others]
         self.targets, self.pictures = targets or {}, pictures or Pictures()
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float]]:
-        image, key = self.pictures.read(self.paths[index]), self.keys[index]
+    def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float | str]]:
+        key, error = self.keys[index], {"error": ""} if self.report_errors else {}
+        try:
+            image = self.pictures.read(self.paths[index])
+        except UserError as caught:
+            if not self.report_errors:
+                raise
+            image, error = BLANK, {"error": str(caught)}
         kinds = [_stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
         views = kinds if len(kinds) > 1 else kinds[0]
-        return views, {task: values[index].item() for task, values in self.targets.items()}
+        return views, {task: values[index].item() for task, values in self.targets.items()} | error
 
 
 def _stack(views: list[Tensor]) -> Tensor:

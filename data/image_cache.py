@@ -36,10 +36,18 @@ class Pictures:
         side: see `picture.read_image`.
         file: what the kept pixels are in.
         index: where in it those of a path are.
+        max_megapixels: the largest size to decode; None allows any.
     """
 
-    def __init__(self, side: int | None = None, file: Path | None = None, index: Index | None = None) -> None:
-        self.side, self.file, self.index = side, file, index or {}
+    def __init__(
+        self,
+        side: int | None = None,
+        file: Path | None = None,
+        index: Index | None = None,
+        *,
+        max_megapixels: float | None = None,
+    ) -> None:
+        self.side, self.file, self.index, self.max_megapixels = side, file, index or {}, max_megapixels
         self.pixels = self._map() if self.index else None
 
     def read(self, path: str) -> Image.Image:
@@ -50,7 +58,7 @@ class Pictures:
         """
         place = self.index.get(path)
         if place is None:
-            return read_image(path, self.side)
+            return read_image(path, self.side, self.max_megapixels)
         if self.pixels is None:
             self.pixels = self._map()
         start, width, height = place

@@ -42,7 +42,7 @@ Image.init()
 _FORMATS = tuple(
     set(Image.OPEN) & {"JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"}
 )
-_LARGE = 20.0  # megapixels above which pictures are decoded one at a time, for the sake of memory
+_LARGE = 20e6  # pixels above which pictures are decoded one at a time, for the sake of memory
 _PORTION = 256  # files that are checked at a time
 
 
@@ -55,7 +55,7 @@ def needed_side(image_size: int) -> int:
     return math.ceil(image_size / math.sqrt(0.08 * 3 / 4))
 
 
-def read_image(path: str | Path, side: int | None = None) -> Image.Image:
+def read_image(path: str | Path, side: int | None = None, max_megapixels: float | None = None) -> Image.Image:
     """A photograph as PIL RGB, as a person sees it: turned the way its EXIF tag says, the first frame of several, what
     is transparent on white, and 16 bits of grey as the 8 highest of them.
 
@@ -63,11 +63,12 @@ def read_image(path: str | Path, side: int | None = None) -> Image.Image:
         path: the file.
         side: shrink it by the largest whole number that leaves its shorter side this long, which spares JPEGs most of
             the decoding; None keeps all pixels.
+        max_megapixels: the largest size to decode; None allows any.
 
     Raises:
-        UserError: it is not there, is no picture, or cannot be decoded to the end.
+        UserError: it is not there, is no picture, cannot be decoded to the end, or is too large.
     """
-    with _quiet(), _opened(path) as image:
+    with _quiet(), _opened(path, max_megapixels) as image:
         return _as_rgb(image, side)
 
 
@@ -104,13 +105,21 @@ def _as_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path, max_megapixels: float | None = None) -> Iterator[Image.Image]:
     try:
         # A pipe called x.jpg would be waited for, and a folder is no picture.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError("it is no file" + (" but a folder" if os.path.isdir(path) else ""))
         with Image.open(path, formats=_FORMATS) as image:
+            megapixels = image.width * image.height / 1e6
+            if max_megapixels is not None and megapixels > max_megapixels:
+                raise UserError(
+                    f"{path} is {image.width} x {image.height} = {megapixels:.3g} megapixels large, more than "
+                    f"--max-megapixels {max_megapixels:g}."
+                )
             yield image
+    except UserError:
+        raise
     except _DAMAGED as error:
         if isinstance(error, Image.UnidentifiedImageError):
             why = "it is empty" if os.path.getsize(path) == 0 else "it is of no kind that is known"
@@ -146,19 +155,15 @@ def unreadable_images(
 
     def check(path: str | Path) -> str | None:
         try:
-            with _opened(path) as image:
-                megapixels = image.width * image.height / 1e6
-                if max_megapixels is not None and megapixels > max_megapixels:
-                    return (
-                        f"{path} is {image.width} x {image.height} = {megapixels:.3g} megapixels large, more than "
-                        f"--max-megapixels {max_megapixels:g}."
-                    )
-                with one_at_a_time if megapixels > _LARGE else nullcontext():
-                    if keep is None:
-                        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-                        _as_rgb(image)
-                    else:
-                        keep(str(path), _as_rgb(image, side))
+            with (
+                _opened(path, max_megapixels) as image,
+                one_at_a_time if image.width * image.height > _LARGE else nullcontext(),
+            ):
+                if keep is None:
+                    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+                    _as_rgb(image)
+                else:
+                    keep(str(path), _as_rgb(image, side))
         except UserError as error:
             return str(error)
         return None

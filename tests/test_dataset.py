@@ -15,11 +15,13 @@ from PIL import Image
 from augmentation import build_transform
 from cli.command import run_command
 from config import TrainConfig
+from data.image_cache import Pictures
 from data.label_math import targets_of
 from data.tables import read_training_table
 from data.tasks import age_group, encode_class
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
 from training.loaders import train_loader, view_loader
+from utils import UserError
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255
@@ -463,3 +465,20 @@ def test_a_photograph_that_is_lost_on_the_way_is_one_line(workers, capsys, tmp_p
     assert "cannot be read as a picture" in told
     assert told.startswith("train.py: ")
     assert told.count("\n") == 1
+
+
+def test_an_unreadable_image_is_blank_views_and_a_reason(small_data, tmp_path):
+    good, bad = next(small_data.data_root.glob("*.jpg")), tmp_path / "bad.jpg"
+    bad.write_bytes(b"")
+    files = [str(good), str(bad)], ["good", "bad"]
+    cut = build_transform("base", "inference", 32)
+    for limit, wrong in ((None, [1]), (0.001, [0, 1])):
+        images = Pictures(max_megapixels=limit)
+        dataset = ViewDataset(*files, cut, views=2, pictures=images, report_errors=True)
+        found = [dataset[k] for k in range(2)]
+        assert [k for k, (_, target) in enumerate(found) if target["error"]] == wrong
+        assert all(views.shape == (2, 3, 32, 32) for views, _ in found)
+        assert found[1][1]["error"] == f"{bad} cannot be read as a picture (it is empty)."
+        with pytest.raises(UserError, match=r"bad\.jpg cannot be read"):
+            ViewDataset(*files, cut, pictures=images)[1]
+    assert "more than --max-megapixels 0.001" in found[0][1]["error"]
