@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from cli import checks, choices
 from cli.options import Config, option
-from data.tasks import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
+from data.tasks import TASKS
 
 # Named sets of options of train.py: --preset NAME. Options that are typed win.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -120,7 +120,7 @@ class Optimization:
     epochs: int = option(30, "passes over the training images", low=1)
     batch_size: int = option(32, "images per step", low=2)
     loss_type: str | None = option(
-        None, "loss", choices=choices.LOSSES, text=f"{CLASSIFICATION_LOSSES[0]}; {REGRESSION_LOSSES[0]} for age"
+        None, "loss", choices=choices.LOSSES, text=f"{TASKS['main'].losses[0]}; {TASKS['age'].losses[0]} for age"
     )
     logit_adjustment: float = option(0.0, "logit adjustment for scarce classes; 0 disables it", low=0)
     optim_type: str = option("adam", "optimizer", choices=choices.OPTIMIZERS)

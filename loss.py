@@ -1,76 +1,103 @@
-"""The losses, and their sum over the heads of a network.
+"""Losses, and their sum over the heads of a network.
 
-Targets of classes are class numbers `(B,) int64`, or shares `(B, C) float` that sum to 1.
+Class targets are class numbers `(B,) int64`, or shares `(B, C) float` that sum to 1. The command line reads the names
+from here, so torch is imported only where it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0.2) -> Tensor:
-    """Cross entropy with the target class at 1 - smoothing and the rest spread over the *other* classes.
+    """Return cross entropy with the target at 1 - smoothing and the rest spread over the *other* classes.
 
-    Torch spreads it over all C classes, the target's included, so its smoothing is scaled by C / (C - 1).
+    Torch spreads it over all C classes, including the target, so its smoothing is scaled by C / (C - 1).
 
     Args:
-        logits: `(B, C) float`. target: classes or shares. Returns the mean over B, a scalar.
+        logits: `(B, C) float`.
+        target: class numbers or shares.
+        smoothing: share of the other classes.
+
+    Returns:
+        The mean over B, a scalar.
     """
+    import torch.nn.functional as F
+
     classes = logits.shape[1]
     return F.cross_entropy(logits, target, label_smoothing=smoothing * classes / (classes - 1))
 
 
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 5.0) -> Tensor:
-    """Focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002) over softmax, its factor taken for each sample.
+    """Return the softmax focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002), weighted per sample.
 
-    Where the target is shares, it is the mean over the classes by their shares.
+    For shares it is the sum over the classes, weighted by their shares.
 
     Args:
-        logits: `(B, C) float`. target: classes or shares. Returns the mean over B, a scalar.
+        logits: `(B, C) float`.
+        target: class numbers or shares.
+        gamma: exponent of the weight; 0 is cross entropy.
+
+    Returns:
+        The mean over B, a scalar.
     """
-    log_p = F.log_softmax(logits, dim=1)
+    log_p = logits.log_softmax(dim=1)
     if not target.is_floating_point():
         log_p = log_p.gather(1, target[:, None]).squeeze(1)  # (B,)
         return -((1 - log_p.exp()) ** gamma * log_p).mean()
     return -(target * (1 - log_p.exp()) ** gamma * log_p).sum(dim=1).mean()
 
 
+def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross entropy of logits `(B, C)` and class numbers or shares, a scalar."""
+    import torch.nn.functional as F
+
+    return F.cross_entropy(logits, target)
+
+
 def mse_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error in years squared. output: `(B, 1) float`, target: `(B,)` years."""
+    """Return the mean squared error in years squared of outputs `(B, 1) float` and ages `(B,)`."""
+    import torch.nn.functional as F
+
     return F.mse_loss(output.squeeze(1), target.to(output.dtype))
 
 
 def smooth_l1_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Smooth L1 (Huber with delta 1) in years. output: `(B, 1) float`, target: `(B,)` years."""
+    """Return the smooth L1 loss (Huber with delta 1) in years of outputs `(B, 1) float` and ages `(B,)`."""
+    import torch.nn.functional as F
+
     return F.smooth_l1_loss(output.squeeze(1), target.to(output.dtype))
 
 
-LOSSES = {
+# The names of --loss-type; the first of each kind is the default.
+CLASSIFICATION_LOSSES = {
     "labelsmoothingloss": label_smoothing_loss,
     "focalloss": focal_loss,
-    "crossentropyloss": F.cross_entropy,
-    "mseloss": mse_loss,
-    "smoothl1loss": smooth_l1_loss,
+    "crossentropyloss": cross_entropy_loss,
 }
+REGRESSION_LOSSES = {"mseloss": mse_loss, "smoothl1loss": smooth_l1_loss}
+LOSSES = CLASSIFICATION_LOSSES | REGRESSION_LOSSES
 
 
 def create_criterion(
     name: str, *, logit_adjustment: float = 0.0, counts: Mapping[str, Tensor] | None = None
 ) -> Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]:
-    """The loss called `name`, one of LOSSES, summed over heads.
+    """Return the loss called `name`, summed over heads.
 
-    It takes the outputs of a network, `{head: (B, C)}`, and targets that hold at least those heads, `{head: (B,)}` or
-    for shares of classes `{head: (B, C)}`, and returns a scalar: the sum over heads of the mean over the batch.
+    It takes the outputs of a network, `{head: (B, C)}`, and targets for at least these heads, `{head: (B,)}` or
+    `{head: (B, C)}`, and returns a scalar: the sum over heads of the mean over the batch.
 
     Args:
+        name: one of LOSSES.
         logit_adjustment: this times the log of each class's frequency is added to its logit, so that the logits
-            themselves are those of classes that are equally frequent (Menon et al. 2021,
-            https://arxiv.org/abs/2007.07314; 1 is what they derive).
-        counts: how often each class of each head is trained on, `{head: (C,)}`; needed for the adjustment. A class
-            that is not there counts as once.
+            themselves are those of equally frequent classes (Menon et al. 2021, https://arxiv.org/abs/2007.07314,
+            who derive 1).
+        counts: number of training images of each class, `{head: (C,)}`; needed for the adjustment. An absent class
+            counts as one image.
     """
     loss = LOSSES[name]
     shifts: dict[str, Tensor] = {}

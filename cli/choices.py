@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data.tasks import CLASSIFICATION_LOSSES, REGRESSION_LOSSES, TASKS
+import optim
+from data.tasks import TASKS
+from loss import LOSSES
 from utils import UserError
 
 
@@ -46,9 +48,7 @@ MODELS = {
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
-LOSSES = CLASSIFICATION_LOSSES + REGRESSION_LOSSES
-OPTIMIZERS = ("adam", "adamw", "adamp", "sgd", "momentum")
-SCHEDULES = ("cosine", "cosine_restarts", "onecycle", "none")
+OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")
 BAD_IMAGE = ("stop", "skip")
 CACHES = ("ram", "off")

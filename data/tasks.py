@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loss import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
+
 MASKS = ("worn", "wrong", "bare")
 GENDERS = ("male", "female")
 AGE_GROUPS = ("<30", "30-59", ">=60")
@@ -37,8 +39,6 @@ def decode_class(number: int) -> tuple[int, int, int]:
 ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
 IN_YEARS = ("mae", "rmse")  # scores that are lower where it is better, and that can be above 1
 SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "rmse": "RMSE"}  # as people write them
-CLASSIFICATION_LOSSES = ("labelsmoothingloss", "focalloss", "crossentropyloss")
-REGRESSION_LOSSES = ("mseloss", "smoothl1loss")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Task:
     name: str
     title: str
     classes: tuple[str, ...]
-    losses: tuple[str, ...] = CLASSIFICATION_LOSSES
+    losses: tuple[str, ...] = tuple(CLASSIFICATION_LOSSES)
     monitor: str = "macro_f1"
     higher_is_better: bool = True
     regression: bool = False
@@ -80,6 +80,8 @@ TASKS = {
         Task("mask", "how the mask is worn", MASKS),
         Task("gender", "gender", GENDERS),
         Task("ageg", "age group", AGE_GROUPS),
-        Task("age", "age in years", AGE_GROUPS, REGRESSION_LOSSES, "rmse", higher_is_better=False, regression=True),
+        Task(
+            "age", "age in years", AGE_GROUPS, tuple(REGRESSION_LOSSES), "rmse", higher_is_better=False, regression=True
+        ),
     )
 }
