@@ -26,7 +26,10 @@ def predict(config: EnsembleConfig, context: Context) -> None:
     from inference.recipe import read_recipe
     from storage.find_runs import find_run
 
-    members = read_recipe(config.recipe) if config.recipe else find_run(config)
+    if config.recipe:
+        members = read_recipe(config.recipe)
+    else:
+        members = find_run(config.root, config.typed("task"), config.typed("model_type"), same_task=False)
     photographs = read_prediction_list(config.data_root)
     from inference.predict import predict_ensemble, predict_recipe
 

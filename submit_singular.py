@@ -20,9 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(config: SingularConfig, context: Context) -> None:
     """See `prediction.predict_singular`. What is missing is told before torch is imported, which takes seconds."""
     from data.prediction_files import read_prediction_list
-    from storage.find_runs import find_single
+    from storage.find_runs import existing_checkpoint, find_single
 
-    place, photographs = find_single(config), read_prediction_list(config.data_root)
+    typed = config.load_state_dict
+    place = existing_checkpoint(typed) if typed else find_single(config.task, config.model_type)
+    photographs = read_prediction_list(config.data_root)
     from inference.predict import predict_singular
 
     predict_singular(config, place, photographs, context)

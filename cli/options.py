@@ -61,6 +61,10 @@ class Config:
     def check(self) -> None:
         """Check options that depend on each other; commands replace it by a function of cli/checks.py."""
 
+    def typed(self, name: str) -> Any:
+        """Return the value of an option that was typed, or None."""
+        return getattr(self, name) if name in self.given else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain values, for config.json and checkpoints."""
         values = {f.name: getattr(self, f.name) for f in options(type(self))}

@@ -37,7 +37,7 @@ from utils import UserError, file_digest, make_folder, read_json, remove_leftove
 
 def expected_options(config: PredictConfig) -> Expected:
     """Return the typed options that checkpoints must agree with."""
-    return Expected(**{f.name: getattr(config, f.name) for f in fields(Expected) if f.name in config.given})
+    return Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
 
 
 def predict_singular(config: SingularConfig, place: Path, photographs: PredictionList, context: Context) -> None:
@@ -131,7 +131,7 @@ def write_prediction(
     Raises:
         UserError: photographs are missing or unreadable, or an option does not fit.
     """
-    answered = config.task if "task" in config.given else members[0].info.task
+    answered = config.typed("task") or members[0].info.task
     task = answered if recipe is None else recipe.task
     tasks = [task] * len(members) if recipe is None else recipe.tasks
     if TASKS[task].regression and method == "hardvoting":

@@ -481,7 +481,7 @@ def two_runs(world):
     Case("a fold that is not there", "--folds 0,5", r"has no checkpoints for fold 5"),
     Case("a fold not trained yet", "--root {age}", r"has no checkpoints for fold 1"),
     Case("a fold of another task", "", r"differ in task", fold_of_another_task),
-    Case("more checkpoints than there are", "--top-k 2", r"holds 1 checkpoint, fewer than --top-k 2; pass --top-k 1"),
+    Case("more checkpoints than there are", "--top-k 2", r"holds 1 checkpoint, fewer than --top-k 2\. Pass --top-k 1"),
     Case("votes on ages", "--task age --method hard", r"hardvoting.*task age.*softvoting"),
     Case("votes of a run of ages", "--root {age} --folds 0 --method hard", r"hardvoting.*task age.*softvoting"),
     Case("a method", "--method sfotvoting", r"--method must be one of .*Did you mean 'softvoting'"),

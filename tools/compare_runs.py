@@ -13,7 +13,7 @@ def run(config: CompareConfig) -> None:
     from storage.find_runs import find_runs
     from utils import make_folder
 
-    runs = find_runs(config)
+    runs = find_runs(config.root, config.typed("task"))
     if config.report:
         make_folder(Path(config.report).parent)
     compared = comparison.compare(runs)

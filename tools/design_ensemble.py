@@ -9,7 +9,7 @@ def run(config: DesignConfig) -> None:
     """See `design.design_ensemble`. What is missing is told before torch is imported, which takes seconds."""
     from storage.find_runs import find_runs
 
-    runs = find_runs(config)
+    runs = find_runs(config.root, config.typed("task"))
     from inference.ensemble_design import design_ensemble
 
     design_ensemble(config, runs)

@@ -15,4 +15,9 @@ def run(config: LabelErrorConfig) -> None:
     from analysis.label_errors import find_label_errors
     from storage.find_runs import find_run
 
-    find_label_errors(find_run(config), share=config.share, show=config.show, overwrite=config.overwrite)
+    find_label_errors(
+        find_run(config.root, config.typed("task"), config.typed("model_type")),
+        share=config.share,
+        show=config.show,
+        overwrite=config.overwrite,
+    )

@@ -11,7 +11,7 @@ def run(config: ReportConfig) -> None:
     """See `report.write_report`."""
     from storage.find_runs import find_runs
 
-    runs = find_runs(config)
+    runs = find_runs(config.root, config.typed("task"))
     from analysis.run_report import write_report  # imports matplotlib
 
     for run in runs:

@@ -372,7 +372,7 @@ def refused(outcome, told):
     [
         (("--tta", 13), "--tta 13 is more than the 12 fixed views"),
         (("--top-k", 3), "fewer than --top-k 3"),
-        (("--task", "mask"), "learnt task main, not mask"),
+        (("--task", "mask"), "was trained on task main, not mask"),
         (("--train-root", "lost"), "There is no folder lost"),
         (("--corrections", "lost.csv"), "There is no file lost.csv"),
     ],

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import nn
 
-from config import SingularConfig
 from data.tasks import TASKS
 from model import create_model
 from storage.checkpoint import (
@@ -743,9 +742,8 @@ def test_the_best_checkpoint_of_a_single_run(make_run):
 
 def test_no_single_run(tmp_path, monkeypatch):
     monkeypatch.setattr("storage.find_runs.ROOT", tmp_path)
-    options = {"task": "gender", "model_type": "VanillaResNet"}
     with pytest.raises(UserError) as caught:
-        find_single(SingularConfig(**options))
+        find_single("gender", "VanillaResNet")
     sentence = str(caught.value)
     assert "python train.py --task gender --model-type VanillaResNet" in sentence
     assert "--load-state-dict" in sentence

@@ -157,7 +157,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_folder(run, copies, tmp_path):
 def test_another_task_than_the_runs_is_refused(run, copies):
     outcome = run("compare_runs", "--task", "gender", "--root", f"{copies[0]},{copies[1]}")
     assert outcome.code == 2
-    assert "learnt task main, not gender" in outcome.err
+    assert "was trained on task main, not gender" in outcome.err
 
 
 def test_a_damaged_table_is_named(run, copies):
