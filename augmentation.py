@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from config import CROP_SCALE
 from data.face_box import FACE_SIZE, Box, centre_box, face_crop_box
-from data.label_math import group_shares
+from data.label_math import age_group_shares
 from data.tasks import AGE_BOUNDS, MAX_AGE, TASKS
 from utils import seeded
 
@@ -130,13 +130,13 @@ class ToNormalised(v2.Transform):
         return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
 
 
-def to_picture(image: Tensor, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Image.Image:
+def to_image(image: Tensor, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Image.Image:
     """The picture that `ToNormalised` made a `(3, H, W) float32` tensor of, for people to look at."""
     shares = image * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
     return Image.fromarray((255 * shares).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-class InferenceTransform:
+class FixedViews:
     """A fixed crop and its fixed test-time views: the plain one first, then mirrored, then zoomed and shifted.
 
     Args:
@@ -181,9 +181,7 @@ class RandomViews:
             return self.transform(image)
 
 
-def build_transform(
-    name: str, phase: str, image_size: int, **settings: Any
-) -> v2.Compose | InferenceTransform | RandomViews:
+def build_transform(name: str, phase: str, image_size: int, **settings: Any) -> v2.Compose | FixedViews | RandomViews:
     """The transform called `name` for a phase.
 
     Args:
@@ -225,16 +223,16 @@ def _random_face(settings: Settings) -> v2.Compose:
     return _training([FaceCrop(size), v2.RandomCrop(settings.image_size)], settings)
 
 
-def _whole_square(settings: Settings) -> InferenceTransform:
-    return InferenceTransform(settings, fraction=1.0)
+def _whole_square(settings: Settings) -> FixedViews:
+    return FixedViews(settings, fraction=1.0)
 
 
-def _source_crop(settings: Settings) -> InferenceTransform:
-    return InferenceTransform(settings, fraction=SOURCE_CROP / SOURCE_SIDE)
+def _source_crop(settings: Settings) -> FixedViews:
+    return FixedViews(settings, fraction=SOURCE_CROP / SOURCE_SIDE)
 
 
-def _centre_of_face(settings: Settings) -> InferenceTransform:
-    return InferenceTransform(settings, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
+def _centre_of_face(settings: Settings) -> FixedViews:
+    return FixedViews(settings, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
 
 
 TRANSFORMS = {
@@ -260,7 +258,7 @@ class BatchMixing:
         mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412), 0 for none.
         cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899), 0 for none; where there are both,
             each batch gets the one or the other.
-        age_sigma: see `metrics.group_shares`; 0 leaves age groups as they are.
+        age_sigma: see `metrics.age_group_shares`; 0 leaves age groups as they are.
         bounds: years at which the second and the third age group begin.
     """
 
@@ -270,7 +268,7 @@ class BatchMixing:
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
         self.kinds = [(kind, alpha) for kind, alpha in kinds if alpha]
         years = np.arange(MAX_AGE + 1)
-        self.shares = torch.from_numpy(group_shares(years, age_sigma, bounds)).float() if age_sigma else None
+        self.shares = torch.from_numpy(age_group_shares(years, age_sigma, bounds)).float() if age_sigma else None
 
     def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
         if self.shares is not None or self.kinds:

@@ -1,4 +1,4 @@
-"""Photographs as tensors: data sets, within-class MixUp, and loaders whose draws depend on the image alone."""
+"""Datasets and samplers. Every random draw depends on what it is for: the run, fold, epoch, image or view."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data.image_cache import Pictures
-from data.label_math import attributes_of, targets_of
+from data.image_cache import ImageReader
+from data.label_math import decode_classes, make_targets
 from data.tasks import TASKS
 from utils import UserError, derive_seed, seeded
 
 BLANK = Image.new("RGB", (64, 64))  # takes the place of an unreadable image
 
+# ------------------------------------------------------------------------------------------------ training
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """Images `(3, S, S) float32` of two people of one class, their rows in the table, and the share of the first."""
+    """Images `(3, S, S) float32` of two people of one class, their table rows, and the share of the first image."""
 
     rows: tuple[int, int]
     images: tuple[Tensor, Tensor]
@@ -31,22 +33,22 @@ class Mixture:
 
     @property
     def image(self) -> Tensor:
-        """Both in one, `(3, S, S) float32`."""
+        """Return the mixed image, `(3, S, S) float32`."""
         return self.share * self.images[0] + (1 - self.share) * self.images[1]
 
 
 class TrainDataset(Dataset):
-    """Training photographs, augmented, and after them `extra` ones made by MixUp within a class.
+    """Augmented training images, followed by `extra` ones that MixUp makes within a class.
 
-    Items are asked for by (epoch, index), see `EpochSampler`, and answered with `(image (3, S, S) float32, {task:
-    target})`. What is drawn for an item depends on seed, epoch and index alone, not on workers or order.
+    An item is requested by (epoch, index), see `EpochSampler`, and is `(image (3, S, S) float32, {task: target})`. Its
+    random draws depend on seed, epoch and index alone, not on workers or order.
 
     Args:
-        table: one row an image, of training people only.
+        table: one row per image, of training people only.
         transform: PIL image to tensor, drawing from torch's global generator.
-        seed: anything that names the run and fold.
-        pictures: what reads the photographs.
-        age_filter: see `targets_of`.
+        seed: the run and the fold.
+        reader: reads the images.
+        age_filter: see `make_targets`.
         oversample: add mixed images of the scarce classes, see `extra_classes`.
     """
 
@@ -56,13 +58,13 @@ class TrainDataset(Dataset):
         transform: Callable,
         *,
         seed: Sequence[int],
-        pictures: Pictures | None = None,
+        reader: ImageReader | None = None,
         age_filter: int | None = None,
         oversample: bool = False,
     ) -> None:
         self.paths, self.people = table["path"].tolist(), table["person"].to_numpy(str)
-        self.targets = targets_of(table, age_filter=age_filter)
-        self.transform, self.seed, self.pictures = transform, tuple(seed), pictures or Pictures()
+        self.targets = make_targets(table, age_filter=age_filter)
+        self.transform, self.seed, self.reader = transform, tuple(seed), reader or ImageReader()
         self.extra = extra_classes(self.targets["main"], self.people) if oversample else np.empty(0, np.int64)
 
     def __len__(self) -> int:
@@ -73,41 +75,43 @@ class TrainDataset(Dataset):
         with seeded("train", *self.seed, epoch, index):
             if index < len(self.paths):
                 return self._image(index), self._target(index)
-            return self._mixed(int(self.extra[index - len(self.paths)]))
+            mixture = self._mix(int(self.extra[index - len(self.paths)]))
+        target, other = (self._target(row) for row in mixture.rows)  # of one class; the age is mixed as the pixels are
+        target["age"] = mixture.share * target["age"] + (1 - mixture.share) * other["age"]
+        return mixture.image, target
 
     def mixture(self, epoch: int, index: int) -> Mixture:
-        """What the item (epoch, index), one of the extra ones, is mixed of."""
+        """Return the parts of the item (epoch, index), one of the extra ones."""
         with seeded("train", *self.seed, epoch, index):
             return self._mix(int(self.extra[index - len(self.paths)]))
 
     def name(self, index: int) -> str:
-        """What an item is, for messages: its file, or the class that it is mixed within."""
+        """Return the name of an item for messages: its file, or the class that it is mixed within."""
         if index < len(self.paths):
             return self.paths[index]
         return f"a mixed image of class {self.extra[index - len(self.paths)]}"
 
     @property
     def classes(self) -> dict[str, np.ndarray]:
-        """The class of every item, the extra ones too, for each task of classes: `{task: (len,) int64}`."""
-        extra = {**attributes_of(self.extra), "main": self.extra}
+        """Return the class of every item for each classification task, `{task: (len,) int64}`."""
+        extra = {**decode_classes(self.extra), "main": self.extra}
         return {task: np.concatenate([self.targets[task], more]) for task, more in extra.items()}
 
     def counts(self) -> dict[str, Tensor]:
-        """How many items each class has, for each task of classes: `{task: (C,) int64}`."""
+        """Return the number of items of each class for each classification task, `{task: (C,) int64}`."""
         return {
             task: torch.bincount(torch.from_numpy(values), minlength=TASKS[task].outputs)
             for task, values in self.classes.items()
         }
 
     def _image(self, index: int) -> Tensor:
-        return self.transform(self.pictures.read(self.paths[index]))
+        return self.transform(self.reader.read(self.paths[index]))
 
     def _target(self, index: int) -> dict[str, int | float]:
         return {task: values[index].item() for task, values in self.targets.items()}
 
     def _mix(self, label: int) -> Mixture:
-        """Two people of the class, mixed with a share drawn evenly from 0 to 1 (MixUp with alpha 1, Zhang et al. 2018,
-        https://arxiv.org/abs/1710.09412)."""
+        """Draw two people of a class and a share: MixUp with alpha 1 (Zhang et al. 2018, arXiv:1710.09412)."""
         members = np.flatnonzero(self.targets["main"] == label)
         first = members[torch.randint(len(members), ()).item()]
         others = members[self.people[members] != self.people[first]]
@@ -115,24 +119,16 @@ class TrainDataset(Dataset):
         share = torch.rand(()).item()
         return Mixture((int(first), int(second)), (self._image(first), self._image(second)), share)
 
-    def _mixed(self, label: int) -> tuple[Tensor, dict[str, int | float]]:
-        """A mixture; the labels are those of both, the age is mixed as the pixels are."""
-        mixture = self._mix(label)
-        target, other = (self._target(row) for row in mixture.rows)
-        target["age"] = mixture.share * target["age"] + (1 - mixture.share) * other["age"]
-        return mixture.image, target
-
 
 def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """The classes of the images that oversampling adds: each scarce class is filled up to the mean count of classes.
+    """Return the classes of the images that oversampling adds, `(E,) int64`, sorted.
 
-    A class of one person alone is left as it is: there are no two people to mix.
+    Each scarce class is filled up to the mean count of the classes. A class of a single person stays as it is, since
+    there are no two people to mix.
 
     Args:
-        labels: `(N,) int64` class of each image. people: `(N,)` who is on it.
-
-    Returns:
-        `(E,) int64`, sorted.
+        labels: `(N,) int64` class of each image.
+        people: `(N,)` person on each image.
     """
     counts = np.bincount(labels, minlength=TASKS["main"].outputs)
     goal = round(counts.sum() / np.count_nonzero(counts))
@@ -140,70 +136,32 @@ def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(np.full(max(0, goal - counts[c]), c) for c in mixable)])
 
 
-class ViewDataset(Dataset):
-    """Photographs for validation and prediction: `(views (V, 3, S, S) float32, {task: target})` for each index.
+def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
+    """Return the sampling weight of each image, its class's count to the power of -`power`, `(N,) float64`.
+
+    At 1 all classes are drawn equally often, at 0 all images. Mahajan et al. 2018 (https://arxiv.org/abs/1805.00932)
+    took 0.5.
 
     Args:
-        paths: the files.
-        keys: what the views of each file are seeded by, its path or id: the same view in every run.
-        transform: an inference transform, called as `transform(image, view, key)`.
-        others: more of them, for networks that see the same photographs otherwise; views are then a list, one for each.
-        views: how many views of each image.
-        pictures: what reads the photographs.
-        targets: `{task: (N,)}` or None.
-        report_errors: return blank views for an unreadable image, and in the targets under "error" the reason, instead
-            of raising; it is empty for other images.
+        labels: `(N,) int64` class of each image.
+        power: from 0 to 1.
     """
-
-    def __init__(
-        self,
-        paths: Sequence[str],
-        keys: Sequence[str],
-        transform: Callable,
-        *,
-        others: Sequence[Callable] = (),
-        views: int = 1,
-        pictures: Pictures | None = None,
-        targets: dict[str, np.ndarray] | None = None,
-        report_errors: bool = False,
-    ) -> None:
-        self.paths, self.keys, self.views, self.report_errors = list(paths), list(keys), views, report_errors
-        self.transforms = [transform, *others]
-        self.targets, self.pictures = targets or {}, pictures or Pictures()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float | str]]:
-        key, error = self.keys[index], {"error": ""} if self.report_errors else {}
-        try:
-            image = self.pictures.read(self.paths[index])
-        except UserError as caught:
-            if not self.report_errors:
-                raise
-            image, error = BLANK, {"error": str(caught)}
-        kinds = [_stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
-        views = kinds if len(kinds) > 1 else kinds[0]
-        return views, {task: values[index].item() for task, values in self.targets.items()} | error
-
-
-def _stack(views: list[Tensor]) -> Tensor:
-    return torch.stack([view.movedim(-3, -1) for view in views]).movedim(-1, -3)  # the layout of `_channels_last`
+    return np.bincount(labels)[labels].astype(np.float64) ** -power
 
 
 class EpochSampler(Sampler):
     """Batches of (epoch, index) keys in an order that depends on seed and epoch alone.
 
-    Call `set_epoch` before each pass, with the number of batches to leave out when one is taken up in the middle; the
-    length is that of a whole pass. A last batch of one image is left out, since BatchNorm cannot train on it; the
-    image left out is another one in every epoch.
-
-    Where several processes train `together`, each gets its part of every batch, which must be two images or more.
+    A last batch of one image is left out, since BatchNorm cannot train on it; it is another image in every epoch. Of
+    several processes each gets its part of every batch, which must be two images or more.
 
     Args:
-        weights: `(size,)`, how often each item is drawn, with replacement, beside the others; None takes each once.
-            An item that is drawn again in an epoch is one of (epoch, how often before) instead of the epoch, so that
-            it is augmented otherwise.
+        size: number of images.
+        batch_size: images per batch, over all processes.
+        seed: the run and the fold.
+        rank, world_size: this process and the number of processes.
+        weights: `(size,)` relative frequency of each image, drawn with replacement; None takes each image once. A
+            repeated draw has the key ((epoch, number of the draw), index), so that it is augmented differently.
     """
 
     def __init__(
@@ -221,11 +179,11 @@ class EpochSampler(Sampler):
         self.weights = None if weights is None else torch.from_numpy(weights)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Choose the order of the next pass, and the batch it begins with."""
+        """Choose the epoch of the next pass, and its first batch when a pass is continued in the middle."""
         self.epoch, self.start = epoch, start
 
     def batches(self) -> list[list[int]]:
-        """The indices of every batch of this epoch."""
+        """Return the indices of every batch of this epoch."""
         generator = torch.Generator().manual_seed(derive_seed("order", *self.seed, self.epoch))
         if self.weights is None:
             order = torch.randperm(self.size, generator=generator).tolist()
@@ -234,7 +192,7 @@ class EpochSampler(Sampler):
         return [order[start : start + self.batch_size] for start in range(0, self.size, self.batch_size)][: len(self)]
 
     def sizes(self) -> list[int]:
-        """How many images each batch of the pass has, over all processes."""
+        """Return the number of images of each batch of the pass, over all processes."""
         return [len(chunk) for chunk in self.batches()[self.start :]]
 
     def __iter__(self) -> Iterator[list[tuple[int | tuple[int, int], int]]]:
@@ -249,20 +207,64 @@ class EpochSampler(Sampler):
                 yield keys[self.rank :: self.world_size]
 
     def __len__(self) -> int:
+        """Return the number of batches of a whole pass."""
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest >= 2 * self.world_size)
 
 
-def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
-    """How often each image is drawn: its class's count to the power of -`power`, `(N,) float64`.
+# ------------------------------------------------------------------------------------------------ views
 
-    At 1 all classes are drawn equally often, at 0 all images; between, the sampling of Mahajan et al. 2018
-    (https://arxiv.org/abs/1805.00932), who took 0.5.
+
+class ViewDataset(Dataset):
+    """Images for validation and prediction: `(views (V, 3, S, S) float32, {task: target})` for each index.
 
     Args:
-        labels: `(N,) int64` class of each image.
+        paths: the files.
+        keys: the seeds of the views of each file, its path or id, so that views are the same in every run.
+        transform: an inference transform, called as `transform(image, view, key)`.
+        others: further transforms, for networks with other inputs; the views are then a list with one entry each.
+        views: views per image.
+        reader: reads the images.
+        targets: `{task: (N,)}` or None.
+        report_errors: return blank views for an unreadable image and the reason in the targets under "error", which is
+            empty for other images, instead of raising.
     """
-    return np.bincount(labels)[labels].astype(np.float64) ** -power
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        keys: Sequence[str],
+        transform: Callable,
+        *,
+        others: Sequence[Callable] = (),
+        views: int = 1,
+        reader: ImageReader | None = None,
+        targets: dict[str, np.ndarray] | None = None,
+        report_errors: bool = False,
+    ) -> None:
+        self.paths, self.keys, self.views, self.report_errors = list(paths), list(keys), views, report_errors
+        self.transforms = [transform, *others]
+        self.targets, self.reader = targets or {}, reader or ImageReader()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor | list[Tensor], dict[str, int | float | str]]:
+        key, error = self.keys[index], {"error": ""} if self.report_errors else {}
+        try:
+            image = self.reader.read(self.paths[index])
+        except UserError as caught:
+            if not self.report_errors:
+                raise
+            image, error = BLANK, {"error": str(caught)}
+        kinds = [_stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
+        views = kinds if len(kinds) > 1 else kinds[0]
+        return views, {task: values[index].item() for task, values in self.targets.items()} | error
+
+
+def _stack(views: list[Tensor]) -> Tensor:
+    """Stack views `(3, S, S)` to `(V, 3, S, S)` in channels-last memory, the layout that networks compute in."""
+    return torch.stack([view.movedim(-3, -1) for view in views]).movedim(-1, -3)
 
 
 class ViewBatches(Sampler):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.intervals import binomial_interval
 from analysis.metrics import confusion_counts
-from data.label_math import age_groups, attributes_of, joined_classes, marginals, predicted_class
+from data.label_math import age_group, decode_classes, encode_classes, marginals, predicted_class
 from data.tasks import ATTRIBUTES, TASKS
 
 BINS = 10  # of a reliability table
@@ -56,10 +56,10 @@ def answers_of(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict
         probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
     """
     if TASKS[task].regression:
-        return {"ageg": Answers("ageg", age_groups(labels), predicted_class(task, probabilities))}
+        return {"ageg": Answers("ageg", age_group(labels), predicted_class(task, probabilities))}
     parts = {task: (labels, probabilities)}
     if task == "main":
-        true, told = attributes_of(labels), marginals(probabilities)
+        true, told = decode_classes(labels), marginals(probabilities)
         parts |= {name: (true[name], told[name]) for name in ATTRIBUTES}
     return {name: Answers(name, true, told.argmax(axis=1), told) for name, (true, told) in parts.items()}
 
@@ -100,11 +100,11 @@ def attribute_costs(answers: Answers) -> pd.DataFrame:
         A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (of the predicted classes with
         the attribute put right), and cost, the difference.
     """
-    true, said = attributes_of(answers.labels), attributes_of(answers.predicted)
+    true, said = decode_classes(answers.labels), decode_classes(answers.predicted)
     real = float(class_scores(answers)["f1"].mean())
     rows = []
     for name in ATTRIBUTES:
-        put_right = Answers(answers.task, answers.labels, joined_classes({**said, name: true[name]}))
+        put_right = Answers(answers.task, answers.labels, encode_classes({**said, name: true[name]}))
         score = float(class_scores(put_right)["f1"].mean())
         rows.append({"attribute": name, "macro_f1": real, "if_right": score, "cost": score - real})
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis import plots as figures
 from analysis.intervals import Estimate
-from data.images import small_picture
+from data.images import read_thumbnail
 from utils import atomic_write, write_text
 
 THUMBNAIL = 160  # pixels of the longer side
@@ -64,7 +64,7 @@ def estimate(plain: Mapping[str, float | None]) -> Estimate:
 
 def thumbnail(path: Path) -> str | None:
     """A small picture of a photograph to stand in a page, or None where it cannot be read."""
-    picture = small_picture(path, THUMBNAIL)
+    picture = read_thumbnail(path, THUMBNAIL)
     if picture is None:
         return None
     buffer = io.BytesIO()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.label_math import age_groups
+from data.label_math import age_group
 from data.tasks import IN_YEARS, TASKS
 
 RESAMPLES = 2000
@@ -78,7 +78,7 @@ def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, peo
     answers = probabilities.argmax(axis=-1)
     more = []
     if record.regression:
-        truth, answers = age_groups(labels), age_groups(probabilities[..., 0])
+        truth, answers = age_group(labels), age_group(probabilities[..., 0])
         error = probabilities[..., 0].astype(np.float64) - labels
         more = [np.abs(error), error**2]
     truth = np.broadcast_to(truth, answers.shape)

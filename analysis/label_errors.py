@@ -20,7 +20,7 @@ from analysis.contact_sheet import Block, Cell, contact_sheet
 from analysis.error_analysis import Answers, answers_of
 from analysis.metrics import fit_temperature, tempered
 from config import TrainConfig
-from data.images import small_picture
+from data.images import read_thumbnail
 from data.tables import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
 from data.tasks import AGE_BOUNDS, GENDERS, MASKS, TASKS
 from storage.run_folder import RunFolder, answers_in
@@ -228,7 +228,7 @@ def draw_suspects(table: pd.DataFrame, photographs: Mapping[str, Sequence[Path]]
 
 
 def _cell(path: Path, *, suspected: bool) -> Cell:
-    picture = small_picture(path, 2 * SIDE)
+    picture = read_thumbnail(path, 2 * SIDE)
     if picture is None:
         return Cell(f"{path.stem} cannot be read", Image.new("RGB", (SIDE, SIDE), "lightgrey"), amiss=True)
     return Cell(path.stem, picture, (0, 0, *picture.size) if suspected else None, amiss=suspected)

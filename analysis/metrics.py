@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.label_math import SMALLEST, age_groups, predicted_class
+from data.label_math import SMALLEST, age_group, predicted_class
 from data.tasks import TASKS
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
@@ -39,7 +39,7 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     if record.regression:
         error = probabilities[:, 0].astype(np.float64) - labels
         scores = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
-        labels = age_groups(labels)
+        labels = age_group(labels)
     classes = range(len(record.classes))
     macro_f1 = float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
     return {"macro_f1": macro_f1, "accuracy": float(accuracy_score(labels, predicted)), **scores}

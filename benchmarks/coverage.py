@@ -21,7 +21,8 @@ import argparse
 import numpy as np
 
 from analysis.intervals import corrected_sums, estimates, person_tallies, resampled, scores_of, sums_of
-from data.tasks import MASKS, SHOTS, TASKS, encode_class
+from data.label_math import encode_class
+from data.tasks import MASKS, SHOTS, TASKS
 
 FOLDS, EPOCHS, RESAMPLES = 5, 12, 1000
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])

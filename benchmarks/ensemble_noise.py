@@ -17,7 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from data.tasks import MASKS, SHOTS, TASKS, encode_class
+from data.label_math import encode_class
+from data.tasks import MASKS, SHOTS, TASKS
 from inference.selection import Library, Truth, greedy, nested
 
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])

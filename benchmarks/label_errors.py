@@ -25,8 +25,9 @@ import pandas as pd
 import train
 from analysis.error_analysis import Answers, answers_of
 from analysis.label_errors import OF_PEOPLE, suspect_people
+from data.label_math import age_group
 from data.tables import read_training_table
-from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, age_group
+from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES
 from utils import make_folder, write_text
 
 

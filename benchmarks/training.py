@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from augmentation import build_transform
-from data.image_cache import Pictures, look_at_pictures
+from data.image_cache import ImageReader, load_images
 from data.images import needed_side
 from data.tables import read_training_table
 from dataset import EpochSampler, TrainDataset
@@ -159,15 +159,15 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
 
-    def look(cache: str) -> Pictures:
+    def look(cache: str) -> ImageReader:
         limits = {"side": needed_side(options.image_size), "max_megapixels": 100.0}
-        pictures, unreadable = look_at_pictures(rows["path"].tolist(), cache=cache, folder=root, **limits)
+        reader, unreadable = load_images(rows["path"].tolist(), cache=cache, **limits)
         assert not unreadable
-        return pictures
+        return reader
 
-    def load(pictures: Pictures) -> tuple[EpochSampler, DataLoader]:
+    def load(reader: ImageReader) -> tuple[EpochSampler, DataLoader]:
         transform = build_transform(options.transform, "train", options.image_size)
-        dataset = TrainDataset(rows, transform, seed=(0,), pictures=pictures)
+        dataset = TrainDataset(rows, transform, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, train_loader(dataset, sampler, workers=count_workers(-1, device), device=device)
 

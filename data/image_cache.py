@@ -1,11 +1,8 @@
-"""Decoded photographs, kept in memory or in a file that all processes and later runs share."""
+"""Keep decoded images in memory that all processes of a run share."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import struct
 import tempfile
 import threading
 import weakref
@@ -16,27 +13,25 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import PIL
 from PIL import Image
 
-from data.images import read_image, unreadable_images
-from utils import DiskError, atomic_write, free_ram
+from data.images import find_unreadable, read_image
+from utils import free_ram
 
-Index = dict[str, tuple[int, int, int]]  # where the pixels of a path begin, their width and height
-FORMAT = b"photographs-1\n"  # closes a cache file that is whole
-UNKNOWN_MEMORY = 2 * 2**30  # bytes to keep where the system does not tell how much memory is free
+Index = dict[str, tuple[int, int, int]]  # {path: (offset of the pixels in bytes, width, height)}
+UNKNOWN_MEMORY = 2 * 2**30  # bytes to use if the system does not report its free memory
 
 
-class Pictures:
-    """The photographs of a run by their paths, those that are kept from memory or a file, the others read anew.
+class ImageReader:
+    """Reads the images of a run, from memory if they are kept there, else from their files.
 
-    Both give the same pixels. Loader processes get the place of the kept pixels, not the pixels.
+    Both give the same pixels. A pickled reader holds the place of the pixels, not the pixels.
 
     Args:
-        side: see `picture.read_image`.
-        file: what the kept pixels are in.
-        index: where in it those of a path are.
-        max_megapixels: the largest size to decode; None allows any.
+        side: see `images.read_image`.
+        file: the memory file with the pixels; None if none are kept.
+        index: the place of each image in it.
+        max_megapixels: the largest image to decode; None allows any size.
     """
 
     def __init__(
@@ -51,10 +46,10 @@ class Pictures:
         self.pixels = self._map() if self.index else None
 
     def read(self, path: str) -> Image.Image:
-        """A photograph as `picture.read_image` reads it.
+        """Return an image as `images.read_image` does.
 
         Raises:
-            UserError: it is not kept and cannot be read.
+            UserError: the image is not kept, and cannot be read or is too large.
         """
         place = self.index.get(path)
         if place is None:
@@ -73,84 +68,62 @@ class Pictures:
 
     def __str__(self) -> str:
         size = sum(3 * width * height for _, width, height in self.index.values())
-        return f"{len(self.index)} photographs are kept decoded, {size / 1e6:.0f} MB"
+        return f"{len(self.index)} decoded images kept in memory, {size / 1e6:.0f} MB"
 
 
-def look_at_pictures(
-    paths: Sequence[str], *, cache: str, side: int, max_megapixels: float, folder: Path, name: str = ""
-) -> tuple[Pictures, dict[str, str]]:
-    """Decode every photograph once, to keep it and to find those that cannot be read.
-
-    A cache on disk is a file `.photographs-<name>-<digest>.cache`. The digest is of path, size and time of every
-    photograph, so that a file is never used for others; one of the same name and another digest is deleted. It comes
-    into being whole, so runs that make it at the same time do not disturb each other.
+def load_images(
+    paths: Sequence[str], *, cache: str, side: int, max_megapixels: float
+) -> tuple[ImageReader, dict[str, str]]:
+    """Decode every image once, to keep it and to find those that cannot be read.
 
     Args:
         paths: the files.
-        cache: "ram" keeps as many as half of the free memory holds, "disk" all, in a file, "off" none.
-        side: see `picture.read_image`.
-        max_megapixels: larger ones count as unreadable.
-        folder: where the file is made.
-        name: what tells the data set from others whose files lie there.
+        cache: "ram" keeps as many images as half of the free memory holds, "off" none.
+        side: see `images.read_image`.
+        max_megapixels: larger images count as unreadable.
 
     Returns:
-        The photographs, and of those that cannot be read `{path: sentence}`.
+        The reader, and `{path: reason}` of the unreadable images.
     """
-    limits = {"side": side, "max_megapixels": max_megapixels}
-    if cache == "disk":
-        name = hashlib.sha256(f"{name} {side}".encode(errors="surrogateescape")).hexdigest()[:8]
-        file = folder / f".photographs-{name}-{_digest(paths, limits)}.cache"
-        try:
-            index = _read_index(file, paths)
-            if index is None:
-                _write_file(file, paths, limits)
-                index = _read_index(file, paths)
-            pictures = Pictures(side, file, index)
-            for other in folder.glob(f".photographs-{name}-*.cache"):
-                if other != file:
-                    other.unlink(missing_ok=True)
-            return pictures, unreadable_images([path for path in paths if path not in pictures.index], max_megapixels)
-        except (DiskError, OSError) as error:
-            print(f"Photographs are decoded anew in every epoch: {error}")
-    if cache != "ram":
-        return Pictures(side), unreadable_images(paths, max_megapixels)
+    if cache == "off":
+        return ImageReader(side), find_unreadable(paths, max_megapixels)
     free = free_ram()
     handle, file, release = _memory_file()
     try:
         with open(handle, "wb", closefd=False) as target:
-            keeper = _Keeper(target, UNKNOWN_MEMORY if free is None else free // 2)
-            unreadable = unreadable_images(paths, **limits, keep=keeper.keep)
-        pictures = Pictures(side, file, keeper.index)
+            writer = _PixelWriter(target, UNKNOWN_MEMORY if free is None else free // 2)
+            unreadable = find_unreadable(paths, max_megapixels, side=side, keep=writer.write)
+        reader = ImageReader(side, file, writer.index)
     except BaseException:
         release()
         raise
-    weakref.finalize(pictures, release)
-    return pictures, unreadable
+    weakref.finalize(reader, release)
+    return reader, unreadable
 
 
-class _Keeper:
-    """Writes pictures one after another into a file, until `room` bytes are full."""
+class _PixelWriter:
+    """Appends the pixels of images to a file until it holds `room` bytes; thread-safe."""
 
-    def __init__(self, file: IO[bytes], room: int | None = None) -> None:
+    def __init__(self, file: IO[bytes], room: int) -> None:
         self.file, self.room, self.size = file, room, 0
         self.index: Index = {}
         self.lock = threading.Lock()
 
-    def keep(self, path: str, image: Image.Image) -> None:
+    def write(self, path: str, image: Image.Image) -> None:
         pixels = image.tobytes()
         with self.lock:
-            if self.room is None or self.size + len(pixels) <= self.room:
+            if self.size + len(pixels) <= self.room:
                 self.file.write(pixels)
                 self.index[path] = (self.size, *image.size)
                 self.size += len(pixels)
 
 
 def _memory_file() -> tuple[int, Path, Callable[[], None]]:
-    """A file in memory: its handle, a path by which other processes of this machine open it, and what releases it."""
+    """Create a file in memory; return its handle, its path for other processes, and a function that releases it."""
     if hasattr(os, "memfd_create"):  # unlike /dev/shm not limited to a few megabytes in containers
-        handle = os.memfd_create("photographs")
+        handle = os.memfd_create("images")
         return handle, Path(f"/proc/{os.getpid()}/fd/{handle}"), partial(os.close, handle)
-    handle, name = tempfile.mkstemp(prefix="photographs-")  # what is read often stays in the system's memory
+    handle, name = tempfile.mkstemp(prefix="images-")  # elsewhere a file, which the system usually keeps in memory
 
     def release() -> None:
         os.close(handle)
@@ -158,55 +131,3 @@ def _memory_file() -> tuple[int, Path, Callable[[], None]]:
             os.unlink(name)
 
     return handle, Path(name), release
-
-
-# ------------------------------------------------------------------------------------------------ the file on disk
-
-
-def _digest(paths: Sequence[str], limits: dict[str, float]) -> str:
-    """16 hexadecimal digits that depend on everything the pixels do."""
-
-    def state(path: str) -> tuple[str, int, int] | None:
-        try:
-            about = os.stat(path)
-            return os.path.abspath(path), about.st_size, about.st_mtime_ns
-        except OSError:
-            return None  # it is not kept
-
-    about = json.dumps([[state(path) for path in paths], limits, PIL.__version__])
-    return hashlib.sha256(about.encode()).hexdigest()[:16]
-
-
-def _write_file(file: Path, paths: Sequence[str], limits: dict[str, Any]) -> None:
-    """The pixels, then as JSON where those of each path are (null for none), its length, and FORMAT."""
-
-    def fill(target: IO[bytes]) -> None:
-        keeper = _Keeper(target)
-        unreadable_images(paths, **limits, keep=keeper.keep)
-        index = json.dumps([keeper.index.get(path) for path in paths]).encode()
-        target.write(index + struct.pack("<Q", len(index)) + FORMAT)
-
-    atomic_write(file, fill)
-
-
-def _read_index(file: Path, paths: Sequence[str]) -> Index | None:
-    """What `_write_file` wrote of the pixels, or None where there is no whole file.
-
-    Args:
-        paths: those it was written for, in the same order; they may be spelt otherwise.
-    """
-    if not file.is_file():
-        return None
-    closing = struct.calcsize("<Q") + len(FORMAT)
-    with file.open("rb") as source:
-        size = source.seek(0, os.SEEK_END)
-        if size < closing:
-            return None
-        source.seek(size - closing)
-        end = source.read()
-        if not end.endswith(FORMAT):
-            return None
-        (length,) = struct.unpack_from("<Q", end)
-        source.seek(size - closing - length)
-        places = json.loads(source.read(length))
-        return {path: tuple(place) for path, place in zip(paths, places, strict=True) if place is not None}

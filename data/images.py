@@ -1,4 +1,4 @@
-"""Reading pictures: any file as the RGB photograph a person would see, or a sentence that says why not."""
+"""Read image files as RGB, and find those that cannot be read."""
 
 from __future__ import annotations
 
@@ -21,139 +21,142 @@ from PIL import Image, ImageOps
 
 from utils import UserError
 
-# Pillow's own limit would warn at 89 and refuse at 179 megapixels; --max-megapixels takes its place.
-Image.MAX_IMAGE_PIXELS = None
-# What Pillow raises on files that are cut short, damaged, or no pictures at all.
+Image.MAX_IMAGE_PIXELS = None  # --max-megapixels takes the place of Pillow's own limit
+# Raised by Pillow on files that are truncated, damaged, or not images at all.
 _DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, ArithmeticError),
+    *(struct.error, zlib.error),
 )
-# What cameras, phones and the web make, whatever the extension says; Pillow knows some thirty more, such as PostScript,
-# which it would hand to another program.
+# Pillow reads some thirty formats more, such as PostScript, which it would pass to another program.
 Image.init()
 _FORMATS = tuple(
     set(Image.OPEN) & {"JPEG", "MPO", "PNG", "BMP", "WEBP", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO"}
 )
-_LARGE = 20e6  # pixels above which pictures are decoded one at a time, for the sake of memory
-_PORTION = 256  # files that are checked at a time
+_LARGE = 20e6  # pixels above which images are decoded one at a time, to save memory
+_PORTION = 256  # files per submission to the thread pool
 
 
-def needed_side(image_size: int) -> int:
-    """The shorter side in pixels that a photograph needs for a network of this size to see all that it can of it.
+def needed_side(image_size: int, crop_scale: float = 0.08) -> int:
+    """Return the shorter side in pixels below which a random crop has less detail than the network can see.
 
-    The smallest random crop, 8 % of a square with sides of 3 : 4 (torchvision's RandomResizedCrop), still has as many
-    pixels on its shorter side as the network; fixed views and face crops are larger parts.
+    The smallest crop has the area `crop_scale` and sides of 3 : 4. Crops above 0.08, torchvision's default, are counted
+    as 0.08, so that images keep some pixels to spare.
+
+    Args:
+        image_size: side of the network's input in pixels.
+        crop_scale: smallest area of a random crop, as a share of the centre square.
     """
-    return math.ceil(image_size / math.sqrt(0.08 * 3 / 4))
+    return math.ceil(image_size / math.sqrt(min(crop_scale, 0.08) * 3 / 4))
+
+
+# ------------------------------------------------------------------------------------------------ reading
 
 
 def read_image(path: str | Path, side: int | None = None, max_megapixels: float | None = None) -> Image.Image:
-    """A photograph as PIL RGB, as a person sees it: turned the way its EXIF tag says, the first frame of several, what
-    is transparent on white, and 16 bits of grey as the 8 highest of them.
+    """Return an image as PIL RGB, as a viewer shows it.
+
+    It is rotated by its EXIF tag, transparent pixels are white, of several frames the first is taken, and of 16 bits of
+    grey the 8 highest.
 
     Args:
         path: the file.
-        side: shrink it by the largest whole number that leaves its shorter side this long, which spares JPEGs most of
-            the decoding; None keeps all pixels.
-        max_megapixels: the largest size to decode; None allows any.
+        side: shrink by the largest whole number that leaves the shorter side this long, which also saves most of the
+            decoding of a JPEG; None keeps all pixels.
+        max_megapixels: the largest image to decode; None allows any size.
 
     Raises:
-        UserError: it is not there, is no picture, cannot be decoded to the end, or is too large.
+        UserError: the file is missing, not an image, damaged, or too large.
     """
-    with _quiet(), _opened(path, max_megapixels) as image:
-        return _as_rgb(image, side)
+    with _ignored_warnings(), _opened(path, max_megapixels) as image:
+        return _to_rgb(image, side)
+
+
+def read_thumbnail(path: str | Path, side: int) -> Image.Image | None:
+    """Return an image whose longer side has at most `side` pixels, or None if it cannot be read."""
+    try:
+        image = read_image(path, side=side)
+    except (UserError, OSError):
+        return None
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """A block without Pillow's warnings of odd but readable files; not to be entered by several threads at once."""
+def _ignored_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings about odd but readable files; not thread-safe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _as_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
+@contextmanager
+def _opened(path: str | Path, max_megapixels: float | None = None) -> Iterator[Image.Image]:
+    """Open an image; errors of the block are reported as those of the file."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
+            raise ValueError("it is a folder" if os.path.isdir(path) else "it is not a regular file")
+        with Image.open(path, formats=_FORMATS) as image:
+            megapixels = image.width * image.height / 1e6
+            if max_megapixels is not None and megapixels > max_megapixels:
+                size = f"{image.width} x {image.height} = {megapixels:.3g} megapixels"
+                raise UserError(f"{path} has {size}, more than --max-megapixels {max_megapixels:g}.")
+            yield image
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        if isinstance(error, Image.UnidentifiedImageError):
+            why = "it is empty" if os.path.getsize(path) == 0 else "its format is unknown"
+        else:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an image ({why}).") from None
+
+
+def _to_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
     times = 1 if side is None else max(1, min(image.size) // side)
     size = [max(1, round(length / times)) for length in image.size]
     if times > 1:
-        image.draft("RGB", (image.width // times, image.height // times))  # of JPEGs: no smaller, by 2, 4 or 8
-    image.load()  # before the EXIF tag is asked for, which in a damaged file may be what cannot be read
+        image.draft("RGB", (image.width // times, image.height // times))  # JPEGs: by 2, 4 or 8, no smaller than this
+    image.load()  # before the EXIF tag, which may be the damaged part
     decoded = image.size
     ImageOps.exif_transpose(image, in_place=True)
     if image.size != decoded:
         size.reverse()
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
-    if image.mode == "I" or image.mode.startswith("I;"):
-        # Pillow would cut off what is above 255, which leaves a white picture.
+    if image.mode == "I" or image.mode.startswith("I;"):  # Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    if image.mode != "RGB" or image.format not in ("JPEG", "MPO"):  # those need their file no more, and no copy
+    if image.mode != "RGB" or image.format not in ("JPEG", "MPO"):  # a loaded JPEG needs neither its file nor a copy
         image = image.convert("RGB")
     return image if times == 1 else image.resize(size, Image.Resampling.BOX)
 
 
-@contextmanager
-def _opened(path: str | Path, max_megapixels: float | None = None) -> Iterator[Image.Image]:
-    try:
-        # A pipe called x.jpg would be waited for, and a folder is no picture.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError("it is no file" + (" but a folder" if os.path.isdir(path) else ""))
-        with Image.open(path, formats=_FORMATS) as image:
-            megapixels = image.width * image.height / 1e6
-            if max_megapixels is not None and megapixels > max_megapixels:
-                raise UserError(
-                    f"{path} is {image.width} x {image.height} = {megapixels:.3g} megapixels large, more than "
-                    f"--max-megapixels {max_megapixels:g}."
-                )
-            yield image
-    except UserError:
-        raise
-    except _DAMAGED as error:
-        if isinstance(error, Image.UnidentifiedImageError):
-            why = "it is empty" if os.path.getsize(path) == 0 else "it is of no kind that is known"
-        else:
-            why = (
-                error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-            )
-        raise UserError(f"{path} cannot be read as a picture ({why}).") from None
+# ------------------------------------------------------------------------------------------------ checking
 
 
-def unreadable_images(
+def find_unreadable(
     paths: Sequence[str | Path],
     max_megapixels: float | None = None,
     *,
     side: int | None = None,
     keep: Callable[[str, Image.Image], None] | None = None,
 ) -> dict[str, str]:
-    """The pictures that cannot be read or are larger than `max_megapixels`, each with a sentence that says why.
+    """Return the images that cannot be read or are too large, as `{path: reason}` in the order of `paths`.
 
-    Every file is decoded to the end, JPEGs at an eighth of their size, which reads every byte and is quicker.
+    Every file is decoded to its end. Without `keep`, JPEGs are decoded at an eighth of their size, which is faster.
 
     Args:
         paths: the files.
-        max_megapixels: None allows any size.
-        side: see `read_image`, for `keep`.
-        keep: gets each path that can be read and its picture, from several threads at once.
-
-    Returns:
-        `{path: sentence}` in the order of `paths`.
+        max_megapixels: the largest image; None allows any size.
+        side: see `read_image`; for `keep`.
+        keep: called with each path and its image, by several threads at once.
     """
-
     one_at_a_time = threading.Lock()
 
-    def check(path: str | Path) -> str | None:
+    def find_fault(path: str | Path) -> str | None:
         try:
             with (
                 _opened(path, max_megapixels) as image,
@@ -161,35 +164,34 @@ def unreadable_images(
             ):
                 if keep is None:
                     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-                    _as_rgb(image)
+                    _to_rgb(image)
                 else:
-                    keep(str(path), _as_rgb(image, side))
+                    keep(str(path), _to_rgb(image, side))
         except UserError as error:
             return str(error)
         return None
 
-    with _quiet(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        bad = {}
-        # In portions, so that a Ctrl-C need not wait for all of them and 100,000 paths are not 100,000 futures.
-        for start in range(0, len(paths), _PORTION):
+    faults = {}
+    with _ignored_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), _PORTION):  # Ctrl-C waits for one portion, not for all files
             portion = paths[start : start + _PORTION]
-            sentences = zip(portion, pool.map(check, portion), strict=True)
-            bad |= {str(path): sentence for path, sentence in sentences if sentence}
-    return bad
+            found = zip(portion, pool.map(find_fault, portion), strict=True)
+            faults |= {str(path): fault for path, fault in found if fault}
+    return faults
 
 
-def skip_or_stop(unreadable: dict[str, str], on_bad_image: str) -> None:
-    """Refuse the pictures that `unreadable_images` found, unless a command is to "skip" them.
+def stop_if_unreadable(unreadable: dict[str, str], on_bad_image: str) -> None:
+    """Raise an error about the images of `find_unreadable`, unless `on_bad_image` is "skip".
 
     Raises:
-        UserError: there are some and they are not to be skipped; a sentence for each.
+        UserError: there are unreadable images and they are not skipped.
     """
     if unreadable and on_bad_image == "stop":
-        raise UserError("\n".join(unreadable.values()) + " --on-bad-image skip goes on without.")
+        raise UserError("\n".join(unreadable.values()) + " Pass --on-bad-image skip to leave such images out.")
 
 
-def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
-    """Groups of files with the same bytes, each of two or more; what is no file or may not be read is left out."""
+def find_identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
+    """Return groups of two or more files with the same bytes; missing and forbidden files are left out."""
     by_size: dict[int, list[str]] = defaultdict(list)
     for path in paths:
         if Path(path).is_file():
@@ -197,16 +199,6 @@ def identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
     by_digest: dict[bytes, list[str]] = defaultdict(list)
     for group in by_size.values():
         for path in group if len(group) > 1 else ():
-            with suppress(OSError), Path(path).open("rb") as file:  # what may not be read is told as unreadable
+            with suppress(OSError), Path(path).open("rb") as file:  # find_unreadable reports it
                 by_digest[hashlib.file_digest(file, "sha256").digest()].append(path)
     return [group for group in by_digest.values() if len(group) > 1]
-
-
-def small_picture(path: str | Path, side: int) -> Image.Image | None:
-    """A photograph whose longer side has so many pixels at most, or None where it cannot be read."""
-    try:
-        picture = read_image(path, side=side)
-    except (UserError, OSError):
-        return None
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return picture

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.tables import EXTENSIONS, Report, _read_rows, _visible, same_name
+from data.tables import EXTENSIONS, Report, read_csv_rows, same_name, visible_entries
 from utils import UserError, shorten_list
 
 # ------------------------------------------------------------------------------------------------ to be predicted
@@ -34,7 +34,7 @@ def read_prediction_list(root: str | Path) -> PredictionList:
         other = root.parent / "eval" / "images"
         hint = f" There is one at {other}." if other.is_dir() else ""
         raise UserError(f"There is no folder {root}. Put the photographs to predict there or pass --data-root.{hint}")
-    files = {entry.name: Path(entry.path) for entry in _visible(root) if entry.name.lower().endswith(EXTENSIONS)}
+    files = {entry.name: Path(entry.path) for entry in visible_entries(root) if entry.name.lower().endswith(EXTENSIONS)}
     if not files:
         raise UserError(f"{root} holds no photographs ({', '.join(EXTENSIONS)}).")
     info = root.absolute().parent / "info.csv"
@@ -48,7 +48,7 @@ def read_prediction_list(root: str | Path) -> PredictionList:
         return PredictionList(
             ids, [files[name] for name in ids], [f"There is no {info}: rows are ordered by file name."]
         )
-    rows = _read_rows(info, ("ImageID",))
+    rows = read_csv_rows(info, ("ImageID",))
     ids = [row["ImageID"] for _, row in rows]
     if not ids:
         raise UserError(f"{info} lists no images; delete it to predict all of {root} in the order of their names.")
@@ -99,7 +99,7 @@ def read_answers(path: str | Path) -> dict[str, float]:
     Raises:
         UserError: no such file, a column is missing, an id stands twice or an answer is not a number.
     """
-    rows = _read_rows(Path(path), ("ImageID", "ans"))
+    rows = read_csv_rows(Path(path), ("ImageID", "ans"))
     if not rows:
         raise UserError(f"{path} holds no rows.")
     twice = [name for name, count in Counter(row["ImageID"] for _, row in rows).items() if count > 1]

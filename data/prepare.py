@@ -2,106 +2,173 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from config import TrainConfig
-from data.image_cache import look_at_pictures
-from data.images import needed_side, skip_or_stop
-from data.pseudo_labels import PseudoLabels, read_pseudo_labels
-from data.split import Data, Split, split_people
+from data.image_cache import ImageReader, load_images
+from data.images import stop_if_unreadable
+from data.pseudo_labels import read_pseudo_labels
+from data.split import Fold, Split, label_fingerprint, split_people
 from data.tables import read_training_tables
 from data.tasks import AGE_BOUNDS, AGE_GROUPS, MAX_AGE
-from utils import UserError, make_folder, shorten_list
-
-# ------------------------------------------------------------------------------------------------ before training
+from utils import UserError, shorten_list
 
 
-def read_tables(config: TrainConfig) -> tuple[pd.DataFrame, pd.DataFrame | None, Split, list[str]]:
-    """The tables of the photographs to train on and, with --valid-root, to validate on, the split, and notes on them.
+class Tables(NamedTuple):
+    """The labels of a run before any image is opened.
+
+    Args:
+        train: one row per image to train on.
+        valid: one row per image of --valid-root; None without it.
+        split: the folds of the people.
+        notes: sentences to print.
+    """
+
+    train: pd.DataFrame
+    valid: pd.DataFrame | None
+    split: Split
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images that a run trains and validates on.
+
+    Args:
+        table: one row per image.
+        valid: the same of --valid-root; None if every fold validates on its own held-out people.
+        split: the folds of the people.
+        unreadable: `{path: reason}` of the images that were left out.
+        reader: reads the others.
+        pseudo: further training rows of each fold; empty without --pseudo-labels.
+    """
+
+    table: pd.DataFrame
+    valid: pd.DataFrame | None
+    split: Split
+    unreadable: dict[str, str]
+    reader: ImageReader
+    pseudo: Sequence[pd.DataFrame] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Return digits that two runs share only if they have the same images with the same labels."""
+        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
+
+    @property
+    def pseudo_fingerprint(self) -> str:
+        """Return digits that two runs share only if they have the same pseudo labels, or none."""
+        return label_fingerprint(*self.pseudo) if self.pseudo else ""
+
+    def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the training and the validation rows of a fold."""
+        train = self.table[self.table["person"].isin(fold.train)]
+        if self.pseudo:
+            train = pd.concat([train, self.pseudo[self.split.folds.index(fold)]])
+        valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
+        return train.reset_index(drop=True), valid.reset_index(drop=True)
+
+
+def read_tables(
+    *,
+    train_root: str | Path,
+    valid_root: str | Path | None = None,
+    corrections: str | Path | None = None,
+    cv: int,
+    seed: int,
+) -> Tables:
+    """Read the labels of the images and split the people into folds.
 
     Raises:
-        UserError: everything that stands in the way, one line each; or too few people.
+        UserError: errors in the folders, one line each; or too few people.
     """
-    roots = {"--train-root": config.train_root}
-    if config.valid_root:
-        roots["--valid-root"] = config.valid_root
-    (table, *rest), report = read_training_tables(roots, config.corrections)
+    roots = {"--train-root": train_root}
+    if valid_root:
+        roots["--valid-root"] = valid_root
+    (train, *rest), report = read_training_tables(roots, corrections)
     report.raise_errors()
     valid = rest[0] if rest else None
     if valid is not None:
-        both = sorted(set(table["person"]) & set(valid["person"]))
+        both = sorted(set(train["person"]) & set(valid["person"]))
         if both:
             raise UserError(
-                f"People of --valid-root are also in --train-root, so the score would flatter: {shorten_list(both)}."
+                f"--train-root and --valid-root share people, which would inflate the score: {shorten_list(both)}. "
+                "Remove them from one of the two."
             )
-    return table, valid, _split(config, table, valid), report.notes
+    return Tables(train, valid, _split(train, valid, cv, seed), report.notes)
 
 
-def look_at_data(
-    config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None, split: Split, notes: list[str]
+def prepare_images(
+    tables: Tables,
+    *,
+    side: int,
+    max_megapixels: float,
+    on_bad_image: str,
+    cache: str = "off",
+    pseudo_labels: str | Path | None = None,
+    pseudo_share: float = 1.0,
+    validated_root: str | Path | None = None,
+    task: str = "main",
+    age_filter: int | None = None,
 ) -> Data:
-    """Look at every photograph, and split the people anew where some are left out, saying what is worth knowing.
+    """Decode every image once, split the people again if images are left out, and print notes.
+
+    Args:
+        tables: from `read_tables`.
+        side, max_megapixels, cache: see `load_images`.
+        on_bad_image: "stop" or "skip".
+        pseudo_labels: folder of a prediction to train on too, the `pseudo_share` of it that is most confident.
+        validated_root: the folder that is validated on, which `pseudo_labels` must not be of.
+        task, age_filter: for which the pseudo labels are.
 
     Raises:
-        UserError: photographs that cannot be read, or too few people without them.
+        UserError: images are unreadable, or too few people are left without them.
     """
-    pseudo = read_pseudo_labels(config.pseudo_labels, validated=config.validated_root) if config.pseudo_labels else None
-    paths = [*table["path"], *(valid["path"] if valid is not None else ()), *(pseudo.paths if pseudo else ())]
-    folder, roots = Path(config.save_path), (config.train_root, config.valid_root, config.pseudo_labels)
-    pictures, unreadable = look_at_pictures(
-        paths,
-        cache=config.cache,
-        side=needed_side(config.image_size),
-        max_megapixels=config.max_megapixels,
-        folder=make_folder(folder) if config.cache == "disk" else folder,
-        name=" ".join(os.path.abspath(root) for root in roots if root),
-    )
-    skip_or_stop(unreadable, config.on_bad_image)
+    train, valid, split, notes = tables
+    pseudo = read_pseudo_labels(pseudo_labels, validated=validated_root) if pseudo_labels else None
+    paths = [*train["path"], *(valid["path"] if valid is not None else ()), *(pseudo.paths if pseudo else ())]
+    reader, unreadable = load_images(paths, cache=cache, side=side, max_megapixels=max_megapixels)
+    stop_if_unreadable(unreadable, on_bad_image)
     if unreadable:
-        for option, part in (("--train-root", table), ("--valid-root", valid)):
+        for option, part in (("--train-root", train), ("--valid-root", valid)):
             if part is not None and part["path"].isin(list(unreadable)).all():
-                raise UserError(f"None of the {len(part)} photographs of {option} can be read: {min(unreadable)}.")
-        table, valid = (_without(part, unreadable) for part in (table, valid))
-        print(
-            f"{len(unreadable)} of {len(paths)} photographs cannot be read and are left out: {shorten_list(unreadable)}."
-        )
-    split = _split(config, table, valid) if unreadable else split
+                raise UserError(f"None of the {len(part)} images of {option} can be read: {min(unreadable)}.")
+        train, valid = (_without(part, unreadable) for part in (train, valid))
+        print(f"Left out {len(unreadable)} of {len(paths)} images that cannot be read: {shorten_list(unreadable)}.")
+        split = _split(train, valid, len(split.folds), split.seed)
     for note in [*notes, *split.notes]:
         print(note)
-    data = Data(table, valid, split, unreadable, pictures, _pseudo_tables(config, pseudo, table, split, unreadable))
+    extra = []
+    if pseudo is not None:
+        ages = _ages_of_groups(train, age_filter)
+        extra = [
+            _without(pseudo.fold_table(split.fingerprint, k, task=task, share=pseudo_share, ages=ages), unreadable)
+            for k in range(len(split.folds))
+        ]
+        for number, rows in enumerate(extra):
+            print(f"fold {number}: also trains on {len(rows)} images with the labels that its members predicted.")
+    data = Data(train, valid, split, unreadable, reader, extra)
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
-            raise UserError(f"Fold {number} would be trained on a single photograph; there must be two for a batch.")
+            raise UserError(f"Fold {number} has a single training image. A batch needs two: add people or lower --cv.")
     return data
 
 
-def _pseudo_tables(
-    config: TrainConfig, pseudo: PseudoLabels | None, table: pd.DataFrame, split: Split, unreadable: dict[str, str]
-) -> list[pd.DataFrame]:
-    """What each fold is trained on beside its people, for all folds or none."""
-    if pseudo is None:
-        return []
+def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, float]:
+    """Return an age for each age group: the median of its images, moved into the group if --age-filter changes it."""
     medians = table.groupby("ageg")["age"].median()
-    edges = (0, AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1], MAX_AGE + 1)
-    # Years that stay in their age group, with --age-filter too.
-    ages = {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
-    tables = []
-    for number in range(len(split.folds)):
-        own = pseudo.fold_table(split.fingerprint, number, task=config.task, share=config.pseudo_share, ages=ages)
-        tables.append(_without(own, unreadable))
-        print(
-            f"fold {number}: {len(tables[-1])} photographs are trained on with the labels that its members predicted."
-        )
-    return tables
+    edges = (0, AGE_BOUNDS[0], age_filter or AGE_BOUNDS[1], MAX_AGE + 1)
+    return {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
 
 
-def _split(config: TrainConfig, table: pd.DataFrame, valid: pd.DataFrame | None) -> Split:
-    elsewhere = None if valid is None else sorted(set(valid["person"]))
-    return split_people(table, cv=config.cv, seed=config.seed, valid_people=elsewhere)
+def _split(table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
+    valid_people = None if valid is None else sorted(set(valid["person"]))
+    return split_people(table, cv=cv, seed=seed, valid_people=valid_people)
 
 
 def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.label_math import attributes_of, joined_classes, marginals
+from data.label_math import decode_classes, encode_classes, marginals
 from data.prediction_files import read_prediction_list
 from data.tasks import ATTRIBUTES, TASKS
 from utils import UserError, read_json
@@ -64,7 +64,7 @@ class PseudoLabels:
         firsts = np.searchsorted(labels[order], labels[order])
         counts = np.bincount(labels)
         taken = np.sort(order[np.arange(len(labels)) - firsts < np.ceil(share * counts[labels[order]])])
-        chosen = attributes_of(whole[taken].argmax(axis=1))
+        chosen = decode_classes(whole[taken].argmax(axis=1))
         if task in ATTRIBUTES:
             chosen[task] = labels[taken]
         ids = [self.ids[k] for k in taken]
@@ -73,7 +73,7 @@ class PseudoLabels:
                 "image": ids,
                 "path": [self.paths[k] for k in taken],
                 "person": [f"{self.folder}: {name}" for name in ids],  # nobody who is split
-                "label": joined_classes(chosen),
+                "label": encode_classes(chosen),
                 **chosen,
                 "age": [ages[group] for group in chosen["ageg"]],
             }

@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from data.image_cache import Pictures
 from data.tasks import AGE_GROUPS, GENDERS
 from utils import UserError, shorten_list
 
@@ -59,40 +57,6 @@ def label_fingerprint(*tables: pd.DataFrame) -> str:
         for table in tables
     ]
     return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Everything a run trains and validates on: tables with one row an image, and the split of the people.
-
-    `valid` is None when every fold validates on its own held-out people. `unreadable` are the photographs that were
-    left out, with a sentence each. `pictures` reads the others. `pseudo` are further rows to train each fold on.
-    """
-
-    table: pd.DataFrame
-    valid: pd.DataFrame | None
-    split: Split
-    unreadable: dict[str, str]
-    pictures: Pictures
-    pseudo: Sequence[pd.DataFrame] = ()
-
-    @property
-    def fingerprint(self) -> str:
-        """What two runs share only when they have the same photographs with the same labels."""
-        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
-
-    @property
-    def pseudo_fingerprint(self) -> str:
-        """What two runs share only when they have the same pseudo labels, or none."""
-        return label_fingerprint(*self.pseudo) if self.pseudo else ""
-
-    def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The training and the validation rows of a fold."""
-        train = self.table[self.table["person"].isin(fold.train)]
-        if self.pseudo:
-            train = pd.concat([train, self.pseudo[self.split.folds.index(fold)]])
-        valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
-        return train.reset_index(drop=True), valid.reset_index(drop=True)
 
 
 def strata(table: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.tasks import GENDERS, MASKS, MAX_AGE, SHOTS, age_group, encode_class
+from data.label_math import age_group, encode_class
+from data.tasks import GENDERS, MASKS, MAX_AGE, SHOTS
 from utils import UserError, shorten_list
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -101,7 +102,7 @@ def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
     listed = _read_train_csv(root.absolute().parent / "train.csv", report)
     rows: list[dict] = []
     unnamed, unaged, unknown, surplus, disagree, empty, newborn = [], [], [], [], [], [], []
-    for folder in sorted(_visible(root), key=lambda entry: entry.name):
+    for folder in sorted(visible_entries(root), key=lambda entry: entry.name):
         if not folder.is_dir():
             surplus.append(folder.name)
             continue
@@ -115,7 +116,7 @@ def _read_folders(root: Path, option: str, report: Report) -> list[dict]:
             newborn.append(folder.name)
         if told and named and (told["gender"], told["age"]) != (named["gender"], named["age"]):
             disagree.append(folder.name)
-        files = sorted(_visible(folder.path), key=lambda entry: entry.name)
+        files = sorted(visible_entries(folder.path), key=lambda entry: entry.name)
         if not files:
             empty.append(folder.name)
         for file in files:
@@ -175,12 +176,12 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-def _visible(folder: str | Path) -> list[os.DirEntry]:
+def visible_entries(folder: str | Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.startswith(".")]
 
 
-def _read_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV, each with the line it ends on, as dicts of strings.
 
     Missing cells are empty, those beyond the last column are dropped. `needed` columns must be there, `also` ones may.
@@ -218,7 +219,7 @@ def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
         return {}
     people: dict[str, dict] = {}
     wrong, twice = [], []
-    for number, row in _read_rows(path, ("id", "gender", "age", "path")):
+    for number, row in read_csv_rows(path, ("id", "gender", "age", "path")):
         person, folder = _person(row["id"], row["gender"], row["age"]), same_name(row["path"])
         if person is None or not folder:
             wrong.append(row["path"] or row["id"] or f"line {number}")
@@ -238,7 +239,7 @@ def read_corrections(path: Path) -> list[tuple[int, dict[str, str]]]:
         UserError: there is no such file, or it is no CSV with a column id.
     """
     rows = []
-    for number, row in _read_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
+    for number, row in read_csv_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
         cells = {name: same_name(row.get(name, "")).lower() for name in CORRECTION_COLUMNS}
         rows.append((number, {**cells, "id": same_name(row["id"]), "file": cells["file"].rsplit(".", 1)[0]}))
     return rows

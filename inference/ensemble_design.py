@@ -25,9 +25,10 @@ from analysis.intervals import Estimate, in_words
 from analysis.metrics import log_loss, score, tempered
 from analysis.summary import as_plain
 from config import DesignConfig, TrainConfig
-from data.label_math import targets_of
-from data.prepare import look_at_data, read_tables
-from data.split import Data, Fold, Split
+from data.images import needed_side
+from data.label_math import make_targets
+from data.prepare import Data, prepare_images, read_tables
+from data.split import Fold, Split
 from data.tasks import SCORE_TITLES, TASKS
 from inference import voting
 from inference.predict import Asked, check_numbers, networks_of, transforms_of
@@ -210,8 +211,8 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
     data = _look_at_data(runs, config)
     table = data.table if data.valid is None else data.valid
     place = make_folder(Path(config.save_path) / task / name)  # a place that cannot be written to is found out now
-    truth = Truth(task, targets_of(table)[task], table["person"].to_numpy(str), seed=config.seed)
-    asked = Asked(task, config.tta, data.pictures, config.batch_size, config.num_workers, device, ALONE)
+    truth = Truth(task, make_targets(table)[task], table["person"].to_numpy(str), seed=config.seed)
+    asked = Asked(task, config.tta, data.reader, config.batch_size, config.num_workers, device, ALONE)
     for run in runs:
         _answer(run, replace(asked, tasks=run.config.task), table, dtype)
     singles, joints = [run for run in runs if run.config.task == task], _joined(runs) if task == "main" else []
@@ -326,12 +327,13 @@ def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
             )
     places = ("train_root", "valid_root", "corrections")
     moved = {name: getattr(config, name) or getattr(first.config, name) for name in places}
-    size = max(run.config.image_size for run in runs)
-    trained = replace(first.config, **moved, image_size=size, cache="ram", pseudo_labels=None)
-    data = look_at_data(trained, *read_tables(trained))
+    tables = read_tables(**moved, cv=first.config.cv, seed=first.config.seed)
+    side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
+    limits = {"max_megapixels": first.config.max_megapixels, "on_bad_image": first.config.on_bad_image}
+    data = prepare_images(tables, side=side, cache="ram", **limits)
     if data.fingerprint != prints[0]:
         raise UserError(
-            f"{trained.train_root} holds other photographs or labels than {first.folder.path} was trained on (files "
+            f"{moved['train_root']} holds other photographs or labels than {first.folder.path} was trained on (files "
             f"added, lost or unreadable, train.csv, corrections; fingerprint {data.fingerprint}, in training "
             f"{prints[0]}); pass --train-root and --corrections with what they were."
         )
@@ -340,7 +342,7 @@ def _look_at_data(runs: Sequence[Run], config: DesignConfig) -> Data:
         run.rows = [np.flatnonzero(people.isin(fold.valid)) for fold in run.folds]
         seats, outputs = len(run.folds) if run.config.valid_root else 1, TASKS[run.config.task].outputs
         if (np.bincount(np.concatenate(run.rows), minlength=len(people)) != seats).any():
-            raise UserError(f"{run.folder.split} does not have everybody of {trained.train_root} validated once.")
+            raise UserError(f"{run.folder.split} does not have everybody of {moved['train_root']} validated once.")
         run.answers = np.empty((seats, config.top_k, config.tta, len(people), outputs), np.float32)
     if any(run.folds != first.folds for run in runs):
         print(

@@ -16,8 +16,8 @@ from augmentation import Settings, build_transform
 from cli.choices import MODELS
 from cli.command import Context
 from config import EnsembleConfig, PredictConfig, SingularConfig
-from data.image_cache import Pictures
-from data.images import needed_side, skip_or_stop, unreadable_images
+from data.image_cache import ImageReader
+from data.images import find_unreadable, needed_side, stop_if_unreadable
 from data.label_math import predicted_class
 from data.prediction_files import PredictionList
 from data.tasks import TASKS
@@ -159,10 +159,8 @@ def write_prediction(
         paths, ids = (np.array(values)[readable].tolist() for values in (photographs.paths, photographs.ids))
         if any(other != ids for other in dist.gather(ids)):
             raise UserError("The machines do not have the same photographs to predict; copy the same to all.")
-        pictures = Pictures(needed_side(max(member.info.image_size for member in members)))
-        asked = Asked(
-            [tasks[k] for k in once], config.tta, pictures, config.batch_size, config.num_workers, device, dist
-        )
+        reader = ImageReader(max(needed_side(member.info.image_size, member.info.crop_scale) for member in members))
+        asked = Asked([tasks[k] for k in once], config.tta, reader, config.batch_size, config.num_workers, device, dist)
         answers = asked.answers(networks, [transforms[k] for k in once], paths, ids, at_once=at_once)
     if not dist.is_main:
         return
@@ -207,8 +205,8 @@ def check_numbers(answers: np.ndarray, members: Sequence[Member], dtype: torch.d
 
 def _look_at(photographs: PredictionList, config: PredictConfig) -> dict[str, str]:
     """The photographs that cannot be read and are to be skipped, each with a sentence that says why."""
-    unreadable = unreadable_images(photographs.paths, config.max_megapixels)
-    skip_or_stop(unreadable, config.on_bad_image)
+    unreadable = find_unreadable(photographs.paths, config.max_megapixels)
+    stop_if_unreadable(unreadable, config.on_bad_image)
     if len(unreadable) == len(photographs.paths):
         raise UserError(f"None of the {len(unreadable)} photographs in {config.data_root} can be read.")
     return unreadable
@@ -271,7 +269,7 @@ class Asked:
 
     tasks: str | Sequence[str]
     views: int
-    pictures: Pictures
+    reader: ImageReader
     batch_size: int
     workers: int
     device: torch.device
@@ -297,7 +295,7 @@ class Asked:
             at_once, apart: see `engine.predict`.
         """
         first, *others = kinds = list(dict.fromkeys(transforms))
-        dataset = ViewDataset(paths, ids, first, others=others, views=self.views, pictures=self.pictures)
+        dataset = ViewDataset(paths, ids, first, others=others, views=self.views, reader=self.reader)
         loader = view_loader(
             dataset,
             batch_size=max(1, self.batch_size // self.views),

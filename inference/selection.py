@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
 from analysis.metrics import confusion_counts, fit_temperature, tempered
-from data.label_math import SMALLEST, group_shares, joined_answers
+from data.label_math import SMALLEST, age_group_shares, join_probabilities
 from data.tasks import ATTRIBUTES, TASKS
 
 MEANS = ("arithmetic", "geometric")
@@ -170,14 +170,14 @@ def joint_part(task: str, answers: np.ndarray, rmse: float | None = None) -> tup
 
     Years become shares of the age groups, as likely as years that are `rmse` off make them.
     """
-    shares = group_shares(answers[:, 0], rmse) if TASKS[task].regression else answers
+    shares = age_group_shares(answers[:, 0], rmse) if TASKS[task].regression else answers
     return TASKS[task].class_task, shares
 
 
 def joint_answers(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """`(N, 18)` from parts of `joint_part`: the mean of those of each task, joined by `metrics.joined_answers`."""
+    """`(N, 18)` from parts of `joint_part`: the mean of those of each task, joined by `metrics.join_probabilities`."""
     means = {task: np.mean([each for name, each in parts if name == task], axis=0) for task, _ in parts}
-    return joined_answers(means.pop("main", None), means)
+    return join_probabilities(means.pop("main", None), means)
 
 
 def is_enough(tasks: Iterable[str]) -> bool:

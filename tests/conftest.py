@@ -23,7 +23,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.tasks import GENDERS, MASKS, SHOTS, age_group
+from data.label_math import age_group
+from data.tasks import GENDERS, MASKS, SHOTS
 
 SIZE = (48, 64)  # width and height of a photograph: portrait, as the real ones
 AGES = (20, 45, 60)  # one of each age group

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import augmentation
-from augmentation import MEAN, STD, TRANSFORMS, VIEWS, ToNormalised, build_transform, to_picture
+from augmentation import MEAN, STD, TRANSFORMS, VIEWS, ToNormalised, build_transform, to_image
 from cli import choices
 from data.face_box import face_box, face_crop_box
 
@@ -531,8 +531,8 @@ def test_a_face_crop_says_whether_there_is_a_face():
 
 def test_a_picture_comes_back_from_what_a_network_sees():
     image = noise()
-    assert pixels(to_picture(ToNormalised(MEAN, STD)(image))).equal(pixels(image))
-    assert pixels(to_picture(ToNormalised(*PLAIN.values())(image), **PLAIN)).equal(pixels(image))
+    assert pixels(to_image(ToNormalised(MEAN, STD)(image))).equal(pixels(image))
+    assert pixels(to_image(ToNormalised(*PLAIN.values())(image), **PLAIN)).equal(pixels(image))
 
 
 def test_every_view_has_a_name_of_its_own():

@@ -577,7 +577,7 @@ def test_people_in_both_roots_are_refused(run, small_data, tiny_training, tmp_pa
     roots = ("--train-root", small_data.train_root, "--valid-root", small_data.train_root)
     outcome = run("train", *tiny_training, *roots, "--save-path", tmp_path / "models")
     assert outcome.code == 2
-    assert "--valid-root are also in --train-root" in outcome.err
+    assert "--train-root and --valid-root share people" in outcome.err
 
 
 def test_without_a_terminal_there_are_no_bars_and_one_line_an_epoch(train):

@@ -15,10 +15,9 @@ from PIL import Image
 from augmentation import build_transform
 from cli.command import run_command
 from config import TrainConfig
-from data.image_cache import Pictures
-from data.label_math import targets_of
+from data.image_cache import ImageReader
+from data.label_math import age_group, encode_class, make_targets
 from data.tables import read_training_table
-from data.tasks import age_group, encode_class
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
 from training.loaders import train_loader, view_loader
 from utils import UserError
@@ -73,7 +72,7 @@ def same(first, second) -> bool:
 
 def test_targets_of_every_task():
     rows = people_table([18, 29, 30, 59, 60, 75])
-    targets = targets_of(rows)
+    targets = make_targets(rows)
     assert set(targets) == {"main", "mask", "gender", "ageg", "age"}
     assert targets["ageg"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert targets["gender"].tolist() == [0, 1] * 6
@@ -89,7 +88,7 @@ def test_targets_of_every_task():
 def test_the_age_filter_moves_people_into_the_oldest_group_and_leaves_their_years(age_filter):
     rows = people_table([20, 30, 31, 57, 58, 59, 60])
     before = rows.copy()
-    targets, true = targets_of(rows, age_filter=age_filter), targets_of(rows)
+    targets, true = make_targets(rows, age_filter=age_filter), make_targets(rows)
     for k, age in enumerate(rows["age"]):
         group = 2 if age >= age_filter else age_group(age)
         assert targets["ageg"][k] == group
@@ -100,7 +99,7 @@ def test_the_age_filter_moves_people_into_the_oldest_group_and_leaves_their_year
 
 
 def test_the_targets_of_a_table_are_its_labels(table):
-    assert (targets_of(table)["main"] == table["label"].to_numpy()).all()
+    assert (make_targets(table)["main"] == table["label"].to_numpy()).all()
 
 
 # ------------------------------------------------------------------------------------------------ training items
@@ -112,7 +111,7 @@ def test_an_item_is_an_image_and_its_targets(table):
     image, target = dataset[0, 10]
     assert image.shape == (3, 32, 32)
     assert image.dtype == torch.float32
-    assert target == {task: values[10].item() for task, values in targets_of(table).items()}
+    assert target == {task: values[10].item() for task, values in make_targets(table).items()}
 
 
 def test_the_age_filter_is_for_training_targets(table):
@@ -410,13 +409,13 @@ def views(table):
 
 
 def test_views_and_targets_of_an_image(views, table):
-    dataset = views("base", targets=targets_of(table))
+    dataset = views("base", targets=make_targets(table))
     images, target = dataset[20]
     assert len(dataset) == 84
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.float32
     assert torch.equal(images[1], images[0].flip(2))
-    assert target == {task: values[20].item() for task, values in targets_of(table).items()}
+    assert target == {task: values[20].item() for task, values in make_targets(table).items()}
     assert views("base")[20][1] == {}
 
 
@@ -462,7 +461,7 @@ def test_a_photograph_that_is_lost_on_the_way_is_one_line(workers, capsys, tmp_p
     assert run_command(command, TrainConfig()) == 2
     told = capsys.readouterr().err
     assert str(tmp_path / "lost.jpg") in told
-    assert "cannot be read as a picture" in told
+    assert "cannot be read as an image" in told
     assert told.startswith("train.py: ")
     assert told.count("\n") == 1
 
@@ -473,12 +472,12 @@ def test_an_unreadable_image_is_blank_views_and_a_reason(small_data, tmp_path):
     files = [str(good), str(bad)], ["good", "bad"]
     cut = build_transform("base", "inference", 32)
     for limit, wrong in ((None, [1]), (0.001, [0, 1])):
-        images = Pictures(max_megapixels=limit)
-        dataset = ViewDataset(*files, cut, views=2, pictures=images, report_errors=True)
+        reader = ImageReader(max_megapixels=limit)
+        dataset = ViewDataset(*files, cut, views=2, reader=reader, report_errors=True)
         found = [dataset[k] for k in range(2)]
         assert [k for k, (_, target) in enumerate(found) if target["error"]] == wrong
         assert all(views.shape == (2, 3, 32, 32) for views, _ in found)
-        assert found[1][1]["error"] == f"{bad} cannot be read as a picture (it is empty)."
+        assert found[1][1]["error"] == f"{bad} cannot be read as an image (it is empty)."
         with pytest.raises(UserError, match=r"bad\.jpg cannot be read"):
-            ViewDataset(*files, cut, pictures=images)[1]
+            ViewDataset(*files, cut, reader=reader)[1]
     assert "more than --max-megapixels 0.001" in found[0][1]["error"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from augmentation import BatchMixing
-from data.tasks import encode_class
+from data.label_math import encode_class
 
 
 def batch(count: int = 6):

@@ -22,7 +22,8 @@ import config
 from augmentation import MEAN, STD
 from cli import choices
 from cli.choices import EFFICIENTNETS, RESNETS
-from data.tasks import AGE_GROUPS, GENDERS, MASKS, TASKS, encode_class
+from data.label_math import encode_class
+from data.tasks import AGE_GROUPS, GENDERS, MASKS, TASKS
 from loss import create_criterion
 from model import MODELS, create_backbone, create_model, inference_network, predict_task
 from utils import UserError

@@ -13,7 +13,7 @@ def run(config: CheckConfig) -> None:
     Raises:
         UserError: all that keeps training from starting, one line each.
     """
-    from data.images import identical_files, unreadable_images
+    from data.images import find_identical_files, find_unreadable
     from data.split import split_people, strata
     from data.tables import describe_problems, read_training_table
     from utils import shorten_list
@@ -31,8 +31,8 @@ def run(config: CheckConfig) -> None:
             print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
         print()
         describe_problems(table, report)
-        report.errors += unreadable_images(table["path"].tolist(), config.max_megapixels).values()
-        for group in identical_files(table["path"].tolist()):
+        report.errors += find_unreadable(table["path"].tolist(), config.max_megapixels).values()
+        for group in find_identical_files(table["path"].tolist()):
             report.notes.append(f"{len(group)} files are identical: {shorten_list(group)}.")
         try:
             report.notes += split_people(table, cv=config.cv, seed=0).notes

@@ -31,7 +31,8 @@ from tqdm import tqdm
 
 from analysis.contact_sheet import Block, Cell, contact_sheet
 from config import SampleConfig
-from data.tasks import AGE_BOUNDS, GENDERS, MASKS, SHOTS, age_group, encode_class
+from data.label_math import age_group, encode_class
+from data.tasks import AGE_BOUNDS, GENDERS, MASKS, SHOTS
 from tools.portrait import make_person, make_shot, paint
 from utils import TEMPORARY, UserError, count_cores, make_folder, read_json, remove_leftovers, write_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config import ScoreConfig
-from data.tasks import SCORE_TITLES, TASKS, decode_class
+from data.tasks import SCORE_TITLES, TASKS
 from utils import UserError
 
 
@@ -18,6 +18,7 @@ def run(config: ScoreConfig) -> None:
     import numpy as np
 
     from analysis.metrics import score
+    from data.label_math import decode_class
     from data.prediction_files import read_answers
     from utils import read_json, shorten_list
 

@@ -12,14 +12,15 @@ import pandas as pd
 from PIL import Image
 
 from analysis.contact_sheet import ACROSS, Block, Cell, contact_sheet
-from augmentation import VIEWS, InferenceTransform, build_transform, to_picture
+from augmentation import VIEWS, FixedViews, build_transform, to_image
 from cli.checks import train_size
 from cli.choices import TRANSFORMS
 from config import SHOWN_HIGH, ShowConfig
 from data.face_box import face_crop_box
-from data.image_cache import Pictures, look_at_pictures
-from data.images import needed_side, unreadable_images
-from data.split import Data, split_people
+from data.image_cache import ImageReader, load_images
+from data.images import find_unreadable, needed_side
+from data.prepare import Data
+from data.split import split_people
 from data.tables import EXTENSIONS, read_training_table
 from data.tasks import MAIN_CLASSES
 from dataset import TrainDataset, ViewDataset
@@ -43,7 +44,7 @@ def _of_training(config: ShowConfig) -> tuple[pd.DataFrame, Iterator[int], int]:
     table, report = read_training_table(config.train_root, config.corrections)
     report.raise_errors()
     split = split_people(table, cv=config.cv, seed=config.seed)
-    train = Data(table, None, split, {}, Pictures()).fold_tables(split.folds[FOLD])[0]
+    train = Data(table, None, split, {}, ImageReader()).fold_tables(split.folds[FOLD])[0]
     return train, spread(train, config.seed), config.count
 
 
@@ -94,7 +95,7 @@ def _readable(config: ShowConfig, table: pd.DataFrame, order: Iterator[int], cou
     """The first rows, `count` if there are so many, whose photographs can be read; what was passed over is said."""
     rows, bad = [], {}
     for row in order:
-        unreadable = unreadable_images([table["path"][row]], config.max_megapixels)
+        unreadable = find_unreadable([table["path"][row]], config.max_megapixels)
         bad |= unreadable
         rows += [] if unreadable else [row]
         if len(rows) == count:
@@ -118,12 +119,12 @@ def write_sheets(config: ShowConfig, table: pd.DataFrame, rows: Sequence[int], f
     Raises:
         DiskError: a sheet could not be written.
     """
-    limits = {"side": needed_side(config.image_size), "max_megapixels": config.max_megapixels}
-    pictures, _ = look_at_pictures(table["path"][rows].tolist(), cache="ram", folder=folder, **limits)
+    limits = {"side": needed_side(config.image_size, config.crop_scale), "max_megapixels": config.max_megapixels}
+    reader, _ = load_images(table["path"][rows].tolist(), cache="ram", **limits)
     names = TRANSFORMS if config.transform_type == "all" else (config.transform_type,)
-    sheets = {name: lambda name=name: transform_sheet(config, name, table, rows, pictures) for name in names}
+    sheets = {name: lambda name=name: transform_sheet(config, name, table, rows, reader) for name in names}
     if not config.images:
-        sheets["mixup"] = lambda: mixup_sheet(config, names[0], table, pictures)
+        sheets["mixup"] = lambda: mixup_sheet(config, names[0], table, reader)
     for name, draw in sheets.items():
         page = draw()
         path = folder / f"{name}.jpg"
@@ -132,7 +133,7 @@ def write_sheets(config: ShowConfig, table: pd.DataFrame, rows: Sequence[int], f
 
 
 def transform_sheet(
-    config: ShowConfig, name: str, table: pd.DataFrame, rows: Sequence[int], pictures: Pictures
+    config: ShowConfig, name: str, table: pd.DataFrame, rows: Sequence[int], reader: ImageReader
 ) -> Image.Image:
     """The sheet of one transform: of each photograph what training, validation and prediction make of it.
 
@@ -143,30 +144,30 @@ def transform_sheet(
         rows: the numbers of the rows to show.
     """
     chosen = table.iloc[list(rows)]
-    train = _train_set(config, name, table, pictures)
+    train = _train_set(config, name, table, reader)
     valid, inference = (
         build_transform(name, phase, config.image_size, **config.cuts()) for phase in ("valid", "inference")
     )
     views = [view.name for view in VIEWS[: inference.max_views]] if inference.max_views else ["random"] * len(VIEWS)
     files = chosen["path"].tolist(), chosen["image"].tolist()
-    valid_set = ViewDataset(*files, valid, pictures=pictures)
-    view_set = ViewDataset(*files, inference, views=len(views), pictures=pictures)
-    face = isinstance(inference, InferenceTransform) and inference.face
+    valid_set = ViewDataset(*files, valid, reader=reader)
+    view_set = ViewDataset(*files, inference, views=len(views), reader=reader)
+    face = isinstance(inference, FixedViews) and inference.face
     blocks, missed = [], []
     for k, (row, path, image, label) in enumerate(zip(rows, *files, chosen["label"], strict=True)):
-        photograph = Cell("photograph", pictures.read(path))
+        photograph = Cell("photograph", reader.read(path))
         if face:
             box, found = face_crop_box(photograph.picture)
             told = "box: the face" if found else "no face found: box in the centre"
             photograph = Cell(told, photograph.picture, box, amiss=not found)
             missed += [] if found else [image]
-        drawn = [Cell(f"training, epoch {epoch}", to_picture(train[epoch, row][0])) for epoch in range(config.draws)]
+        drawn = [Cell(f"training, epoch {epoch}", to_image(train[epoch, row][0])) for epoch in range(config.draws)]
         seen = [
-            Cell(f"{number} {view}", to_picture(pixels))
+            Cell(f"{number} {view}", to_image(pixels))
             for number, (view, pixels) in enumerate(zip(views, view_set[k][0], strict=True), 1)
         ]
         lines = [cells[at : at + ACROSS] for cells in (drawn, seen) for at in range(0, len(cells), ACROSS)]
-        large = [photograph, Cell("validation", to_picture(valid_set[k][0][0]))]
+        large = [photograph, Cell("validation", to_image(valid_set[k][0][0]))]
         blocks.append(Block(image if label < 0 else f"{image}: {MAIN_CLASSES[label]}", lines, large))
     notes = [
         f"Training draws: {_draws_of(config)}. With numbers: the test-time views, of which --tta N takes the first N"
@@ -177,14 +178,14 @@ def transform_sheet(
     return contact_sheet(f"{name}, {config.image_size} px", notes, blocks)
 
 
-def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pictures) -> Image.Image:
+def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, reader: ImageReader) -> Image.Image:
     """The sheet of within-class MixUp: for some scarce classes the first image that --oversample adds, in epoch 0.
 
     Args:
         name: of the transform.
         table: what the fold is trained on, one row an image.
     """
-    train = _train_set(config, name, table, pictures, oversample=True)
+    train = _train_set(config, name, table, reader, oversample=True)
     classes, first, added = np.unique(train.extra, return_index=True, return_counts=True)
     notes = [f"Training draws: {_draws_of(config)}, transform {name}."]
     people = table.groupby("label")["person"].nunique()
@@ -205,9 +206,9 @@ def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pi
         shares = mixture.share, 1 - mixture.share
         cells = []
         for row, image, share in zip(mixture.rows, mixture.images, shares, strict=True):
-            cells.append(Cell(table["image"][row], pictures.read(table["path"][row])))
-            cells.append(Cell(f"as drawn, {share:.0%}", to_picture(image)))
-        cells.append(Cell("their mixture", to_picture(mixture.image)))
+            cells.append(Cell(table["image"][row], reader.read(table["path"][row])))
+            cells.append(Cell(f"as drawn, {share:.0%}", to_image(image)))
+        cells.append(Cell("their mixture", to_image(mixture.image)))
         caption = f"{MAIN_CLASSES[classes[k]]}: {added[k]} of {len(train.extra)} mixed images"
         blocks.append(Block(caption, [cells]))
         if len(blocks) == config.count:
@@ -218,10 +219,10 @@ def mixup_sheet(config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pi
 
 
 def _train_set(
-    config: ShowConfig, name: str, table: pd.DataFrame, pictures: Pictures, *, oversample: bool = False
+    config: ShowConfig, name: str, table: pd.DataFrame, reader: ImageReader, *, oversample: bool = False
 ) -> TrainDataset:
     transform = build_transform(name, "train", train_size(config.train_side, config.image_size), **config.cuts())
-    return TrainDataset(table, transform, seed=(config.seed, FOLD), pictures=pictures, oversample=oversample)
+    return TrainDataset(table, transform, seed=(config.seed, FOLD), reader=reader, oversample=oversample)
 
 
 def _draws_of(config: ShowConfig) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 
 from config import TrainConfig
-from data.label_math import targets_of
-from data.split import Data
+from data.label_math import make_targets
+from data.prepare import Data
 from data.tasks import TASKS
 from model import Network
 from storage.checkpoint import BestKeeper, ModelInfo, read_file, save_checkpoint, write_tensors
@@ -113,7 +113,7 @@ class FoldFiles:
             self.keeper.remove_others()
 
     def _describe(self, epoch: int, scores: dict[str, float]) -> ModelInfo:
-        config, targets = self.config, targets_of(self.train_table, age_filter=self.config.age_filter)
+        config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)
         counts = {
             name: np.bincount(targets[name], minlength=task.outputs).tolist()
             for name, task in TASKS.items()
@@ -149,7 +149,7 @@ class FoldFiles:
                 "ImageID": self.valid_table["image"],
                 "person": self.valid_table["person"],
                 "fold": self.number,
-                "label": targets_of(self.valid_table)[self.config.task],
+                "label": make_targets(self.valid_table)[self.config.task],
             }
         )
         answers = oof_columns(self.config.task, probabilities)

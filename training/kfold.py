@@ -15,8 +15,8 @@ from cli.checks import train_size
 from cli.command import Context
 from cli.interrupts import StopRequest
 from config import TrainConfig
-from data.prepare import look_at_data, read_tables
-from data.split import Data
+from data.images import needed_side
+from data.prepare import Data, prepare_images, read_tables
 from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
@@ -55,7 +55,13 @@ def train_run(config: TrainConfig, context: Context) -> None:
         raise UserError(
             f"The report needs {shorten_list(missing)}: pip install -r requirements.txt, or pass --no-report."
         )
-    tables = read_tables(config)
+    tables = read_tables(
+        train_root=config.train_root,
+        valid_root=config.valid_root,
+        corrections=config.corrections,
+        cv=config.cv,
+        seed=config.seed,
+    )
     if process_number() == 0:
         check_tracker(config)
     # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
@@ -79,7 +85,20 @@ def train_run(config: TrainConfig, context: Context) -> None:
         context.joined = True
         # Weights that do not fit are found out before anything is written.
         initial = dist.run_on_main(lambda: initial_weights(config))
-        data = dist.run_once_per_machine(lambda: look_at_data(config, *tables))
+        data = dist.run_once_per_machine(
+            lambda: prepare_images(
+                tables,
+                side=needed_side(config.image_size, config.crop_scale),
+                max_megapixels=config.max_megapixels,
+                on_bad_image=config.on_bad_image,
+                cache=config.cache,
+                pseudo_labels=config.pseudo_labels,
+                pseudo_share=config.pseudo_share,
+                validated_root=config.validated_root,
+                task=config.task,
+                age_filter=config.age_filter,
+            )
+        )
         everything = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
         _check_same_everywhere(dist.gather((socket.gethostname(), *everything)))
         locks = FoldLocks({})
@@ -97,7 +116,7 @@ def train_run(config: TrainConfig, context: Context) -> None:
             f"Saving to {run.path}"
         )
         if config.cache != "off":
-            print(f"{data.pictures}.")
+            print(f"{data.reader}.")
         stop = held.enter_context(StopRequest(patient=dist.world_size > 1))
         loaders = fold_loaders(config, data, numbers, device, dist)
         for number in numbers:

@@ -14,8 +14,8 @@ from augmentation import build_transform
 from cli.checks import train_size
 from cli.interrupts import ignore_signals
 from config import TrainConfig
-from data.label_math import targets_of
-from data.split import Data
+from data.label_math import make_targets
+from data.prepare import Data
 from data.tasks import TASKS
 from dataset import EpochSampler, TrainDataset, ViewBatches, ViewDataset, balanced_weights
 from training.device import count_workers
@@ -108,7 +108,7 @@ def view_loader(
 
 
 def _channels_last(items: list[tuple[Tensor | list[Tensor], dict]]) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
-    """A batch in the layout that decoded pictures have and networks want, so that no pixel is moved on the way."""
+    """A batch in the layout that decoded reader have and networks want, so that no pixel is moved on the way."""
 
     def each(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
         if isinstance(images, list):
@@ -149,7 +149,7 @@ def fold_loaders(
             train_table,
             transforms[0],
             seed=seed,
-            pictures=data.pictures,
+            reader=data.reader,
             age_filter=config.age_filter,
             oversample=config.oversample,
         )
@@ -157,8 +157,8 @@ def fold_loaders(
             valid_table["path"].tolist(),
             valid_table["image"].tolist(),
             transforms[1],
-            pictures=data.pictures,
-            targets=targets_of(valid_table),
+            reader=data.reader,
+            targets=make_targets(valid_table),
         )
         weights = (
             balanced_weights(train_set.classes[TASKS[config.task].class_task], config.balance)
@@ -172,9 +172,7 @@ def fold_loaders(
         valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, *ranks)))
         if config.precise_bn:
             plain = train_table.iloc[_some_rows(len(train_table), config, seed)]
-            plain_set = ViewDataset(
-                plain["path"].tolist(), plain["image"].tolist(), transforms[1], pictures=data.pictures
-            )
+            plain_set = ViewDataset(plain["path"].tolist(), plain["image"].tolist(), transforms[1], reader=data.reader)
             plain_parts.append((plain_set, ViewBatches(len(plain), config.batch_size)))
     workers = count_workers(config.num_workers, device, sharing=dist.local_size)
     train = loaders(train_parts, workers=workers, device=device)

@@ -8,7 +8,7 @@ import pytest
 
 from analysis import error_analysis as mistakes
 from analysis.error_analysis import Answers, answers_of
-from data.tasks import decode_class, encode_class
+from data.label_math import decode_class, encode_class
 
 
 def answers(labels, predicted, task="mask"):

@@ -12,8 +12,9 @@ from PIL import Image
 from analysis import label_errors
 from analysis.error_analysis import Answers, answers_of
 from config import TrainConfig
+from data.label_math import encode_class
 from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
-from data.tasks import MAIN_CLASSES, TASKS, encode_class
+from data.tasks import MAIN_CLASSES, TASKS
 from storage.run_folder import oof_columns
 from utils import make_folder, write_json, write_text
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.metrics import score
-from data.label_math import group_shares, joined_answers, marginals, predicted_class
-from data.tasks import decode_class
+from data.label_math import age_group_shares, decode_class, join_probabilities, marginals, predicted_class
 
 
 def sure_of(classes, count):
@@ -85,7 +84,7 @@ def test_scores_of_what_is_not_a_number_are_nan(bad):
 
 def test_age_groups_are_shared_about_their_bounds():
     ages = np.array([20.0, 29.0, 30.0, 45.0, 58.0, 60.0, 80.0])
-    shares = group_shares(ages, 2.0)
+    shares = age_group_shares(ages, 2.0)
     assert shares.sum(axis=1) == pytest.approx(1)
 
     def below(bound, age):
@@ -94,7 +93,7 @@ def test_age_groups_are_shared_about_their_bounds():
     assert shares[1].tolist() == pytest.approx([below(30, 29), 1 - below(30, 29), 0], abs=1e-9)
     assert shares[4].tolist() == pytest.approx([0, below(60, 58), 1 - below(60, 58)], abs=1e-9)
     assert shares.argmax(axis=1).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert group_shares(np.array([56.0]), 1.0, (30, 55)).argmax() == 2
+    assert age_group_shares(np.array([56.0]), 1.0, (30, 55)).argmax() == 2
 
 
 def some_answers(outputs, count=7):
@@ -104,7 +103,7 @@ def some_answers(outputs, count=7):
 
 def test_attributes_alone_are_independent():
     parts = {"mask": some_answers(3), "gender": some_answers(2), "ageg": some_answers(3)[::-1]}
-    joined = joined_answers(None, parts)
+    joined = join_probabilities(None, parts)
     for number in range(18):
         mask, gender, group = decode_class(number)
         expected = parts["mask"][:, mask] * parts["gender"][:, gender] * parts["ageg"][:, group]
@@ -114,9 +113,9 @@ def test_attributes_alone_are_independent():
 def test_an_attribute_takes_the_place_of_what_the_classes_said_of_it():
     base = some_answers(18)
     own = marginals(base)
-    assert joined_answers(base, own) == pytest.approx(base)
+    assert join_probabilities(base, own) == pytest.approx(base)
     ages = some_answers(3)
-    joined = joined_answers(base, {"ageg": ages})
+    joined = join_probabilities(base, {"ageg": ages})
     assert marginals(joined)["ageg"] == pytest.approx(ages)
     # and of people of one age group the others are what they were
     before, after = (each.reshape(-1, 3, 2, 3)[..., 1] for each in (base, joined))

@@ -1,4 +1,4 @@
-"""Pictures: read as a person would see them, or named with the reason why not."""
+"""ImageReader: read as a person would see them, or named with the reason why not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import identical_files, needed_side, read_image, unreadable_images
+from data.images import find_identical_files, find_unreadable, needed_side, read_image
 from data.tables import read_training_table
 from utils import UserError
 
@@ -40,18 +40,18 @@ def test_pictures_that_cannot_be_decoded_are_found(small_data, make_photo, tmp_p
     bad["cut.png"] = png[: len(png) // 2]
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name} cannot be read as a picture"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read as an image"):
             read_image(tmp_path / name)
     paths = [small_data.photo(1), *(tmp_path / name for name in bad), tmp_path / "good.png", tmp_path / "gone.jpg"]
-    sentences = unreadable_images(paths)
+    sentences = find_unreadable(paths)
     assert list(sentences) == [str(path) for path in [*paths[1:-2], paths[-1]]]
     for path, sentence in sentences.items():
-        assert sentence.startswith(f"{path} cannot be read as a picture (")
+        assert sentence.startswith(f"{path} cannot be read as an image (")
         assert "\n" not in sentence
 
 
 def test_a_tiny_picture_can_be_checked(make_photo, tmp_path):
-    assert unreadable_images([make_photo(tmp_path / "tiny.jpg", size=(6, 6))]) == {}
+    assert find_unreadable([make_photo(tmp_path / "tiny.jpg", size=(6, 6))]) == {}
 
 
 def test_identical_files_are_found(small_data, tmp_path, make_photo):
@@ -59,9 +59,9 @@ def test_identical_files_are_found(small_data, tmp_path, make_photo):
     second.write_bytes(first.read_bytes())
     longer = tmp_path / "c.jpg"
     longer.write_bytes(first.read_bytes() + b"\x00")
-    assert identical_files([first, small_data.photo(0), second, longer]) == [[str(first), str(second)]]
+    assert find_identical_files([first, small_data.photo(0), second, longer]) == [[str(first), str(second)]]
     table, _ = read_training_table(small_data.train_root)
-    assert identical_files(table.path) == []
+    assert find_identical_files(table.path) == []
 
 
 # ------------------------------------------------------------------------------------------------ shrinking

@@ -67,7 +67,7 @@ def test_a_fold_learns_what_its_own_members_predicted(copied, train, run, small_
     assert run("train", *tiny_training, *words).code == 0
     outcome = train(copied, "--pseudo-share", 1)
     assert outcome.code == 0, outcome.err
-    assert "fold 0: 5 photographs are trained on with the labels that its members predicted." in outcome.out
+    assert "fold 0: also trains on 5 images with the labels that its members predicted." in outcome.out
     plain, more = (counts_of(tmp_path / name / "main" / NAME) for name in ("plain", "models"))
     added = [after - before for before, after in zip(plain, more, strict=True)]
     assert added[0].tolist() == [0, 0, 0, 4, 0, 0, 0, 1, *[0] * 10]
@@ -133,7 +133,7 @@ def test_resume_refuses_other_predictions(copied, train):
         ("gone", (), "of photographs in moved, which are gone; predict anew"),
         ("no member", (), "does not hold all that it predicted"),
         ("nothing", (), "is no folder of a prediction"),
-        ("age", ("--task", "age"), "--pseudo-labels are classes and task age has none"),
+        ("age", ("--task", "age"), "--pseudo-labels needs classes, and task age has none"),
     ],
 )
 def test_what_is_refused(damage, words, told, copied, train, small_data, tmp_path):

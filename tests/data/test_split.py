@@ -8,8 +8,8 @@ from collections import Counter
 import pandas as pd
 import pytest
 
+from data.label_math import age_group
 from data.split import split_people, strata
-from data.tasks import age_group
 from utils import UserError
 
 # People of each stratum (gender number, an age in it) as fractions of the 2,700 of the competition.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from config import TrainConfig
-from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, MASKS, SHOTS, TASKS, age_group, decode_class, encode_class
+from data.label_math import age_group, decode_class, encode_class
+from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, MASKS, SHOTS, TASKS
 
 
 @pytest.mark.parametrize("number", range(18))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from analysis.metrics import SMALLEST, score, tempered
-from data.label_math import group_shares, joined_answers
+from data.label_math import age_group_shares, join_probabilities
 from inference import ensemble_design as design
 from inference.selection import Truth
 from storage.checkpoint import load_checkpoint, save_checkpoint
@@ -286,7 +286,7 @@ def out_of_fold(folder):
 def shares_of(folder, years):
     """The shares of the age groups that a run's years stand for: as likely as they are off in its best epochs."""
     summary = json.loads((folder / "summary.json").read_text())
-    return group_shares(years[:, 0], np.mean([fold["rmse"] for fold in summary["folds"]]))
+    return age_group_shares(years[:, 0], np.mean([fold["rmse"] for fold in summary["folds"]]))
 
 
 @pytest.mark.parametrize("age", ["ageg", "age"])
@@ -297,7 +297,7 @@ def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, 
     if age == "age":
         parts["ageg"] = shares_of(attribute_runs["age"], parts.pop("age"))
     labels = out_of_fold(runs[0])[1]["label"].to_numpy()
-    expected = score("main", joined_answers(None, parts), labels)["macro_f1"]
+    expected = score("main", join_probabilities(None, parts), labels)["macro_f1"]
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1) & (table["method"] == "arithmetic")]
     assert plain["macro_f1"].item() == pytest.approx(expected, abs=1e-5)
@@ -322,13 +322,13 @@ def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, 
         stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
         files = [found / "members" / f"{stem}.csv", found / "members" / f"{stem}_{number}.csv"]
         said = pd.read_csv(next(file for file in files if file.is_file())).drop(columns="ImageID").to_numpy()
-        said = group_shares(said[:, 0], member["rmse"]) if member["task"] == "age" else said
+        said = age_group_shares(said[:, 0], member["rmse"]) if member["task"] == "age" else said
         answers[member["file"]] = "ageg" if member["task"] == "age" else member["task"], said
     voters = []
     for members in (first, second):
         said = [answers[member["file"]] for member in members]
         means = {task: np.mean([each for name, each in said if name == task], axis=0) for task, _ in said}
-        voters.append(joined_answers(None, means))
+        voters.append(join_probabilities(None, means))
     weights = [sum(member["weight"] for member in members) for members in (first, second)]
     expected = np.average(voters, axis=0, weights=weights).argmax(axis=1)
     assert pd.read_csv(found / "submission_recipe.csv")["ans"].tolist() == expected.tolist()
@@ -338,7 +338,7 @@ def test_a_run_of_an_attribute_takes_the_place_of_what_main_says_of_it(attribute
     outcome, place = design_of([runs[0], attribute_runs["gender"]])
     assert outcome.code == 0, outcome.err
     base, rows = out_of_fold(runs[0])
-    expected = joined_answers(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
+    expected = join_probabilities(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1)].set_index("label")["macro_f1"]
     assert set(plain.index) == {NAME, "main with gender"}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from config import SingularConfig
-from data.image_cache import Pictures
+from data.image_cache import ImageReader
 from data.prediction_files import read_prediction_list
 from inference import predict as prediction
 from inference.predict import write_prediction
@@ -66,7 +66,7 @@ def test_each_member_answers_as_by_itself(at_once, members, predict):
 def test_a_photograph_is_read_once_and_a_view_made_once_for_all_that_see_it(members, predict, monkeypatch):
     read, made = [], []
 
-    class Counted(Pictures):
+    class Counted(ImageReader):
         def read(self, path):
             read.append(Path(path).name)
             return super().read(path)
@@ -82,7 +82,7 @@ def test_a_photograph_is_read_once_and_a_view_made_once_for_all_that_see_it(memb
         return cut
 
     build = prediction.build_transform
-    monkeypatch.setattr(prediction, "Pictures", Counted)
+    monkeypatch.setattr(prediction, "ImageReader", Counted)
     monkeypatch.setattr(prediction, "build_transform", counted)
     predict([*members, *members], "twice", 3)
     assert len(read) == len(set(read)) == 5

@@ -75,8 +75,8 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
         r"1 folder whose name is not <id>_<gender>_<race>_<age>.*: someone\.",
         r"1 image whose name is none of the shots .*mask7\.jpg\.",
         r"999999",
-        rf"{re.escape(str(data.photo(2)))} cannot be read as a picture",
-        rf"{re.escape(str(data.photo(3)))} cannot be read as a picture",
+        rf"{re.escape(str(data.photo(2)))} cannot be read as an image",
+        rf"{re.escape(str(data.photo(3)))} cannot be read as an image",
         r"3 people cannot be split into 5 folds",
     )
     assert len(problems) == len(patterns)

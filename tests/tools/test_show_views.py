@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from analysis.contact_sheet import AMISS, FOUND, WIDTH, Block, Cell, contact_sheet
-from augmentation import VIEWS, build_transform, to_picture
+from augmentation import VIEWS, build_transform, to_image
 from cli.choices import TRANSFORMS
 from config import TrainConfig
 from data.face_box import face_crop_box
-from data.images import read_image
-from data.prepare import look_at_data, read_tables
+from data.images import needed_side, read_image
+from data.prepare import prepare_images, read_tables
 from data.tasks import MAIN_CLASSES
 from tools import show_views as views
 from tools.show_views import spread
@@ -49,15 +49,16 @@ def training_set(small_data):
 
     def make(transform):
         options = {"train_root": str(small_data.train_root), "transform_type": transform, "oversample": True}
-        config = TrainConfig(**options, cv=3, seed=5, image_size=32, num_workers=0, cache="off")
-        data = look_at_data(config, *read_tables(config))
+        config = TrainConfig(**options, cv=3, seed=5, image_size=32, num_workers=0)
+        tables = read_tables(train_root=config.train_root, cv=3, seed=5)
+        data = prepare_images(tables, side=needed_side(32), max_megapixels=100, on_bad_image="stop")
         return fold_loaders(config, data, (0,), torch.device("cpu"))[0][0].dataset
 
     return make
 
 
 def same(picture, tensor):
-    return np.array_equal(np.asarray(picture), np.asarray(to_picture(tensor)))
+    return np.array_equal(np.asarray(picture), np.asarray(to_image(tensor)))
 
 
 def cells(block):
@@ -235,7 +236,7 @@ def test_photographs_that_cannot_be_read_are_left_out_and_told(show, make_data):
     captions = [block.caption for block in drawn["base"][2]]
     assert len(captions) == 4
     assert not any("normal" in caption for caption in captions)
-    assert "normal.jpg cannot be read as a picture (it is of no kind that is known)" in outcome.out
+    assert "normal.jpg cannot be read as an image (its format is unknown)" in outcome.out
 
 
 def test_a_mixture_of_what_cannot_be_read_is_left_out(show, make_data, make_person):
@@ -266,7 +267,7 @@ def test_photographs_of_odd_sizes(size, show, make_photo, tmp_path):
         ("--images lost.jpg,photo.jpg", "--images names what is not there: lost.jpg;"),
         ("--images ,", "--images names nothing;"),
         ("--images empty", "empty holds no photographs"),
-        ("--images broken.jpg", "no photograph to show: broken.jpg cannot be read as a picture"),
+        ("--images broken.jpg", "no photograph to show: broken.jpg cannot be read as an image"),
         ("--images photo.jpg,empty --cv 2", "takes the place of --train-root and has no labels; leave out --cv."),
         ("--images photo.jpg --max-megapixels 0.002", "more than --max-megapixels 0.002"),
         (f"--images {','.join(['photo.jpg'] * 21)}", "--images must name 20 files or less, or a folder. Got 21."),
