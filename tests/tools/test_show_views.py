@@ -1,4 +1,4 @@
-"""show_views.py: sheets that show what training, validation and prediction make of photographs, and no other pixels."""
+"""show_views: sheets show the very pixels that training, validation and prediction make of images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis import view_sheets
 from analysis.contact_sheet import AMISS, FOUND, WIDTH, Block, Cell, contact_sheet
 from augmentation import VIEWS, build_transform, to_image
 from cli.choices import TRANSFORMS
@@ -16,7 +17,6 @@ from data.face_box import face_crop_box
 from data.images import needed_side, read_image
 from data.prepare import prepare_images, read_tables
 from data.tasks import MAIN_CLASSES
-from tools import show_views as views
 from tools.show_views import spread
 from training.loaders import fold_loaders
 
@@ -25,14 +25,14 @@ SMALL = ("--image-size", 32, "--draws", 2)
 
 @pytest.fixture
 def show(run, tmp_path, monkeypatch):
-    """Runs the command; answers with its outcome and what it drew: {file stem: (title, notes, blocks)}."""
+    """Run the command; return its outcome and what it drew: {file stem: (title, notes, blocks)}."""
     drawn = []
 
     def record(title, notes, blocks, **options):
         drawn.append((title, notes, blocks))
         return contact_sheet(title, notes, blocks, **options)
 
-    monkeypatch.setattr(views, "contact_sheet", record)
+    monkeypatch.setattr(view_sheets, "contact_sheet", record)
 
     def command(*words):
         drawn.clear()
@@ -45,7 +45,7 @@ def show(run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def training_set(small_data):
-    """What a real training of the transform loads in fold 0, by --cv 3, seed 5 and 32 px."""
+    """Return what a training of the transform loads in fold 0, for --cv 3, seed 5 and 32 px."""
 
     def make(transform):
         options = {"train_root": str(small_data.train_root), "transform_type": transform, "oversample": True}
@@ -81,14 +81,13 @@ def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path)
         assert title == f"{name}, 32 px"
         assert len(blocks) == 4
         for block in blocks:
-            assert len(cells(block)) == 2 + len(VIEWS) + 2  # of draws and views, the photograph and its validation view
+            assert len(cells(block)) == 2 + len(VIEWS) + 2  # two draws, the views, the image and its validation view
 
 
 @pytest.mark.parametrize(
     ("transform", "size"), [("random", ()), ("facecrop", ()), ("random", ("--image-size", 64, "--train-side", 0.5))]
 )
 def test_training_draws_are_those_of_training(transform, size, show, small_data, training_set):
-    """Those that fold 0 gets in its first epochs, pixel by pixel, of people whom it trains on."""
     words = ("--train-root", small_data.train_root, "--cv", 3, "--seed", 5, "--transform-type", transform, *size)
     _, drawn = show(*words, "--draws", 8, "--count", 5)
     train = training_set(transform)
@@ -107,13 +106,13 @@ def test_other_views_are_those_of_validation_and_prediction(transform, show, sma
     _, drawn = show("--train-root", small_data.train_root, "--transform-type", transform, "--count", 1)
     (block,) = drawn[transform][2]
     image = block.caption.split(": ")[0]
-    photograph = read_image(small_data.train_root / image)
+    original = read_image(small_data.train_root / image)
     shown = cells(block)
-    assert same(shown["validation"].picture, build_transform(transform, "valid", 32)(photograph))
+    assert same(shown["validation"].picture, build_transform(transform, "valid", 32)(original))
     inference = build_transform(transform, "inference", 32)
     for number, view in enumerate(VIEWS):
         name = "random" if transform == "tta" else view.name
-        assert same(shown[f"{number + 1} {name}"].picture, inference(photograph, number, image))
+        assert same(shown[f"{number + 1} {name}"].picture, inference(original, number, image))
 
 
 def test_mixtures_are_those_of_training(show, small_data, training_set):
@@ -134,27 +133,27 @@ def test_mixtures_are_those_of_training(show, small_data, training_set):
         assert train.people[rows[0]] != train.people[rows[1]]
         assert (train.targets["main"][rows] == label).all()
         assert [cell.label for cell in (first_drawn, second_drawn)] == [
-            f"as drawn, {mixture.share:.0%}",
-            f"as drawn, {1 - mixture.share:.0%}",
+            f"as cropped, {mixture.share:.0%}",
+            f"as cropped, {1 - mixture.share:.0%}",
         ]
 
 
-def test_classes_of_one_person_are_told(show, make_data, make_person):
+def test_classes_of_one_person_are_listed(show, make_data, make_person):
     people = [make_person(f"{k}", "male", 20) for k in range(8)] + [make_person("8", "female", 60)]
     data = make_data(people=people, shots=["normal", "mask1", "mask2"])
     outcome, drawn = show("--train-root", data.train_root, "--cv", 9, "--seed", 1)
-    told = "Not mixed, since they are of one person alone: worn female >=60, bare female >=60."
-    assert f"mixup: {told}" in outcome.out
+    note = "Not mixed, with images of one person only: worn female >=60, bare female >=60."
+    assert f"mixup: {note}" in outcome.out
     _, notes, blocks = drawn["mixup"]
-    assert told in notes
+    assert note in notes
     assert {block.caption.split(":")[0] for block in blocks} <= {"bare male <30"}
 
 
-def test_nothing_to_mix_is_told(show, make_data, make_person):
+def test_nothing_to_mix_is_reported(show, make_data, make_person):
     data = make_data(people=[make_person(f"{k}") for k in range(4)], shots=["normal"])
     outcome, drawn = show("--train-root", data.train_root, "--cv", 2)
     assert outcome.code == 0
-    assert "mixup: --oversample adds no image" in outcome.out
+    assert "mixup: --oversample adds nothing" in outcome.out
     assert drawn["mixup"][2] == []
 
 
@@ -165,7 +164,7 @@ def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
     Image.new("RGB", (96, 128), (90, 90, 90)).save(tmp_path / "flat.png")
     words = ("--images", f"{tmp_path / 'face.png'},{tmp_path / 'flat.png'}", "--transform-type")
     outcome, drawn = show(*words, "facecrop")
-    assert "no face was found in 1 of 2 photographs" in outcome.out
+    assert "no face was found in 1 of 2 images" in outcome.out
     for block, found in zip(drawn["facecrop"][2], (True, False), strict=True):
         photograph = block.large[0]
         assert (photograph.box, not photograph.amiss) == face_crop_box(photograph.picture)
@@ -175,10 +174,10 @@ def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
     assert all(block.large[0].box is None for block in drawn["base"][2])
 
 
-# ------------------------------------------------------------------------------------------------ which photographs
+# ------------------------------------------------------------------------------------------------ which images
 
 
-def test_photographs_are_spread_over_people_and_shots():
+def test_images_are_spread_over_people_and_shots():
     table = pd.DataFrame([(f"p{p}", m, m * 6 + p % 6) for p in range(50) for m in (0, 0, 0, 0, 0, 1, 2)])
     table.columns = ["person", "mask", "label"]
     orders = []
@@ -211,7 +210,7 @@ def test_a_folder_and_a_name_with_a_comma(show, make_photo, tmp_path):
     words = ("--transform-type", "base", "--images")
     outcome, drawn = show(*words, tmp_path / "some")
     assert {block.caption for block in drawn["base"][2]} == {"a,b.jpg", "c.PNG", "d.webp"}
-    assert "Photographs that can be shown: 3, not 4." in outcome.out
+    assert "Only 3 of 4 images can be shown." in outcome.out
     assert "mixup" not in drawn
     _, drawn = show(*words, tmp_path / "some", "--count", 1)
     assert len(drawn["base"][2]) == 1
@@ -219,15 +218,15 @@ def test_a_folder_and_a_name_with_a_comma(show, make_photo, tmp_path):
     assert [block.caption for block in drawn["base"][2]] == ["a,b.jpg"]
 
 
-def test_fewer_photographs_than_asked_for(show, make_data, make_person):
+def test_fewer_images_than_asked_for(show, make_data, make_person):
     data = make_data(people=[make_person("1"), make_person("2")], shots=["normal"])
     outcome, drawn = show("--train-root", data.train_root, "--cv", 1)
     assert outcome.code == 0
-    assert "Photographs that can be shown: 1, not 4." in outcome.out
+    assert "Only 1 of 4 images can be shown." in outcome.out
     assert len(drawn["base"][2]) == 1
 
 
-def test_photographs_that_cannot_be_read_are_left_out_and_told(show, make_data):
+def test_unreadable_images_are_left_out_and_listed(show, make_data):
     data = make_data(people=4, shots=["normal", "mask1", "mask2"])
     for number in range(4):
         data.photo(number).write_bytes(b"no picture")
@@ -239,7 +238,7 @@ def test_photographs_that_cannot_be_read_are_left_out_and_told(show, make_data):
     assert "normal.jpg cannot be read as an image (its format is unknown)" in outcome.out
 
 
-def test_a_mixture_of_what_cannot_be_read_is_left_out(show, make_data, make_person):
+def test_a_mixture_with_an_unreadable_image_is_left_out(show, make_data, make_person):
     people = [make_person(f"{k}") for k in range(6)]
     data = make_data(people=people, shots=["normal", "mask1", "mask2", "incorrect_mask"])
     for number in range(6):
@@ -251,7 +250,7 @@ def test_a_mixture_of_what_cannot_be_read_is_left_out(show, make_data, make_pers
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 500), (33, 47), (1500, 1000)])
-def test_photographs_of_odd_sizes(size, show, make_photo, tmp_path):
+def test_images_of_odd_sizes(size, show, make_photo, tmp_path):
     path = make_photo(tmp_path / "odd.png", size=size)
     outcome, drawn = show("--images", path)
     assert (outcome.code, outcome.err) == (0, "")
@@ -262,15 +261,15 @@ def test_photographs_of_odd_sizes(size, show, make_photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        ("--images lost.jpg,photo.jpg", "--images names what is not there: lost.jpg;"),
-        ("--images ,", "--images names nothing;"),
-        ("--images empty", "empty holds no photographs"),
-        ("--images broken.jpg", "no photograph to show: broken.jpg cannot be read as an image"),
+        ("--images lost.jpg,photo.jpg", "--images names files that do not exist: lost.jpg."),
+        ("--images ,", "--images names no files."),
+        ("--images empty", "empty contains no images"),
+        ("--images broken.jpg", "There is no readable image: broken.jpg cannot be read as an image"),
         ("--images photo.jpg,empty --cv 2", "takes the place of --train-root and has no labels; leave out --cv."),
         ("--images photo.jpg --max-megapixels 0.002", "more than --max-megapixels 0.002"),
-        (f"--images {','.join(['photo.jpg'] * 21)}", "--images must name 20 files or less, or a folder. Got 21."),
+        (f"--images {','.join(['photo.jpg'] * 21)}", "--images names 21 files. Pass at most 20, or a folder."),
         ("--images photo.jpg --save-path broken.jpg", "broken.jpg: File exists."),
         ("--images photo.jpg --save-path broken.jpg/views", "broken.jpg/views: Not a directory."),
         ("--count 21", "--count must be 20 or less. Got 21."),
@@ -280,7 +279,7 @@ def test_photographs_of_odd_sizes(size, show, make_photo, tmp_path):
         ("--train-root lost", "There is no folder lost"),
     ],
 )
-def test_mistakes_are_told_in_a_line(words, told, run, make_photo, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_one_line(words, message, run, make_photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_photo(tmp_path / "photo.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
@@ -290,7 +289,7 @@ def test_mistakes_are_told_in_a_line(words, told, run, make_photo, tmp_path, mon
     options = () if "--save-path" in words else ("--save-path", "views")
     outcome = run("show_views", *options, *words.split())
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert told in outcome.err
+    assert message in outcome.err
     assert sorted(tmp_path.rglob("*")) == before
 
 

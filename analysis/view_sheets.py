@@ -1,0 +1,136 @@
+"""Sheets of what a network sees: training images, validation and test-time views, and MixUp within a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.contact_sheet import ACROSS, Block, Cell, contact_sheet
+from augmentation import VIEWS, FixedViews, build_transform, to_image
+from data.face_box import face_crop_box
+from data.image_cache import ImageReader
+from data.tasks import MAIN_CLASSES
+from dataset import TrainDataset, ViewDataset
+from utils import UserError
+
+
+class ViewSheets:
+    """Draw the sheets of one fold of a training.
+
+    Args:
+        table: one row per training image of the fold; label is -1 where it is unknown.
+        reader: reads the images.
+        image_size: side of the network's input in pixels.
+        train_size: side of training images in pixels.
+        cuts: the other arguments of `augmentation.build_transform`.
+        seed: run seed and fold.
+        about: the training in words, for the notes of the sheets.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        reader: ImageReader,
+        *,
+        image_size: int,
+        train_size: int,
+        cuts: dict[str, Any],
+        seed: tuple[int, int],
+        about: str,
+    ) -> None:
+        self.table, self.reader, self.cuts = table, reader, cuts
+        self.image_size, self.train_size = image_size, train_size
+        self.seed, self.about = seed, about
+
+    def transform_sheet(self, name: str, rows: Sequence[int], *, draws: int) -> Image.Image:
+        """Draw what training, validation and prediction make of images.
+
+        Args:
+            name: the transform.
+            rows: rows of the table.
+            draws: training epochs to show.
+        """
+        chosen = self.table.iloc[list(rows)]
+        paths, images = chosen["path"].tolist(), chosen["image"].tolist()
+        inference = build_transform(name, "inference", self.image_size, **self.cuts)
+        views = [view.name for view in VIEWS[: inference.max_views]] if inference.max_views else ["random"] * len(VIEWS)
+        train = self._train_set(name)
+        valid = ViewDataset(
+            paths, images, build_transform(name, "valid", self.image_size, **self.cuts), reader=self.reader
+        )
+        predicted = ViewDataset(paths, images, inference, views=len(views), reader=self.reader)
+        face = isinstance(inference, FixedViews) and inference.face
+        blocks, missed = [], 0
+        for k, (row, path, image, label) in enumerate(zip(rows, paths, images, chosen["label"], strict=True)):
+            original = self._original(path, face=face)
+            missed += original.amiss
+            drawn = [Cell(f"training, epoch {e}", to_image(train[e, row][0])) for e in range(draws)]
+            seen = [Cell(f"{n} {view}", to_image(predicted[k][0][n - 1])) for n, view in enumerate(views, 1)]
+            lines = [cells[at : at + ACROSS] for cells in (drawn, seen) for at in range(0, len(cells), ACROSS)]
+            caption = image if label < 0 else f"{image}: {MAIN_CLASSES[label]}"
+            blocks.append(Block(caption, lines, [original, Cell("validation", to_image(valid[k][0][0]))]))
+        if missed:
+            print(f"{name}: no face was found in {missed} of {len(rows)} images; their centre is used.")
+        numbers = "." if inference.max_views else "; each depends on its number and the image's name."
+        notes = [f"Training images: {self.about}. Numbers: the test-time views; --tta N uses the first N{numbers}"]
+        return contact_sheet(f"{name}, {self.image_size} px", notes, blocks)
+
+    def _original(self, path: str, *, face: bool) -> Cell:
+        """Return the whole image, with the box of its face if `face`."""
+        picture = self.reader.read(path)
+        if not face:
+            return Cell("image", picture)
+        box, found = face_crop_box(picture)
+        return Cell("box: the face" if found else "no face found: the centre", picture, box, amiss=not found)
+
+    def mixup_sheet(self, name: str, *, count: int) -> Image.Image:
+        """Draw the first image that --oversample adds in epoch 0, of up to `count` scarce classes.
+
+        Args:
+            name: the transform.
+            count: the largest number of classes.
+        """
+        train = self._train_set(name, oversample=True)
+        classes, counts = np.unique(train.extra, return_counts=True)
+        people = self.table.groupby("label")["person"].nunique()
+        alone = [MAIN_CLASSES[label] for label in people.index[people == 1]]
+        notes = []
+        if alone:
+            notes.append(f"Not mixed, with images of one person only: {', '.join(alone)}.")
+        if not len(classes):
+            notes.append("--oversample adds nothing: every class of several people has at least the mean count.")
+        for note in notes:
+            print(f"mixup: {note}")
+        blocks = []
+        for label, cells in self._mixtures(train, classes):
+            added = counts[classes == label].item()
+            blocks.append(Block(f"{MAIN_CLASSES[label]}: {added} of {len(train.extra)} mixed images", [cells]))
+            if len(blocks) == count:
+                break
+        if len(classes):
+            notes.insert(0, f"--oversample mixes images of {len(classes)} scarce classes; {len(blocks)} are shown.")
+        notes.insert(0, f"Training images: {self.about}, transform {name}.")
+        return contact_sheet(f"MixUp within a class, {self.image_size} px", notes, blocks, cell=220)
+
+    def _mixtures(self, train: TrainDataset, classes: np.ndarray) -> Iterator[tuple[int, list[Cell]]]:
+        """Yield classes in random order and, of each, two images, their crops and the mixture of these."""
+        for label in np.random.default_rng(self.seed[0]).permutation(classes):
+            try:
+                mixture = train.mixture(0, len(self.table) + int(np.flatnonzero(train.extra == label)[0]))
+            except UserError as error:
+                print(f"Left out of mixup: {error}")
+                continue
+            cells = []
+            shares = mixture.share, 1 - mixture.share
+            for row, image, share in zip(mixture.rows, mixture.images, shares, strict=True):
+                cells.append(Cell(self.table["image"][row], self.reader.read(self.table["path"][row])))
+                cells.append(Cell(f"as cropped, {share:.0%}", to_image(image)))
+            yield int(label), [*cells, Cell("the mixture", to_image(mixture.image))]
+
+    def _train_set(self, name: str, *, oversample: bool = False) -> TrainDataset:
+        transform = build_transform(name, "train", self.train_size, **self.cuts)
+        return TrainDataset(self.table, transform, seed=self.seed, reader=self.reader, oversample=oversample)
