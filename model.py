@@ -1,6 +1,7 @@
-"""The networks, and the one place that turns what any of them answers into class probabilities.
+"""Networks, and the class probabilities of their outputs.
 
-Every network takes `(B, 3, S, S) float32` and answers with a dict of heads, `{head: (B, outputs) float32}`.
+Every network maps `(B, 3, S, S) float32` to a dict of heads, `{head: (B, outputs) float32}`. The names of the networks
+are in `cli.choices.MODELS`; each is the name of a class here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import copy
 import re
 import urllib.error
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,39 +22,41 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-from cli.choices import EFFICIENTNETS, nearest
-from cli.choices import MODELS as RECORDS
-from data.tasks import TASKS
+from cli.choices import EFFICIENTNETS, MODELS, nearest
+from data.tasks import ATTRIBUTES, TASKS
 from utils import UNREADABLE, UserError, first_line
 
-FEATURES = 1000  # what backbones answer with: their ImageNet logits
-# What networks end with on images of a size that they were not made for.
-UNFITTING = (AssertionError, RuntimeError, TypeError, ValueError)
-ATTRIBUTES = ("mask", "ageg", "gender")
+FEATURES = 1000  # outputs of a backbone: its ImageNet logits
+# Errors of networks for images of an unsupported size.
+SIZE_ERRORS = (AssertionError, RuntimeError, TypeError, ValueError)
+
 # ------------------------------------------------------------------------------------------------ backbones
 
 
 def create_backbone(name: str, image_size: int, *, pretrained: bool, library: str | None = None) -> nn.Module:
-    """A backbone that maps `(B, 3, S, S)` to its ImageNet logits, 1000 but for some of timm.
+    """Return a backbone that maps `(B, 3, S, S)` to its ImageNet logits, 1000 except for some of timm.
 
     Args:
-        library: None where the name is one of efficientnet-pytorch or a ResNet; else any of torchvision or timm.
+        name: an EfficientNet or a ResNet, or with `library` any name in it.
+        image_size: side S of the images in pixels.
+        pretrained: load ImageNet weights, from TORCH_HOME or the internet.
+        library: None, torchvision or timm.
 
     Raises:
-        UserError: there is none of this name, it does not fit images of this size, or its weights are not on disk and
-            cannot be downloaded.
+        UserError: the name is unknown, the backbone does not fit images of this size, or its weights are neither on
+            disk nor can be downloaded.
     """
     if library == "timm":
         return _from_timm(name, image_size, pretrained=pretrained)
     if name in EFFICIENTNETS:
-        # With the size known the padding is worked out once, and is TensorFlow's for exactly this size.
+        # A given size fixes the padding, which is TensorFlow's for exactly this size.
         backbone = EfficientNet.from_name(name, image_size=image_size)
         for module in backbone.modules():
             if hasattr(module, "_swish"):
-                module._swish = nn.SiLU()  # the same function, fused, and without weights
+                module._swish = nn.SiLU()  # the same function, fused
             padding = getattr(module, "static_padding", None)
             if isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
-                # The same on all sides: the convolution pads by itself, without a copy of the images.
+                # Equal on all sides: the convolution can pad by itself, without a copy of the images.
                 module.padding, module.static_padding = padding.padding[:2], nn.Identity()
     else:
         backbone = _from_torchvision(name, image_size)
@@ -66,22 +69,20 @@ def _from_torchvision(name: str, image_size: int) -> nn.Module:
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise UserError(
-            f"--backbone {name} is no classification network of torchvision {torchvision.__version__}."
+            f"--backbone {name} is not a classification network of torchvision {torchvision.__version__}."
             f"{nearest(name, names)}"
         )
-    if name.startswith("vit_"):  # made for one size
-        more = {"image_size": image_size}
-    elif name.startswith("maxvit_"):
-        more = {"input_size": (image_size, image_size)}
-    elif name in ("googlenet", "inception_v3"):
-        # Nothing here reads what they answer beside in training. Their ImageNet weights are for another normalisation,
-        # which they make themselves.
-        more = {"aux_logits": False, "init_weights": True, "transform_input": True}
-    else:
-        more = {}
-    backbone = _fitting(name, image_size, lambda: torchvision.models.get_model(name, weights=None, **more))
+    options = {}
     if name.startswith("vit_"):
-        # Torchvision's begin with a head of zeros, behind which ours would learn nothing: ReLU passes no gradient at 0.
+        options = {"image_size": image_size}
+    elif name.startswith("maxvit_"):
+        options = {"input_size": (image_size, image_size)}
+    elif name in ("googlenet", "inception_v3"):
+        # Their auxiliary logits are not used. Their ImageNet weights need another normalisation, done in the network.
+        options = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    backbone = _check_size(name, image_size, lambda: torchvision.models.get_model(name, weights=None, **options))
+    if name.startswith("vit_"):
+        # Torchvision starts with a head of zeros, which would stop the gradient of ours at the ReLU.
         nn.init.trunc_normal_(backbone.heads.head.weight, std=0.02)
     return backbone
 
@@ -90,33 +91,33 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise UserError("VanillaTimm needs timm: pip install timm, or pass another --model-type.") from None
+        raise UserError("VanillaTimm needs timm. Run pip install timm, or pass another --model-type.") from None
     if not timm.is_model(name):
         names = timm.list_models()
-        raise UserError(f"--backbone {name} is no network of timm {timm.__version__}.{nearest(name, names)}")
+        raise UserError(f"--backbone {name} is not a network of timm {timm.__version__}.{nearest(name, names)}")
     about = timm.get_pretrained_cfg(name)
     size = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
-    backbone = _fitting(name, image_size, lambda: timm.create_model(name, pretrained=False, **size))
+    backbone = _check_size(name, image_size, lambda: timm.create_model(name, pretrained=False, **size))
     if not pretrained:
         return backbone
     try:
         return timm.create_model(name, pretrained=True, **size)
-    except (OSError, RuntimeError, ValueError) as error:  # what its downloads end with, of several libraries
+    except (OSError, RuntimeError, ValueError) as error:  # of several download libraries
         raise UserError(
-            f"The ImageNet weights of timm's {name} could not be had ({first_line(error)}). Download them where there "
-            "is a network and set HF_HOME to where they are, or pass --no-pretrained."
+            f"The ImageNet weights of timm's {name} could not be loaded ({first_line(error)}). Download them on a "
+            "connected machine and set HF_HOME to their folder, or pass --no-pretrained."
         ) from None
 
 
-def _fitting(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """A backbone that was seen to answer images of this size: many take only sizes that they can cut into parts."""
+def _check_size(name: str, image_size: int, create: Callable[[], nn.Module]) -> nn.Module:
+    """Return a new backbone that was run once: many accept only sizes that they can divide into parts."""
     try:
-        backbone = make()
-        _answer_once(backbone, image_size)
-    except UNFITTING as error:
+        backbone = create()
+        _run_once(backbone, image_size)
+    except SIZE_ERRORS as error:
         raise UserError(
-            f"--backbone {name} cannot be made for --image-size {image_size} ({first_line(error)}); pass another "
-            "size, as 224."
+            f"--backbone {name} does not fit --image-size {image_size} ({first_line(error)}). Pass another size, such "
+            "as 224."
         ) from None
     return backbone
 
@@ -130,8 +131,8 @@ def check_train_size(network: nn.Module, backbone: str, image_size: int, train_s
     if train_size == image_size:
         return
     try:
-        _answer_once(network, train_size)
-    except UNFITTING as error:
+        _run_once(network, train_size)
+    except SIZE_ERRORS as error:
         raise UserError(
             f"--backbone {backbone} for --image-size {image_size} cannot train on images of {train_size} pixels "
             f"({first_line(error)}). Pass another --train-side, such as 1."
@@ -139,7 +140,7 @@ def check_train_size(network: nn.Module, backbone: str, image_size: int, train_s
 
 
 @torch.no_grad()
-def _answer_once(network: nn.Module, image_size: int) -> None:
+def _run_once(network: nn.Module, image_size: int) -> None:
     training = network.training
     network.eval()(torch.zeros(1, 3, image_size, image_size))
     network.train(training)
@@ -150,14 +151,14 @@ def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # an error below if not weights
             weights = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
         if name.startswith("vit_"):
             weights = interpolate_embeddings(image_size, backbone.patch_size, weights)
-        for key in list(weights):  # in place: what the dict itself carries says which version it is of
+        for key in list(weights):  # in place: the dict itself carries the version of its format
             if key.startswith(("aux1.", "aux2.", "AuxLogits.")):
                 del weights[key]
-            elif re.search(r"denselayer\d+\.(norm|conv)\.\d", key):  # as DenseNet's layers were called once
+            elif re.search(r"denselayer\d+\.(norm|conv)\.\d", key):  # old names of DenseNet's layers
                 weights[re.sub(r"\.(norm|conv)\.(\d)", r".\1\2", key)] = weights.pop(key)
         backbone.load_state_dict(weights)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
@@ -176,7 +177,10 @@ def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
 
 
 class Network(nn.Module):
-    """What the networks share: a backbone under the name `backbone_name`, which can be frozen."""
+    """Base class: a backbone, which can be frozen, as the attribute `backbone_name`.
+
+    Subclasses are called with the backbone and the names of their heads.
+    """
 
     backbone_name = "backbone"
 
@@ -186,14 +190,14 @@ class Network(nn.Module):
         self.frozen = False
 
     def freeze(self) -> None:
-        """Train the head only: the backbone gets no gradients and keeps its BatchNorm statistics."""
+        """Train only the head: the backbone gets no gradients and keeps its BatchNorm statistics."""
         self.frozen = True
         self.features.requires_grad_(False)
         self.train(self.training)
 
     @property
     def features(self) -> nn.Module:
-        """The backbone, `(B, 3, S, S)` to `(B, 1000)`."""
+        """Return the backbone, which maps `(B, 3, S, S)` to `(B, 1000)`."""
         return getattr(self, self.backbone_name)
 
     def train(self, mode: bool = True) -> Network:
@@ -205,22 +209,22 @@ class Network(nn.Module):
 
 
 class VanillaEfficientNet(Network):
-    """EfficientNet's ImageNet logits -> BatchNorm1d -> Dropout 0.5 -> ReLU -> Linear; one head, called as the task."""
+    """EfficientNet -> BatchNorm1d -> Dropout 0.5 -> ReLU -> Linear, with one head."""
 
     backbone_name = "efficientnet"
 
-    def __init__(self, backbone: nn.Module, task: str, *, features: int = FEATURES) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[str], *, features: int = FEATURES) -> None:
         super().__init__(backbone)
-        self.task = task
+        (self.head,) = heads
         self.batchnorm = nn.BatchNorm1d(features)
         self.dropout = nn.Dropout(0.5)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(features, TASKS[task].outputs)
+        self.linear = nn.Linear(features, TASKS[self.head].outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, S, S)` to `{task: (B, outputs)}`."""
+        """Map `(B, 3, S, S)` to `{head: (B, outputs)}`."""
         x = self.features(images)  # (B, 1000)
-        return {self.task: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
+        return {self.head: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
 
 
 class VanillaResNet(VanillaEfficientNet):
@@ -230,87 +234,86 @@ class VanillaResNet(VanillaEfficientNet):
 
 
 class AttentionTrunk(Network):
-    """Backbone -> BatchNorm, dropout -> a token for each attribute -> multi-head attention over them -> their logits.
+    """Backbone -> BatchNorm, dropout -> one token per attribute -> multi-head attention over them -> their logits.
 
-    Attention is "Attention Is All You Need" (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) over the three
-    tokens mask, age group and gender, with a residual connection.
+    The attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) has a residual connection.
     """
 
     width, attention_heads = 64, 8
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
         super().__init__(backbone)
+        self.attributes = tuple(head for head in heads if head in ATTRIBUTES)
         self.batchnorm = nn.BatchNorm1d(FEATURES)
         self.dropout = nn.Dropout(0.5)
-        self.tokens = nn.ModuleDict({name: nn.Linear(FEATURES, self.width) for name in ATTRIBUTES})
+        self.tokens = nn.ModuleDict({name: nn.Linear(FEATURES, self.width) for name in self.attributes})
         self.attention = nn.MultiheadAttention(self.width, self.attention_heads, batch_first=True)
-        self.heads = nn.ModuleDict({name: nn.Linear(self.width, TASKS[name].outputs) for name in ATTRIBUTES})
+        self.heads = nn.ModuleDict({name: nn.Linear(self.width, TASKS[name].outputs) for name in self.attributes})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, S, S)` to `{"mask": (B, 3), "ageg": (B, 3), "gender": (B, 2)}`."""
+        """Map `(B, 3, S, S)` to `{"mask": (B, 3), "ageg": (B, 3), "gender": (B, 2)}`."""
         x = self.dropout(self.batchnorm(self.features(images)))  # (B, 1000)
-        tokens = torch.stack([self.tokens[name](x) for name in ATTRIBUTES], dim=1)  # (B, 3, 64)
+        tokens = torch.stack([self.tokens[name](x) for name in self.attributes], dim=1)  # (B, 3, 64)
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        return {name: self.heads[name](tokens[:, i]) for i, name in enumerate(ATTRIBUTES)}
+        return {name: self.heads[name](tokens[:, i]) for i, name in enumerate(self.attributes)}
 
 
 class MultiLabelTHANet(AttentionTrunk):
-    """Answers with three sets of logits; the 18 classes are their joint probability."""
+    """Three sets of logits; the probability of a class is the joint probability of its attributes."""
 
 
-class MultiClassTHANetMK1(AttentionTrunk):
-    """The attention trunk, and the 18 classes from the attributes' logits: 3 + 3 + 2 -> ReLU -> Linear."""
+class MultiClassTHANet_MK1(AttentionTrunk):
+    """The attention trunk, and the classes from the logits of the attributes: 3 + 3 + 2 -> ReLU -> Linear."""
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
-        super().__init__(backbone, task)
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
+        super().__init__(backbone, heads)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(sum(TASKS[name].outputs for name in ATTRIBUTES), TASKS["main"].outputs)
+        self.linear = nn.Linear(sum(TASKS[name].outputs for name in self.attributes), TASKS["main"].outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        """Map `(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
         outputs = super().forward(images)
-        joined = torch.cat([outputs[name] for name in ATTRIBUTES], dim=1)  # (B, 8)
+        joined = torch.cat([outputs[name] for name in self.attributes], dim=1)  # (B, 8)
         return {**outputs, "main": self.linear(self.relu(joined))}
 
 
-class THANetMK1(Network):
-    """A backbone with four linear heads on it: mask, age group, gender, main."""
+class THANet_MK1(Network):
+    """A backbone with one linear head per task."""
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
         super().__init__(backbone)
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, TASKS[name].outputs) for name in (*ATTRIBUTES, "main")})
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, TASKS[name].outputs) for name in heads})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        """Map `(B, 3, S, S)` to the logits of each head."""
         x = self.features(images)  # (B, 1000)
         return {name: head(x) for name, head in self.heads.items()}
 
 
 class JointHeads(Network):
-    """Backbone without its last layer -> dropout -> a linear head for each attribute, and one for the 18 classes.
+    """Backbone without its last layer -> dropout -> a linear head for each attribute, and one for the classes.
 
-    The logit of a class is the log of the joint probability of its attributes and what the fourth head adds to it,
-    which is nothing at first: what the attributes have in common is learnt once for all 18 classes, of which many are
-    scarce, and the rest for each.
+    The logit of a class is the log of the joint probability of its attributes plus the output of the head for classes,
+    which starts at zero: the attributes share what all classes have in common, many of which are scarce.
     """
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
         super().__init__(backbone)
-        width = _take_off(backbone)
+        width = _remove_last_layer(backbone)
         self.dropout = nn.Dropout(0.2)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, TASKS[name].outputs) for name in (*ATTRIBUTES, "main")})
+        self.heads = nn.ModuleDict({name: nn.Linear(width, TASKS[name].outputs) for name in heads})
         nn.init.zeros_(self.heads["main"].weight)
         nn.init.zeros_(self.heads["main"].bias)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """`(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
+        """Map `(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
         x = self.dropout(self.features(images))  # (B, width)
         outputs = {name: head(x) for name, head in self.heads.items()}
         return {**outputs, "main": outputs["main"] + _joint_log_probabilities(outputs)}
 
 
-def _take_off(backbone: nn.Module) -> int:
-    """Take off the linear layer that gives a backbone's ImageNet logits; the width of what it then answers with."""
+def _remove_last_layer(backbone: nn.Module) -> int:
+    """Replace the last linear layer of a backbone by the identity and return the width of its input."""
     layers = [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
     if not layers:  # SqueezeNet, whose logits are means of a convolution
         return FEATURES
@@ -326,42 +329,31 @@ class VanillaTorchvision(VanillaEfficientNet):
 
 
 class VanillaTimm(VanillaTorchvision):
-    """The same head on any network of timm; on its features where it has no classes of its own."""
+    """The same head on any network of timm; on its features where it has no classes."""
 
-    def __init__(self, backbone: nn.Module, task: str) -> None:
-        super().__init__(backbone, task, features=backbone.num_classes or backbone.head_hidden_size)
-
-
-MODELS = {
-    "VanillaEfficientNet": VanillaEfficientNet,
-    "VanillaResNet": VanillaResNet,
-    "MultiClassTHANet_MK1": MultiClassTHANetMK1,
-    "MultiLabelTHANet": MultiLabelTHANet,
-    "THANet_MK1": THANetMK1,
-    "JointHeads": JointHeads,
-    "VanillaTorchvision": VanillaTorchvision,
-    "VanillaTimm": VanillaTimm,
-}
+    def __init__(self, backbone: nn.Module, heads: Sequence[str]) -> None:
+        super().__init__(backbone, heads, features=backbone.num_classes or backbone.head_hidden_size)
 
 
 def create_model(
     name: str, *, task: str, backbone: str | None, image_size: int, pretrained: bool, freeze: bool = False
 ) -> Network:
-    """The network called `name`, one of MODELS, made for a task.
+    """Return the network called `name`, one of `cli.choices.MODELS`, for a task.
 
     Args:
-        task: what a single-headed network answers; a many-headed one always has all its heads.
-        backbone: its backbone, or None for its own default.
+        name: name of the network.
+        task: the head of a network with one head; the others always have all their heads.
+        backbone: name of the backbone, or None for the default of the network.
         image_size: side S of the images in pixels.
-        pretrained: start the backbone from ImageNet weights, downloaded on first use (TORCH_HOME is honoured).
-        freeze: keep the backbone as it is.
+        pretrained: start the backbone from ImageNet weights, downloaded on first use to TORCH_HOME.
+        freeze: train only the head.
 
     Raises:
-        UserError: the ImageNet weights cannot be had.
+        UserError: the backbone is unknown or does not fit the size, or the ImageNet weights cannot be loaded.
     """
-    record = RECORDS[name]
+    record = MODELS[name]
     features = create_backbone(backbone or record.backbone, image_size, pretrained=pretrained, library=record.library)
-    network = MODELS[name](features, task)
+    network = globals()[name](features, record.heads or (task,))
     if freeze:
         network.freeze()
     return network
@@ -374,73 +366,79 @@ _FUSE = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 
 @torch.no_grad()
 def inference_network(network: nn.Module, image_size: int) -> nn.Module:
-    """A copy in evaluation mode that gives the same answers sooner: each BatchNorm is folded into the layer before it.
+    """Return a faster copy in evaluation mode, with each BatchNorm folded into the layer before it.
 
-    Which layer that is, is seen by running the network once. One whose answers would change is copied as it is, for
-    example because something else, too, reads what its layers gave to BatchNorm.
+    The layer before is found by running the network once. If the outputs would change, for example because another
+    layer also reads the input of a BatchNorm, the copy is not folded.
 
     Args:
-        network: any network with dicts of heads as answers; it stays as it is.
+        network: any network with a dict of heads as output; it stays as it is.
         image_size: side S of the images in pixels.
     """
     fused = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
     noise = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
-    given: dict[int, tuple[str, Tensor]] = {}  # with the tensors, so that no other gets their ids
-    pairs: list[tuple[str, str]] = []
-
-    def gave(name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        given[id(output)] = name, output
-
-    def takes(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in given:
-            pairs.append((given[id(inputs[0])][0], name))
-
-    hooks = []
-    for name, module in fused.named_modules():
-        if isinstance(module, tuple(_FUSE)):
-            hooks.append(module.register_forward_hook(partial(gave, name)))
-        elif type(module) in (nn.BatchNorm2d, nn.BatchNorm1d):  # those that are derived from them may do more
-            hooks.append(module.register_forward_pre_hook(partial(takes, name)))
-    expected = fused(noise)
-    for hook in hooks:
-        hook.remove()
+    expected, pairs = _find_norms(fused, noise)
     for layer_name, norm_name in pairs:
         layer = fused.get_submodule(layer_name)
         fuse = next(function for kind, function in _FUSE.items() if isinstance(layer, kind))
         fused.set_submodule(layer_name, fuse(layer, fused.get_submodule(norm_name)))
         fused.set_submodule(norm_name, nn.Identity())
-    got = fused(noise)
-    same = all(_close(got[head], logits) for head, logits in expected.items())
+    outputs = fused(noise)
+    same = all(_is_close(outputs[head], logits) for head, logits in expected.items())
     return fused if same else copy.deepcopy(network).eval()
 
 
-def _close(got: Tensor, expected: Tensor) -> bool:
-    return bool((got - expected).abs().max() <= 1e-3 * expected.abs().max().clamp(min=1))
+def _find_norms(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+    """Return the outputs of a network, and the names of each layer whose output a BatchNorm reads and of that norm."""
+    given: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept so that ids are not reused
+    pairs: list[tuple[str, str]] = []
+
+    def note_output(name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        given[id(output)] = name, output
+
+    def note_input(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if id(inputs[0]) in given:
+            pairs.append((given[id(inputs[0])][0], name))
+
+    hooks = []
+    for name, module in network.named_modules():
+        if isinstance(module, tuple(_FUSE)):
+            hooks.append(module.register_forward_hook(partial(note_output, name)))
+        elif type(module) in (nn.BatchNorm2d, nn.BatchNorm1d):  # subclasses may do more
+            hooks.append(module.register_forward_pre_hook(partial(note_input, name)))
+    outputs = network(images)
+    for hook in hooks:
+        hook.remove()
+    return outputs, pairs
 
 
-# ------------------------------------------------------------------------------------------------ answers
+def _is_close(outputs: Tensor, expected: Tensor) -> bool:
+    return bool((outputs - expected).abs().max() <= 1e-3 * expected.abs().max().clamp(min=1))
+
+
+# ------------------------------------------------------------------------------------------------ probabilities
 
 
 def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:
-    """What a network's outputs say of a task.
+    """Return the prediction of a task from the outputs of a network.
 
     Returns:
-        `(B, C) float32` class probabilities, or for the regression of age `(B, 1)` years. A network without a main
-        head gives the 18 classes the joint probability of its attributes.
+        `(B, C) float32` class probabilities, or years `(B, 1)` for age. Without a main head, the probability of a class
+        is the joint probability of its attributes.
 
     Raises:
-        KeyError: the network does not answer this task.
+        KeyError: the network does not predict this task.
     """
     if task in outputs:
-        answer = outputs[task].float()
-        return answer if TASKS[task].regression else answer.softmax(dim=1)
+        output = outputs[task].float()
+        return output if TASKS[task].regression else output.softmax(dim=1)
     if task != "main":
         raise KeyError(task)
     return _joint_log_probabilities(outputs).exp()
 
 
 def _joint_log_probabilities(outputs: dict[str, Tensor]) -> Tensor:
-    """What logits of the attributes say of the 18 classes: `(B, 18) float32`, in the order of `tasks.encode_class`."""
-    mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ("mask", "gender", "ageg"))
+    """Return the log of the joint probability of the attributes of each class: `(B, 18) float32`."""
+    mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ATTRIBUTES)
     return (mask[:, :, None, None] + gender[:, None, :, None] + group[:, None, None, :]).flatten(1)

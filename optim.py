@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # ------------------------------------------------------------------------------------------------ optimizers
 
 
-def _torch_optimizer(name: str, **options: Any) -> Callable[..., Optimizer]:
+def torch_optimizer(name: str, **options: Any) -> Callable[..., Optimizer]:
     """Return a function that creates an optimizer of torch.optim with some options."""
 
     def create(groups: list[dict], *, lr: float) -> Optimizer:
@@ -48,11 +48,11 @@ def adamp(groups: list[dict], *, lr: float) -> Optimizer:
 
 
 OPTIMIZERS = {  # fused: all weights in one pass
-    "adam": _torch_optimizer("Adam", fused=True),
-    "adamw": _torch_optimizer("AdamW", fused=True),
+    "adam": torch_optimizer("Adam", fused=True),
+    "adamw": torch_optimizer("AdamW", fused=True),
     "adamp": adamp,
-    "sgd": _torch_optimizer("SGD", fused=True),
-    "momentum": _torch_optimizer("SGD", momentum=0.9, fused=True),
+    "sgd": torch_optimizer("SGD", fused=True),
+    "momentum": torch_optimizer("SGD", momentum=0.9, fused=True),
 }
 WEIGHT_DECAY = {"adamw": 5e-2, "adamp": 1e-2}  # 0 for the others
 
