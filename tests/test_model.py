@@ -21,7 +21,8 @@ from torch import nn
 import config
 from augmentation import MEAN, STD
 from cli.choices import EFFICIENTNETS, MODELS, RESNETS
-from data.tasks import AGE_GROUPS, GENDERS, MASKS, TASKS, encode_class
+from data.label_math import encode_class
+from data.tasks import AGE_GROUPS, GENDERS, MASKS, TASKS
 from loss import create_criterion
 from model import create_backbone, create_model, inference_network, predict_task
 from utils import UserError
