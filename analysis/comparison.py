@@ -15,7 +15,8 @@ from analysis.summary import read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
-from storage.run_folder import RunFolder, lasting_options
+from storage.resume import lasting_options
+from storage.run_folder import RunFolder
 from utils import UserError, shorten_list
 
 
@@ -75,14 +76,15 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
         different = _differences(runs[0], configs[0], run, config)
         if different:
             raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {'; '.join(different)}.")
-    tables = [run.read_oof(config) for run, config in zip(runs, configs, strict=True)]
+    tables = [run.read_oof(config.task) for run, config in zip(runs, configs, strict=True)]
     folds = sorted(set.intersection(*(set(table["fold"]) for table in tables)))
     if not folds:
         raise UserError("No fold is finished in all of these runs; train one of them in each.")
     tables = [table[table["fold"].isin(folds)] for table in tables]
     task = configs[0].task
     found = [
-        run_sums(task, read_folds(run, config, table)) for run, config, table in zip(runs, configs, tables, strict=True)
+        run_sums(task, read_folds(run, task, config.epochs, table))
+        for run, config, table in zip(runs, configs, tables, strict=True)
     ]
     corrected = all(CORRECTED in sums for sums in found)
     letters = string.ascii_uppercase[: len(runs)]
@@ -108,7 +110,7 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
     ]
     if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
         found.append("they have other photographs or labels (--train-root, --valid-root, --corrections)")
-    if not found and first.split_fingerprint() != second.split_fingerprint():
+    if not found and first.read_split()["fingerprint"] != second.read_split()["fingerprint"]:
         found.append("they split the people otherwise")
     return found
 

@@ -9,7 +9,7 @@ from analysis.comparison import Compared, verdict
 from analysis.error_analysis import answers_of, attribute_costs, confusion
 from analysis.html import Drawn, grid, render
 from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
-from storage.run_folder import answers_in
+from storage.run_folder import labels_and_predictions
 
 
 def write_comparison(compared: Compared, path: Path) -> None:
@@ -30,8 +30,8 @@ def write_comparison(compared: Compared, path: Path) -> None:
     costs = []
     for letter, run in compared.runs.items():
         config = compared.configs[letter]
-        drawn.add(f"curves {letter}", figures.curves(config.task, run.read_log(config), config.epochs), "Curves.")
-        answers = answers_of(config.task, *answers_in(compared.tables[letter], config.task))
+        drawn.add(f"curves {letter}", figures.curves(config.task, run.read_log(config.task), config.epochs), "Curves.")
+        answers = answers_of(config.task, *labels_and_predictions(compared.tables[letter], config.task))
         whole = next(iter(answers.values()))
         wide = len(whole.classes) > 6
         drawn.add(f"confusion {letter}", figures.confusion(confusion(whole), whole.classes), "Confusions.", wide=wide)

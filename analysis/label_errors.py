@@ -23,7 +23,7 @@ from config import TrainConfig
 from data.images import read_thumbnail
 from data.tables import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
 from data.tasks import AGE_BOUNDS, GENDERS, MASKS, TASKS
-from storage.run_folder import RunFolder, answers_in
+from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, atomic_write, write_text
 
 SIDE, IN_LINE = 152, 7  # pixels of a photograph on the contact sheet, and photographs in a line: one person's shots
@@ -305,9 +305,11 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
         raise UserError(
             f"{run.path} learnt years, which tell no label from another; pass --root with a run of another task."
         )
-    oof = run.read_oof(config)
+    oof = run.read_oof(config.task)
     root = Path(config.validated_root)
-    suspects = find_suspects(config, oof, answers_of(config.task, *answers_in(oof, config.task)), root, share=share)
+    suspects = find_suspects(
+        config, oof, answers_of(config.task, *labels_and_predictions(oof, config.task)), root, share=share
+    )
     table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
     _write_once(run.path / CORRECTIONS, table.to_csv(index=False, float_format="%.4f"), overwrite=overwrite)
     (run.path / CONTACT_SHEET).unlink(missing_ok=True)  # one of other suspects would mislead

@@ -30,12 +30,13 @@ from analysis.error_analysis import (
 from analysis.html import Drawn, estimate, grid, interval, render, thumbnail
 from analysis.intervals import BEST, CORRECTED, NOT_CORRECTED, TITLES
 from analysis.label_errors import find_suspects, suspect_name
+from analysis.summary import score_kind
 from cli.options import default_text, flag, options
 from config import LabelErrorConfig, TrainConfig
 from data.tables import read_training_table
 from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
-from storage.run_folder import SPLIT_KEYS, RunFolder, answers_in, score_kind
-from utils import UserError, make_folder, read_json, remove_leftovers, shorten_list
+from storage.run_folder import RunFolder, labels_and_predictions
+from utils import UserError, make_folder, remove_leftovers, shorten_list
 
 SHOWN, SUSPECTS = 24, 8  # mistakes, and people and photographs whose labels are suspected
 
@@ -50,10 +51,10 @@ def write_report(run: RunFolder, photographs: str | None = None) -> Path:
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
-    log, oof = run.read_log(config), run.read_oof(config)
+    log, oof = run.read_log(config.task), run.read_oof(config.task)
     summary = run.read_summary()
     task = TASKS[config.task]
-    labels, answered = answers_in(oof, config.task)
+    labels, answered = labels_and_predictions(oof, config.task)
     answers = answers_of(config.task, labels, answered)
     whole = next(iter(answers.values()))
     images, people = oof["ImageID"].tolist(), oof["person"].tolist()
@@ -139,7 +140,7 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     known = summary["estimates"]
     best = known.get(CORRECTED, known[BEST])[monitor]
     how = "corrected for the choice of epochs" if CORRECTED in known else "not corrected for the choice of epochs"
-    return f"The {score_kind(config)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
+    return f"The {score_kind(config.cv, config.valid_root)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> dict[str, Any]:
@@ -332,7 +333,7 @@ def _options(config: TrainConfig) -> dict[str, Any]:
 
 
 def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
-    split = read_json(run.split, SPLIT_KEYS)
+    split = run.read_split()
     images = oof.groupby("fold").size()
     rows = [
         [f"fold {fold['fold']}", len(fold["train"]), len(fold["valid"]), images.get(fold["fold"], "not yet")]

@@ -13,8 +13,8 @@ from analysis.intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate, FoldA
 from analysis.metrics import score
 from config import TrainConfig
 from data.tasks import SCORE_TITLES, TASKS
-from storage.run_folder import SPLIT_KEYS, RunFolder, answers_in, log_columns, needed_oof_columns, score_kind
-from utils import UserError, library_versions, read_json, shorten_list, write_json
+from storage.run_folder import RunFolder, labels_and_predictions
+from utils import UserError, library_versions, shorten_list, write_json
 
 Rows = list[list[str]]  # cells of a table, row by row
 
@@ -44,7 +44,7 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
     ]
     for fold in folds:
         fold["seconds"] = float(log.loc[log["fold"] == fold["fold"], "seconds"].sum())
-    labels, probabilities = answers_in(oof, config.task)
+    labels, probabilities = labels_and_predictions(oof, config.task)
     return {
         "task": config.task,
         "model_type": config.model_type,
@@ -70,15 +70,16 @@ def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
     return {**{name: plain[name] for name in names}, "f1": {name: plain[name] for name in TASKS[task].classes}}
 
 
-def read_folds(run: RunFolder, config: TrainConfig, oof: pd.DataFrame) -> Iterator[FoldAnswers]:
-    """Yield the predictions of each fold that has rows in `oof`.
+def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Iterator[FoldAnswers]:
+    """Yield the predictions of each fold that has rows in `oof`, of its best epoch and of all `epochs`.
 
     Raises:
         UserError: a file of predictions is damaged.
     """
     for number, rows in oof.groupby("fold"):
-        labels, best = answers_in(rows, config.task)
-        yield FoldAnswers(labels, rows["person"].to_numpy(str), best, run.read_answers(number, len(rows), config))
+        labels, best = labels_and_predictions(rows, task)
+        every = run.read_epoch_predictions(number, len(rows), task, epochs)
+        yield FoldAnswers(labels, rows["person"].to_numpy(str), best, every)
 
 
 def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
@@ -90,17 +91,17 @@ def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     while True:
         summary, finished = _summarise_finished(run, config)
         # Another command may have finished a fold meanwhile. The last one to write checks again.
-        if finished == run.finished(config):
+        if finished == run.finished(config.epochs):
             return summary
 
 
 def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, Any], list[int]]:
-    split = read_json(run.split, SPLIT_KEYS)
-    log = run.join(run.fold_log, run.log, log_columns(config))
+    split = run.read_split()
+    log = run.join_logs(config.task)
     epochs = log.groupby("fold").size()
     finished = [int(k) for k in epochs.index[epochs == config.epochs]]  # folds in training are left out
     log = log[log["fold"].isin(finished)]
-    oof = run.join(run.fold_oof, run.oof, needed_oof_columns(config), finished)
+    oof = run.join_oof(config.task, finished)
     for fold in split["folds"]:
         foreign = set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"])
         if foreign:
@@ -110,7 +111,7 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
-    sums = run_sums(config.task, read_folds(run, config, oof))
+    sums = run_sums(config.task, read_folds(run, config.task, config.epochs, oof))
     summary["estimates"] = {what: as_plain(config.task, estimates(config.task, each)) for what, each in sums.items()}
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()
@@ -161,6 +162,11 @@ def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
     return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()}).told(digits)
 
 
+def score_kind(cv: int, valid_root: str | None) -> str:
+    """Return "out-of-fold" if each person is validated by one fold, otherwise "validation"."""
+    return "out-of-fold" if cv > 1 and not valid_root else "validation"
+
+
 def _print_rows(columns: Sequence[str], rows: Rows, width: int) -> None:
     for first, *others in [columns, *rows]:
         print(f"{first:<22}{''.join(f'{cell:>{width}}' for cell in others)}".rstrip())
@@ -172,7 +178,7 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     columns, rows = fold_rows(summary)
     overall = [f"{oof[name]:.4f}" for name in TASKS[config.task].scores]
     print()
-    _print_rows(columns, [*rows, [score_kind(config), *overall]], 12)
+    _print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], 12)
     print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.\n")
     _print_rows(*score_rows(summary), 33)
     print("In parentheses: 95 % intervals over people.", end=" ")

@@ -26,7 +26,7 @@ from config import TrainConfig
 from data.split import label_fingerprint, split_people
 from data.tables import read_training_table
 from data.tasks import SHOTS
-from storage.run_folder import RunFolder, oof_columns
+from storage.run_folder import RunFolder, prediction_columns
 from utils import make_folder, write_json
 
 FOLDS = 5
@@ -92,9 +92,9 @@ def made_up(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfi
             logits = random.normal(0, 1, (len(rows), 18))
             logits[np.arange(len(rows)), labels] += 1 + 2 * epoch / epochs
             answers = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-            run.write_answers(number, epoch, answers)
+            run.write_epoch_predictions(number, epoch, answers)
         about = pd.DataFrame({"ImageID": rows["image"], "person": rows["person"], "fold": number, "label": labels})
-        run.write_fold_oof(number, pd.concat([about, oof_columns(config.task, answers)], axis=1))
+        run.write_fold_oof(number, pd.concat([about, prediction_columns(config.task, answers)], axis=1))
         told = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
         run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **told} for k in range(epochs)])
     return run, config

@@ -51,7 +51,7 @@ from model import inference_network
 from storage.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
 from storage.find_runs import checkpoint_files
 from storage.members import Member, find_members
-from storage.run_folder import KFOLD, SPLIT_KEYS, RunFolder
+from storage.run_folder import KFOLD, RunFolder
 from training.device import choose_device
 from training.distributed import ALONE
 from training.engine import inference_dtype, prepare
@@ -60,7 +60,6 @@ from utils import (
     file_digest,
     library_versions,
     make_folder,
-    read_json,
     remove_tree,
     shorten_list,
     write_json,
@@ -273,7 +272,7 @@ def design_ensemble(config: DesignConfig, folders: Sequence[RunFolder]) -> None:
 
 def _open(folder: RunFolder, config: DesignConfig) -> Run:
     """A run with its people and members; refused where it is not whole or not certain who was trained on whom."""
-    trained, split = folder.read_config(), read_json(folder.split, SPLIT_KEYS)
+    trained, split = folder.read_config(), folder.read_split()
     try:
         folds = [Fold(fold["train"], fold["valid"]) for fold in split["folds"]]
         sound = Split(trained.seed, folds, []).fingerprint == split["fingerprint"]

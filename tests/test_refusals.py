@@ -244,7 +244,7 @@ def contents(folder: Path):
 
 @rows(
     Case("as it stands", "", r"already holds a run \(1 of 1 folds finished, 1 of 1 epochs\)\..*--resume.*--overwrite"),
-    Case("continued otherwise", "--resume --lr 0.1", r"begun with other options: --lr was 0\.005 and is 0\.1"),
+    Case("continued otherwise", "--resume --lr 0.1", r"started with other options: --lr was 0\.005 and is 0\.1"),
     Case("continued longer", "--resume --epochs 2", r"--epochs was 1 and is 2"),
     Case("continued on others", "--resume --train-root {train}", r"begun with other people"),
     Case("replaced without data", "--overwrite --train-root {nowhere}", r"There is no folder .*nowhere"),
@@ -278,7 +278,7 @@ def test_files_in_the_place_of_a_run_stay(world, run, tiny_training):
     write(notes)
     for more in ([], ["--resume"], ["--overwrite"]):
         told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.saved, *more)
-        assert_refused(told, r"holds files that are no run of this toolkit.*--save-path")
+        assert_refused(told, r"holds files that are not of a run.*--save-path")
     assert list(contents(world.saved)) == [notes.relative_to(world.saved)]
     assert notes.read_text() == "hello\n"
 

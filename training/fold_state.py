@@ -15,7 +15,8 @@ from data.prepare import Data
 from data.tasks import TASKS
 from model import Network
 from storage.checkpoint import BestKeeper, ModelInfo, read_file, save_checkpoint, write_tensors
-from storage.run_folder import RunFolder, lasting_options, oof_columns
+from storage.resume import lasting_options
+from storage.run_folder import RunFolder, prediction_columns
 from training.distributed import ALONE, Processes
 from utils import UserError, library_versions, shorten_list
 
@@ -152,13 +153,13 @@ class FoldFiles:
                 "label": make_targets(self.valid_table)[self.config.task],
             }
         )
-        answers = oof_columns(self.config.task, probabilities)
+        answers = prediction_columns(self.config.task, probabilities)
         self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
 
     def write_answers(self, epoch: int, probabilities: np.ndarray) -> None:
         """Write what an epoch answers of the validation images, `(N, C)`."""
         if self.main:
-            self.run.write_answers(self.number, epoch, probabilities)
+            self.run.write_epoch_predictions(self.number, epoch, probabilities)
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
         """Write the rows of the epochs so far."""

@@ -20,6 +20,7 @@ from data.prepare import Data, prepare_images, read_tables
 from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
+from storage.resume import can_continue
 from storage.run_folder import RunFolder
 from training.tracking import check_tracker, track_summary
 from utils import (
@@ -46,8 +47,8 @@ def train_run(config: TrainConfig, context: Context) -> None:
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     numbers = config.folds if config.folds is not None else tuple(range(config.cv))
     if process_number() == 0:
-        run.locks(config, numbers).check()
-        run.holds(config)  # a run that is in the way is found out before the photographs are read
+        run.locks(_folds_to_lock(config, run, numbers)).check()
+        can_continue(run, config)  # a run that is in the way is found out before the photographs are read
     if config.load_state_dict:
         existing_checkpoint(config.load_state_dict)
     missing = [name for name in ("matplotlib", "jinja2") if config.report and not find_spec(name)]
@@ -104,7 +105,7 @@ def train_run(config: TrainConfig, context: Context) -> None:
         locks = FoldLocks({})
         if dist.is_main:
             make_folder(run.path.parent)
-            locks = held.enter_context(run.locks(config, numbers))
+            locks = held.enter_context(run.locks(_folds_to_lock(config, run, numbers)))
             begin(config, run, data, numbers)
             context.started = True
         count = f"{dist.world_size} processes on " if dist.world_size > 1 else ""
@@ -131,6 +132,11 @@ def train_run(config: TrainConfig, context: Context) -> None:
         print(f"Saved in {run.path}")
         if page:
             print(f"To look at: {page}")
+
+
+def _folds_to_lock(config: TrainConfig, run: RunFolder, numbers: Sequence[int]) -> set[int]:
+    """Return the folds to train and those that --overwrite would delete."""
+    return {*numbers, *(run.folds() if config.overwrite else ())}
 
 
 def _report(run: RunFolder) -> Path | None:
@@ -168,9 +174,11 @@ def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
-    if run.holds(config):
+    if can_continue(run, config):
         check_same_data(run, fingerprints)
-        run.check(config)  # what the summary is made of: better now than after hours of training
+        run.check_tables(
+            config.task, config.epochs
+        )  # what the summary is made of: better now than after hours of training
     else:
         if config.resume:
             print(f"There is nothing to resume in {run.path} yet: starting.")
@@ -214,13 +222,13 @@ def join_folds(run: RunFolder) -> None:
         UserError: no fold is finished, or files of one are missing, damaged, or of another run.
     """
     config = run.read_config()
-    run.check(config)
-    finished = run.finished(config)
+    run.check_tables(config.task, config.epochs)
+    finished = run.finished(config.epochs)
     if not finished:
         raise UserError(f"No fold of {run.path} is finished yet: {shorten_list(run.unfinished()) or 'there is none'}.")
     from storage.members import check_fold  # imports torch
 
-    fingerprint = run.split_fingerprint()
+    fingerprint = run.read_split()["fingerprint"]
     for number in run.folds():
         if checkpoint_files(run.fold(number)) or number in finished:
             check_fold(run, number, config, fingerprint)

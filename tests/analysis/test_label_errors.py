@@ -15,7 +15,7 @@ from config import TrainConfig
 from data.label_math import encode_class
 from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
 from data.tasks import MAIN_CLASSES, TASKS
-from storage.run_folder import oof_columns
+from storage.run_folder import prediction_columns
 from utils import make_folder, write_json, write_text
 
 # ------------------------------------------------------------------------------------------------ by hand
@@ -125,7 +125,7 @@ def make_run(tmp_path):
         known = truth.set_index("image").loc[labels["image"], column].to_numpy()
         probabilities = (1 - sure) / (count - 1) + (sure - (1 - sure) / (count - 1)) * np.eye(count)[known]
         about = {"ImageID": labels["image"], "person": labels["person"], "fold": 0, "label": labels[column]}
-        oof = pd.concat([pd.DataFrame(about), oof_columns(task, probabilities)], axis=1)
+        oof = pd.concat([pd.DataFrame(about), prediction_columns(task, probabilities)], axis=1)
         write_text(folder / "oof.csv", oof.to_csv(index=False, float_format="%.8g"))
         for fold in range(2):
             write_text(make_folder(folder / f"fold{fold:02d}") / "log.csv", "fold,epoch\n0,1\n")
@@ -317,13 +317,13 @@ def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_ru
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda text: None, "no fold of the run is finished yet"),
+        (lambda text: None, "Finish a fold"),
         (lambda text: "", "is damaged"),
         (lambda text: text.replace(",p17", ",q17"), "it has no column p17"),
         (lambda text: text.splitlines()[0] + "\n", "it has no rows"),
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: text.replace("0.9", "often"), "is damaged"),
-        (lambda text: text.replace(",0,4,", ",0,18,"), "a label that is none"),
+        (lambda text: text.replace(",0,4,", ",0,18,"), "an unknown label"),
     ],
 )
 def test_out_of_fold_answers_that_are_missing_or_damaged(damage, told, run, make_run, small_data):

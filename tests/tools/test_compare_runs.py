@@ -166,4 +166,4 @@ def test_a_damaged_table_is_named(run, copies):
     assert outcome.code == 2
     assert f"{copies[1] / 'oof.csv'} is damaged" in outcome.err
     (copies[1] / "oof.csv").unlink()
-    assert "join_folds.py" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").err
+    assert "join_folds --root" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").err
