@@ -94,6 +94,17 @@ def test_the_readme_shows_true_defaults():
     assert dict(rows) == {name: fields[name] for name, _ in rows}
 
 
+def test_the_architecture_page_lists_the_modules_and_the_direction_of_imports():
+    from test_architecture import LEVELS
+
+    page = PAGES["architecture.md"]
+    for package, text in re.findall(r"^\| `(\w+)/` \| (.+) \|$", page, re.MULTILINE):
+        named = set(re.findall(r"`(\w+)`", text))
+        assert not named or named == {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+    chain = next(block for block in re.findall(r"```\n(.*?)```", page, re.DOTALL) if "->" in block)
+    assert tuple(tuple(re.findall(r"\w+", part)) for part in chain.split("->")) == LEVELS
+
+
 def test_ci_installs_and_tests_as_the_readme_says():
     ci = (ROOT / ".ci" / "run").read_text()
     tests = "pip install -r requirements-dev.txt && python -m pytest"
