@@ -1,8 +1,7 @@
-"""Pseudo labels: photographs without labels, trained on as an earlier run of the same folds predicted them.
+"""Pseudo labels: train on unlabelled images with the labels that an earlier run of the same folds predicted.
 
-Pseudo-Label (Lee 2013, ICML workshop on challenges in representation learning). A fold learns from what its own members
-alone predicted: those of other folds were trained on the people that this one validates, and would hand on what they
-know of them.
+Pseudo-Label (Lee 2013, ICML workshop on challenges in representation learning). A fold uses the predictions of its own
+members alone, since members of other folds were trained on the people that this fold validates.
 """
 
 from __future__ import annotations
@@ -23,10 +22,13 @@ ABOUT = "prediction.json"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What members of a prediction answered of photographs that have no labels.
+    """The probabilities that each member of a prediction gave to unlabelled images.
 
-    `ids (N)` and `paths (N)` are the photographs, `answers` what each member answered of them, `(N, 18)`, and `trained`
-    of each member the fingerprint of the split and the fold that it was trained on.
+    Args:
+        folder: of the prediction.
+        ids, paths: `(N)` images.
+        answers: of each member, `(N, 18)`.
+        trained: of each member, the fingerprint of its split and its fold.
     """
 
     folder: Path
@@ -38,24 +40,24 @@ class PseudoLabels:
     def fold_table(
         self, fingerprint: str, fold: int, *, task: str, share: float, ages: dict[int, float]
     ) -> pd.DataFrame:
-        """The photographs that a fold is trained on, one row each, with the labels that its members predict.
+        """Return the training rows of a fold, one per image, with the labels that its members predict.
 
-        Of each class of the task that is predicted, those photographs are taken whose mean probability is highest.
+        Of each predicted class of the task, the images with the highest mean probability are taken.
 
         Args:
-            fingerprint, fold: of the split of the run, and which of its folds.
-            task: what is learnt, one that has classes.
-            share: how many of each class are taken, from 0 to 1.
+            fingerprint, fold: of the split of the run, and the number of the fold.
+            task: the task to train, one with classes.
+            share: of each class to take, from 0 to 1.
             ages: the years that stand for each age group.
 
         Raises:
-            UserError: no member was trained on that fold's people.
+            UserError: no member was trained on the people of this fold.
         """
         own = [each for each, place in zip(self.answers, self.trained, strict=True) if place == (fingerprint, fold)]
         if not own:
             raise UserError(
-                f"--pseudo-labels {self.folder} holds no member of fold {fold} of this split ({fingerprint}), and "
-                "others know the people that it validates; predict with a run of the same photographs, --cv and --seed."
+                f"--pseudo-labels {self.folder} has no member of fold {fold} of this split ({fingerprint}). "
+                "Predict with a run of the same images, --cv and --seed."
             )
         whole = np.mean(own, axis=0)
         answers = marginals(whole)[task] if task in ATTRIBUTES else whole
@@ -72,7 +74,7 @@ class PseudoLabels:
             {
                 "image": ids,
                 "path": [self.paths[k] for k in taken],
-                "person": [f"{self.folder}: {name}" for name in ids],  # nobody who is split
+                "person": [f"{self.folder}: {name}" for name in ids],  # not one of the people in the split
                 "label": encode_classes(chosen),
                 **chosen,
                 "age": [ages[group] for group in chosen["ageg"]],
@@ -80,46 +82,48 @@ class PseudoLabels:
         )
 
 
-def read_pseudo_labels(folder: str | Path, *, validated: str) -> PseudoLabels:
-    """What a prediction says of its photographs: of submit_ensemble.py, or for --cv 1 of submit_singular.py.
+def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLabels:
+    """Read a prediction of submit_ensemble.py, or for --cv 1 of submit_singular.py.
 
-    There must be members of all folds, whichever of them are trained.
+    It must have members of all folds, whichever of them are trained.
 
     Args:
-        validated: the folder whose photographs are validated, which must not be trained on.
+        folder: of the prediction.
+        validated: the folder whose images are validated on, which must not be trained on.
 
     Raises:
-        UserError: it is none, or of another task, or its photographs are gone or are those that are validated.
+        UserError: the folder holds no prediction or one of another task, or its images are missing or are validated on.
     """
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
         raise UserError(
-            f"--pseudo-labels {folder} is no folder of a prediction: it holds no {ABOUT}. Pass one like "
+            f"--pseudo-labels {folder} is not a prediction: it has no {ABOUT}. Pass a folder like "
             "prediction/main/kfold-ensemble-VanillaEfficientNet."
         )
     about = read_json(folder / ABOUT, ("task", "data_root", "members", "unreadable"))
     if about["task"] != "main":
-        raise UserError(f"--pseudo-labels {folder} predicts task {about['task']}; pass a prediction of main.")
+        raise UserError(f"--pseudo-labels {folder} predicts task {about['task']}. Pass a prediction of main.")
     root = Path(about["data_root"])
     if not root.is_dir():
-        raise UserError(f"--pseudo-labels {folder} is of photographs in {root}, which are gone; predict anew.")
+        raise UserError(f"The images of --pseudo-labels {folder} are missing: no folder {root}. Predict again.")
     if root.resolve() == Path(validated).resolve() or Path(validated).resolve() in root.resolve().parents:
-        raise UserError(f"--pseudo-labels {folder} is of photographs in {validated}, which are validated on.")
-    photographs = read_prediction_list(root)
+        raise UserError(f"--pseudo-labels {folder} predicts images of {validated}, which are validated on. Use others.")
+    images = read_prediction_list(root)
     left_out = set(about["unreadable"])
-    rows = [k for k, name in enumerate(photographs.ids) if name not in left_out]
-    ids = [photographs.ids[k] for k in rows]
+    rows = [k for k, name in enumerate(images.ids) if name not in left_out]
+    ids = [images.ids[k] for k in rows]
     answers, trained = [], []
     for member in about["members"]:
         try:
-            told = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": str}).set_index("ImageID")
-            if told.shape[1] != TASKS["main"].outputs:
-                continue  # one that answers another task, in a recipe
-            answers.append(told.loc[ids].to_numpy(np.float64))
+            table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": str}).set_index(
+                "ImageID"
+            )
+            if table.shape[1] != TASKS["main"].outputs:
+                continue  # a member of another task, in a recipe
+            answers.append(table.loc[ids].to_numpy(np.float64))
             trained.append((member["split"], member["fold"]))
         except (KeyError, OSError, ValueError) as error:
             raise UserError(
-                f"--pseudo-labels {folder} does not hold all that it predicted ({type(error).__name__}: {error}); "
-                "predict anew."
+                f"--pseudo-labels {folder} is incomplete ({type(error).__name__}: {error}). Predict again."
             ) from None
-    return PseudoLabels(folder, ids, [str(photographs.paths[k]) for k in rows], answers, trained)
+    return PseudoLabels(folder, ids, [str(images.paths[k]) for k in rows], answers, trained)

@@ -1,4 +1,4 @@
-"""Who is trained on and who is validated on: folds by person, stratified over gender and age group."""
+"""Split people into folds, stratified over gender and age group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from data.tasks import AGE_GROUPS, GENDERS
 from utils import UserError, shorten_list
 
-HOLD_OUT = 10  # --cv 1 holds out one person in so many
+HOLD_OUT = 10  # --cv 1 holds out a tenth of the people
 
 
 @dataclass(frozen=True)
@@ -26,31 +26,31 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """All folds of a run, the seed they were drawn with, and sentences worth saying."""
+    """All folds of a run, the seed of the shuffle, and notes to print."""
 
     seed: int
     folds: list[Fold]
     notes: list[str]
 
     def as_dict(self) -> dict:
-        """What stands in split.json: seed, fingerprint and the people of each fold."""
+        """Return the content of split.json: seed, fingerprint and the people of each fold."""
         folds = [{"fold": k, "train": fold.train, "valid": fold.valid} for k, fold in enumerate(self.folds)]
         return {"seed": self.seed, "fingerprint": self.fingerprint, "folds": folds}
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that two splits share only when every person is in the same place in both."""
+        """Return 16 hexadecimal digits that two splits share only if every person has the same place in both."""
         people = json.dumps([[fold.train, fold.valid] for fold in self.folds])
         return hashlib.sha256(people.encode()).hexdigest()[:16]
 
 
 def label_fingerprint(*tables: pd.DataFrame) -> str:
-    """16 hexadecimal digits that two runs share only when they have the same photographs with the same labels.
+    """Return 16 hexadecimal digits that two runs share only if they have the same images with the same labels.
 
-    Photographs are told apart by their names below the root and by their sizes in bytes.
+    Images are identified by their names below the root and their sizes in bytes.
 
     Args:
-        tables: one row an image each, with image, path, mask, gender and age.
+        tables: one row per image, with image, path, mask, gender and age.
     """
     rows = [
         table[["image", "mask", "gender", "age"]].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv()
@@ -60,9 +60,9 @@ def label_fingerprint(*tables: pd.DataFrame) -> str:
 
 
 def strata(table: pd.DataFrame) -> pd.Series:
-    """The stratum of each person, as in `female >=60`, indexed by person and sorted.
+    """Return the stratum of each person, such as `female >=60`, indexed by person and sorted.
 
-    A person with two labels (two folders, say) counts by the first one.
+    A person with two labels, from two folders, counts by the first one.
     """
     people = table.sort_values("image").drop_duplicates("person").set_index("person").sort_index()
     names = [f"{GENDERS[g]} {AGE_GROUPS[a]}" for g, a in zip(people["gender"], people["ageg"], strict=True)]
@@ -70,17 +70,17 @@ def strata(table: pd.DataFrame) -> pd.Series:
 
 
 def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[str] | None = None) -> Split:
-    """Split people into `cv` folds that each validate on other people; `cv` 1 holds out one person in ten.
+    """Split people into `cv` folds with different validation people; `cv` 1 holds out a tenth of them.
 
     Args:
-        table: one row an image, with person, gender and ageg.
+        table: one row per image in any order, with image, person, gender and ageg.
         cv: number of folds.
-        seed: of the shuffle; the order of the table's rows does not matter.
-        valid_people: where validation has a folder of its own, the people in it: every fold validates on them, and
-            the people that it leaves out of training are not used.
+        seed: of the shuffle.
+        valid_people: the people of a separate validation folder, whom every fold validates on instead; the people that
+            a fold leaves out of training are then not used.
 
     Raises:
-        UserError: fewer people than folds, or fewer than two.
+        UserError: there are fewer people than folds, or fewer than two.
     """
     stratum = strata(table)
     people, notes = list(stratum.index), []
@@ -89,18 +89,16 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
     parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
     if len(people) < max(parts, 2):
         raise UserError(
-            f"{len(people)} people cannot be split into {max(parts, 2)} folds; there must be a person for each."
+            f"{len(people)} people cannot be split into {max(parts, 2)} folds. Each fold needs at least one person."
         )
     scarce = [f"{name} ({count})" for name, count in stratum.value_counts().sort_index().items() if count < parts]
     if scarce:
-        notes.append(
-            f"Strata with fewer people than the {parts} parts of the split, not in every part: {shorten_list(scarce, 6)}."
-        )
-    from sklearn.model_selection import StratifiedKFold  # takes a second to import: not for what is refused above
+        notes.append(f"Strata with fewer people than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
+    from sklearn.model_selection import StratifiedKFold  # a second to import, which errors above do not need
 
     folder = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # said above, with names
+        warnings.filterwarnings("ignore", message="The least populated class")  # a note above names them
         try:
             pieces = list(folder.split(people, stratum))
         except ValueError:  # every stratum has fewer people than there are parts

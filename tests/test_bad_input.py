@@ -719,7 +719,7 @@ def renamed(world, old, new):
     return listing(old, *world.ids[1:])
 
 
-SPELLED = r"1 id that the file spells otherwise .*: "
+SPELLED = r"1 id spelled differently from the file .*: "
 COMPOSED, APART = (unicodedata.normalize(form, "사진é.jpg") for form in ("NFC", "NFD"))
 LONG = "x" * 196 + ".jpg"
 
@@ -757,9 +757,9 @@ LONG = "x" * 196 + ".jpg"
         r"1 row of .*info\.csv without an ImageID: line 4\.",
         lambda w: f"ImageID,ans\n{w.ids[0]},0\n\n,0\n{w.ids[1]},0\n",
     ),
-    info("an id that leads outside", r"1 id .* that leave .*images: \.\./x\.jpg\.", lambda w: listing("../x.jpg")),
-    info("an id of Windows that does", r"1 id .* that leave .*images: \.\.\\x\.jpg\.", lambda w: listing("..\\x.jpg")),
-    info("an absolute path", r"1 id .* that leave .*images: /.*\.jpg\.", lambda w: listing(w.images / w.ids[0])),
+    info("an id that leads outside", r"1 id .* outside of .*images: \.\./x\.jpg\.", lambda w: listing("../x.jpg")),
+    info("an id of Windows that does", r"1 id .* outside of .*images: \.\.\\x\.jpg\.", lambda w: listing("..\\x.jpg")),
+    info("an absolute path", r"1 id .* outside of .*images: /.*\.jpg\.", lambda w: listing(w.images / w.ids[0])),
     info("an extension of other case", SPELLED + r"a\.JPG\.", lambda w: renamed(w, "a.JPG", "a.jpg"), code=0),
     info("a file of other case", SPELLED + r"a\.jpg\.", lambda w: renamed(w, "a.jpg", "a.Jpg"), code=0),
     info("a composed id", SPELLED + COMPOSED, lambda w: renamed(w, COMPOSED, APART), code=0),
@@ -767,7 +767,7 @@ LONG = "x" * 196 + ".jpg"
     info("spaces around an id", SPELLED + r" a\.jpg ", lambda w: renamed(w, " a.jpg ", "a.jpg"), code=0),
     info(
         "two ids of one file",
-        r"1 image that two ids of .*info\.csv mean: a\.jpg\.",
+        r"1 image of two ids of .*info\.csv: a\.jpg\.",
         lambda w: renamed(w, "a.JPG", "a.jpg") + "a.jpg,0\n",
     ),
     info(
@@ -847,7 +847,7 @@ COMPOSED_RACE, APART_RACE = (unicodedata.normalize(form, "000001_male_Café_20")
     table("train.csv with spaces", "", lambda w: people_csv(w, gender=" male ", age=" 20 "), code=0),
     table("train.csv with decimals", "", lambda w: people_csv(w, age="20.0"), code=0),
     table("train.csv with only a first line", "", lambda w: "id,gender,race,age,path\n", code=0),
-    table("train.csv without gender", r"has no column gender; it", lambda w: people_csv(w).replace("gender", "sex")),
+    table("train.csv without gender", r"has no column gender. Its", lambda w: people_csv(w).replace("gender", "sex")),
     table("train.csv that is empty", COLUMNS, lambda w: ""),
     table("train.csv in UTF-16", r"train\.csv is not UTF-8", lambda w: people_csv(w).encode("utf-16")),
     table("train.csv in cp949", r"train\.csv is not UTF-8", lambda w: people_csv(w, race="아시아").encode("cp949")),
@@ -877,7 +877,7 @@ COMPOSED_RACE, APART_RACE = (unicodedata.normalize(form, "000001_male_Café_20")
     ),
     table(
         "rows that say the opposite",
-        r"1 row of train\.csv that say of a folder what an earlier row does not: 000001_male_Asian_20\.",
+        r"1 row of train\.csv that contradict an earlier row: 000001_male_Asian_20\.",
         lambda w: people_csv(w, {"age": 61}),
     ),
     table("rows that say the same", "", lambda w: people_csv(w, {}), code=0),
@@ -964,11 +964,11 @@ CHANGED = r"Corrections of .*fix\.csv changed the labels of {} image"
     fix("corrections with spaces", CHANGED.format(2), [" 000001 , Female ,,,"], code=0),
     fix("corrections with only a first line", CHANGED.format(0), [], code=0),
     fix("corrections that are empty", r"fix\.csv has no column id", ""),
-    fix("corrections without ids", r"fix\.csv has no column id; it needs id", "person,gender\n000001,female\n"),
+    fix("corrections without ids", r"fix\.csv has no column id. Its first line must name id", "person,gender\n000001,female\n"),
     fix("corrections in UTF-16", r"fix\.csv is not UTF-8", "id,gender\n000001,female\n".encode("utf-16")),
     fix("corrections with NUL", r"fix\.csv", ["000001,fem\0ale,,,"]),
     fix("corrections with a column twice", r"more than once", "id,gender,gender\n000001,female,male\n"),
-    fix("corrections of two people who are not there", r"2 rows of .* not there: 9, 10\.", ["9,male,,,", "10,male,,,"]),
+    fix("corrections of two people who are not there", r"2 rows of .* do not exist: 9, 10\.", ["9,male,,,", "10,male,,,"]),
     fix("corrections with age 200", CANNOT_APPLY, ["000001,,200,,"]),
     fix("corrections with age n/a", CANNOT_APPLY, ["000001,,n/a,,"]),
     fix("corrections with an age of 5000 digits", CANNOT_APPLY, [f"000001,,{'9' * 5000},,"]),
@@ -982,17 +982,17 @@ CHANGED = r"Corrections of .*fix\.csv changed the labels of {} image"
     fix("corrections with an empty id below an empty line", r": line 4\.", ["000001,female,,,", "", ",male,,,"]),
     fix(
         "corrections that say the opposite",
-        r"1 row of .*fix\.csv that say the opposite of an earlier row: line 3 \(000001\)\.",
+        r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001\)\.",
         ["000001,female,,,", "000001,male,,,"],
     ),
     fix(
         "corrections of a mask that say the opposite",
-        r"1 row of .*fix\.csv that say the opposite of an earlier row: line 3 \(000001\)\.",
+        r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001\)\.",
         ["000001,,,normal,worn", "000001,,,normal.jpg,wrong"],
     ),
     fix(
         "corrections with everything wrong",
-        r"not there: 9\.\n.*opposite.*line 4.*\n.*cannot be applied .*line 5",
+        r"do not exist: 9\.\n.*contradict.*line 4.*\n.*cannot be applied .*line 5",
         ["000001,female,,,", "9,male,,,", "000001,male,,,", "000002,,-1,,"],
         lines=3,
     ),

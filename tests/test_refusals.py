@@ -151,8 +151,8 @@ def break_twice(world):
 
 
 @rows(
-    Case("no folder", "--train-root {nowhere}", r"There is no folder .*nowhere.*--train-root.*make_sample\.py"),
-    Case("an empty folder", "", r"images holds no photographs", lambda w: clear(w.train)),
+    Case("no folder", "--train-root {nowhere}", r"There is no folder .*nowhere.*--train-root.*make_sample"),
+    Case("an empty folder", "", r"images holds no images", lambda w: clear(w.train)),
     Case("a file for a folder", "--train-root {file}", r"There is no folder .*file\.txt", lambda w: write(w.file)),
     Case(
         "a folder name",
@@ -210,7 +210,7 @@ def break_twice(world):
     Case(
         "corrections of nobody",
         "--corrections {file}",
-        r"about people who are not there: 9\.",
+        r"for people that do not exist: 9\.",
         lambda w: write(w.file, "id,gender\n9,male\n"),
     ),
     Case(
@@ -366,7 +366,7 @@ def list_nothing(world):
 
 PREDICTION_CASES = (
     Case("no folder", "--data-root {nowhere}", r"There is no folder .*nowhere.*--data-root"),
-    Case("an empty folder", "", r"images holds no photographs", lose_all_images),
+    Case("an empty folder", "", r"images holds no images", lose_all_images),
     Case("an id without an image", "", r"1 id of .*info\.csv without an image in .*: \w+\.jpg\.", lose_first_image),
     Case("info.csv without rows", "", r"info\.csv", list_nothing),
     Case("info.csv without its column", "", r"info\.csv has no column ImageID", lambda w: write(w.info, "a,b\n1,2\n")),

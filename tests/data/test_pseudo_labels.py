@@ -127,12 +127,12 @@ def test_resume_refuses_other_predictions(copied, train):
 @pytest.mark.parametrize(
     ("damage", "words", "told"),
     [
-        ("another seed", ("--seed", 7), "holds no member of fold 0 of this split"),
-        ("a task", (), "predicts task gender; pass a prediction of main"),
+        ("another seed", ("--seed", 7), "has no member of fold 0 of this split"),
+        ("a task", (), "predicts task gender. Pass a prediction of main"),
         ("validated", (), "which are validated on"),
-        ("gone", (), "of photographs in moved, which are gone; predict anew"),
-        ("no member", (), "does not hold all that it predicted"),
-        ("nothing", (), "is no folder of a prediction"),
+        ("gone", (), "are missing: no folder moved. Predict again."),
+        ("no member", (), "is incomplete (FileNotFoundError"),
+        ("nothing", (), "is not a prediction"),
         ("age", ("--task", "age"), "--pseudo-labels needs classes, and task age has none"),
     ],
 )

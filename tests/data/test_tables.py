@@ -133,14 +133,14 @@ def test_many_names_are_cut_short(make_data):
 
 
 def test_no_folder_says_how_to_get_one(tmp_path):
-    with pytest.raises(UserError, match=r"There is no folder .*nowhere.*--train-root.*make_sample\.py"):
+    with pytest.raises(UserError, match=r"There is no folder .*nowhere.*--train-root.*make_sample"):
         read_training_table(tmp_path / "nowhere")
 
 
 def test_an_empty_folder_is_an_error(tmp_path):
     table, report = read_training_table(tmp_path)
     assert len(table) == 0
-    assert "holds no photographs" in only(report.errors)
+    assert "holds no images" in only(report.errors)
 
 
 # ------------------------------------------------------------------------------------------------ train.csv
@@ -247,7 +247,7 @@ def test_corrections_need_only_the_columns_they_use(correct):
 
 def test_a_correction_of_nobody_is_an_error(correct):
     _, report = correct(["999999", "female", "", "", ""])
-    assert "people who are not there: 999999" in only(report.errors)
+    assert "people that do not exist: 999999" in only(report.errors)
     assert "1 row of " in report.errors[0]
 
 
@@ -365,7 +365,7 @@ def test_folders_to_predict_that_are_empty_or_not_there_are_refused(tmp_path, ma
     with pytest.raises(UserError, match=r"There is no folder .*--data-root"):
         read_prediction_list(tmp_path / "images")
     (tmp_path / "images").mkdir()
-    with pytest.raises(UserError, match="holds no photographs"):
+    with pytest.raises(UserError, match="holds no images"):
         read_prediction_list(tmp_path / "images")
 
 

@@ -89,7 +89,7 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
 def test_a_set_with_nobody(run, tmp_path):
     told = run("check_data", "--train-root", tmp_path)
     assert told.code == 2
-    assert "holds no photographs" in told.err
+    assert "holds no images" in told.err
     told = run("check_data", "--train-root", tmp_path / "nowhere")
     assert told.code == 2
     assert told.err.startswith("python -m tools check_data: There is no folder")
