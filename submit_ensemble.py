@@ -4,36 +4,75 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
+from cli.checks import check_votes
 from cli.command import Context, run_command
 from cli.options import parse_config
 from config import EnsembleConfig
+from utils import shorten_list
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(EnsembleConfig, argv)
     context = Context(config.command)
-    return run_command(lambda: predict(config, context), context)
+    return run_command(lambda: submit(config, context), context)
 
 
-def predict(config: EnsembleConfig, context: Context) -> None:
-    """See `prediction.predict_ensemble` and `predict_recipe`.
-
-    What is missing is told before torch is imported, which takes seconds.
-    """
+def submit(config: EnsembleConfig, context: Context) -> None:
+    """Predict all images with every member, combine the predictions and write the submissions."""
     from data.prediction_files import read_prediction_list
     from inference.recipe import read_recipe
     from storage.find_runs import find_run
 
-    if config.recipe:
-        members = read_recipe(config.recipe)
-    else:
-        members = find_run(config.root, config.typed("task"), config.typed("model_type"), same_task=False)
-    photographs = read_prediction_list(config.data_root)
-    from inference.predict import predict_ensemble, predict_recipe
+    typed_task = config.typed("task")
+    recipe = read_recipe(config.recipe, typed_task) if config.recipe else None
+    run = None if recipe else find_run(config.root, typed_task, config.typed("model_type"), same_task=False)
+    images = read_prediction_list(config.data_root)
 
-    (predict_recipe if config.recipe else predict_ensemble)(config, members, photographs, context)
+    # Torch takes seconds to import, so missing files are reported before.
+    from inference.predict import PredictionSettings, open_recipe, predict_images
+    from inference.submission import reserve_folder, write_prediction
+    from storage.members import Expected, find_members
+    from training.distributed import Processes
+
+    if recipe:
+        members, tasks, entries = open_recipe(recipe, config.recipe)
+        task, name = recipe.task, Path(config.recipe).absolute().parent.name
+    else:
+        expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
+        members = find_members(run, expected, top_k=config.top_k, folds=config.folds)
+        task, name = typed_task or members[0].info.task, run.name
+        tasks = [task] * len(members)
+        if config.method == "hardvoting":
+            check_votes(task)
+        if run.unfinished():
+            print(f"Some folds of {run.path} are not fully trained: {shorten_list(run.unfinished())}.")
+    folder = Path(config.save_path) / task / name
+    settings = PredictionSettings.choose(
+        Processes.from_environment(),
+        device=config.device,
+        precision=config.precision,
+        views=recipe.tta if recipe else config.tta,
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+        transform_type=config.transform_type,
+        members_at_once=config.members_at_once,
+        max_megapixels=config.max_megapixels,
+        on_bad_image=config.on_bad_image,
+    )
+    with reserve_folder(folder / "members"):
+        prediction = predict_images(members, tasks, images, settings, context)
+    if not settings.dist.is_main:
+        return
+    if recipe:
+        submissions = {"submission_recipe": recipe.mix([prediction.probabilities[k] for k in entries])}
+        mixing = {**recipe.mixing(), "members": entries}
+    else:
+        submissions, mixing = prediction.combine(config.method), None
+    write_prediction(folder, task, prediction, submissions, data_root=config.data_root, recipe=mixing)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
 from cli.command import Context, run_command
 from cli.options import parse_config
@@ -14,20 +16,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(SingularConfig, argv)
     context = Context(config.command)
-    return run_command(lambda: predict(config, context), context)
+    return run_command(lambda: submit(config, context), context)
 
 
-def predict(config: SingularConfig, context: Context) -> None:
-    """See `prediction.predict_singular`. What is missing is told before torch is imported, which takes seconds."""
+def submit(config: SingularConfig, context: Context) -> None:
+    """Predict all images with one network and write a submission."""
     from data.prediction_files import read_prediction_list
     from storage.find_runs import existing_checkpoint, find_single
 
-    typed = config.load_state_dict
-    place = existing_checkpoint(typed) if typed else find_single(config.task, config.model_type)
-    photographs = read_prediction_list(config.data_root)
-    from inference.predict import predict_singular
+    if config.load_state_dict:
+        place = existing_checkpoint(config.load_state_dict)
+    else:
+        place = find_single(config.task, config.model_type)
+    images = read_prediction_list(config.data_root)
 
-    predict_singular(config, place, photographs, context)
+    # Torch takes seconds to import, so missing files are reported before.
+    from inference.predict import PredictionSettings, predict_images
+    from inference.submission import name_prediction, reserve_folder, write_prediction
+    from storage.members import Expected, find_best, open_member
+    from training.distributed import Processes
+
+    expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
+    member = find_best(place, expected) if place.is_dir() else open_member(place, expected)
+    task = expected.task or member.info.task
+    folder = Path(config.save_path) / task / name_prediction(place, member)
+    settings = PredictionSettings.choose(
+        Processes.from_environment(),
+        device=config.device,
+        precision=config.precision,
+        views=config.tta,
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+        transform_type=config.transform_type,
+        members_at_once=1,
+        max_megapixels=config.max_megapixels,
+        on_bad_image=config.on_bad_image,
+    )
+    with reserve_folder(folder / "members"):
+        prediction = predict_images([member], [task], images, settings, context)
+    if settings.dist.is_main:
+        submissions = {"submission": prediction.probabilities[0]}
+        write_prediction(folder, task, prediction, submissions, data_root=config.data_root)
 
 
 if __name__ == "__main__":

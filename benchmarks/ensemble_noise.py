@@ -19,7 +19,7 @@ import numpy as np
 
 from data.label_math import encode_class
 from data.tasks import MASKS, SHOTS, TASKS
-from inference.selection import Library, Truth, greedy, nested
+from inference.selection import Library, Scorer, cross_select, select_greedily
 
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])
 OUTPUTS = TASKS["main"].outputs
@@ -44,26 +44,26 @@ def main() -> None:
 def simulate(people: int, kinds: int, *, seed: int) -> tuple[float, float, float]:
     """What greedy selection gains over the mean of all kinds on each of WHERE."""
     random = np.random.default_rng(seed)
-    (truth, library), (fresh, others) = (_people(people, kinds, random, seed) for _ in range(2))
-    picked, alike = greedy(library, truth), np.ones(kinds)
-    honest = nested(lambda rows: partial(library.mix, greedy(library, truth, rows)), truth.groups)
-    base = truth.goodness(library.mix(alike))
+    (scorer, library), (fresh, others) = (_people(people, kinds, random, seed) for _ in range(2))
+    picked, alike = select_greedily(library, scorer), np.ones(kinds)
+    honest = cross_select(lambda rows: partial(library.mix, select_greedily(library, scorer, rows)), scorer.groups)
+    base = scorer.goodness(library.mix(alike))
     return (
-        truth.goodness(library.mix(picked)) - base,
-        truth.goodness(honest) - base,
+        scorer.goodness(library.mix(picked)) - base,
+        scorer.goodness(honest) - base,
         fresh.goodness(others.mix(picked)) - fresh.goodness(others.mix(alike)),
     )
 
 
-def _people(people: int, kinds: int, random: np.random.Generator, seed: int) -> tuple[Truth, Library]:
+def _people(people: int, kinds: int, random: np.random.Generator, seed: int) -> tuple[Scorer, Library]:
     """Labels of some people, and what the kinds answer without having seen them."""
     gender, group = random.integers(2, size=(people, 1)), random.choice(3, size=(people, 1), p=(0.46, 0.46, 0.08))
     labels = encode_class(SHOT[None], gender, group).ravel()
     logits = random.normal(size=(kinds, people, 1, OUTPUTS)) + random.normal(size=(kinds, people, len(SHOT), OUTPUTS))
     answers = np.exp(logits).reshape(kinds, 1, people * len(SHOT), OUTPUTS)
     answers /= answers.sum(axis=-1, keepdims=True)
-    truth = Truth("main", labels, np.repeat(np.arange(people), len(SHOT)), seed=seed)
-    return truth, Library(list(answers), "arithmetic", years=False)
+    scorer = Scorer("main", labels, np.repeat(np.arange(people), len(SHOT)), seed=seed)
+    return scorer, Library(list(answers), "arithmetic", years=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from analysis.intervals import BEST, FoldAnswers, differences, estimates, run_su
 from augmentation import SOURCE_CROP, SOURCE_SIDE
 from data.tables import read_training_table
 from dataset import ViewDataset
-from inference.predict import transforms_of
+from inference.predict import build_transforms
 from storage.members import find_members
 from storage.run_folder import RunFolder
 from training.device import choose_device, count_workers
@@ -43,7 +43,7 @@ def main(run_path: str, train_root: str) -> None:
         valid = table["person"].isin(folds[member.fold]["valid"]).to_numpy()
         rows, network = table[valid], prepare(member.load(), device)
         cuts = [replace(member, info=replace(member.info, inference_crop=side)) for side in SIDES]
-        first, *others = transforms_of(cuts, VIEWS)
+        first, *others = build_transforms(cuts, VIEWS)
         dataset = ViewDataset(rows["path"].tolist(), rows["image"].tolist(), first, others=others, views=VIEWS)
         loader = view_loader(dataset, batch_size=64, workers=count_workers(-1, device), device=device)
         networks, kinds = [network] * len(SIDES), range(len(SIDES))

@@ -1,8 +1,8 @@
-"""Read recipes of ensembles."""
+"""Read recipes of ensembles and mix predictions by them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,29 @@ from typing import Any
 import numpy as np
 
 from analysis.metrics import tempered
-from data.tasks import TASKS
+from data.label_math import age_group_shares, join_probabilities
+from data.tasks import ATTRIBUTES, TASKS
 from inference import voting
-from inference.selection import MEANS, is_enough, joint_answers, joint_part
+from inference.selection import MEANS
 from utils import UserError, read_json
 
 RECIPE_FORMAT = 1
-# ------------------------------------------------------------------------------------------------ recipes
+REMAKE = "Write the recipe again with design_ensemble."
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What recipe.json says of a prediction: the members with their weights, in how many views, and how to mix them.
+    """An ensemble as recipe.json describes it.
 
-    Each of `members` holds at least task, file (below the recipe's folder, or elsewhere by ../), digest of the file,
-    fold, and weight. Those with the same number under `joint` answer together: those of mask, gender, ageg and age
-    about their attribute, those of main about the others; one of age says under `rmse` how far its years are off.
+    Args:
+        task: the task to predict.
+        tta: the test-time views of each image.
+        mean: one of MEANS.
+        temperature: of the mean; 1 leaves it as it is.
+        offsets: of the log probabilities of each class, or None.
+        members: each has at least task, file (relative to the recipe's folder), digest of the file, fold, and weight.
+            Those with the same number under `joint` predict together: those of mask, gender, ageg and age their
+            attribute, those of main the others. One of age has its error in years under `rmse`.
     """
 
     task: str
@@ -35,76 +42,105 @@ class Recipe:
     offsets: list[float] | None
     members: list[dict[str, Any]]
 
-    @property
-    def tasks(self) -> list[str]:
-        """What each member answers."""
-        return [member["task"] for member in self.members]
-
-    def mix(self, answers: Sequence[np.ndarray]) -> np.ndarray:
-        """`(N, C)` from what each of the M members answers of its task, `(N, its C)`."""
+    def mix(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """Return `(N, C)` from the predictions of each of the M members, `(N, C of its task)`."""
         voters: dict[Any, list[int]] = {}
         for number, member in enumerate(self.members):
             voters.setdefault(member.get("joint", f"alone {number}"), []).append(number)
         weights = np.array([sum(self.members[k]["weight"] for k in voter) for voter in voters.values()])
-        answers = np.stack([self._said(voter, answers) for voter in voters.values()])
+        votes = np.stack([self._join(voter, predictions) for voter in voters.values()])
         if self.mean == "arithmetic":
-            mixed = voting.weighted_mean(answers, weights)
+            mixed = voting.weighted_mean(votes, weights)
         else:
-            mixed = voting.geometric_mean(answers, years=TASKS[self.task].regression, weights=weights)
+            mixed = voting.geometric_mean(votes, years=TASKS[self.task].regression, weights=weights)
         if self.temperature == 1 and self.offsets is None:
             return mixed
         return tempered(mixed, self.temperature, np.array(self.offsets or 0.0))
 
-    def _said(self, voter: Sequence[int], answers: Sequence[np.ndarray]) -> np.ndarray:
-        """What the members of these numbers answer together."""
+    def _join(self, voter: Sequence[int], predictions: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the joint predictions of the members with these numbers."""
         if len(voter) == 1:
-            return answers[voter[0]]
-        parts = [joint_part(self.members[k]["task"], answers[k], self.members[k].get("rmse")) for k in voter]
-        return joint_answers(parts)
+            return predictions[voter[0]]
+        return join_parts(
+            [make_part(self.members[k]["task"], predictions[k], self.members[k].get("rmse")) for k in voter]
+        )
 
     def mixing(self) -> dict[str, Any]:
-        """How the members are mixed, for prediction.json."""
+        """Return how the members are mixed, for prediction.json."""
         weights = [member["weight"] for member in self.members]
         return {"mean": self.mean, "weights": weights, "temperature": self.temperature, "offsets": self.offsets}
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """The recipe in a file that design_ensemble.py wrote.
+def make_part(task: str, predictions: np.ndarray, rmse: float | None = None) -> tuple[str, np.ndarray]:
+    """Return "main" or the attribute that `(N, C)` predictions of a task are about, and its probabilities.
+
+    Years become probabilities of the age groups, given that they are `rmse` off.
+    """
+    shares = age_group_shares(predictions[:, 0], rmse) if TASKS[task].regression else predictions
+    return TASKS[task].class_task, shares
+
+
+def join_parts(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Return `(N, 18)` probabilities of main from parts of `make_part`, the mean of those about the same thing."""
+    means = {task: np.mean([each for name, each in parts if name == task], axis=0) for task, _ in parts}
+    return join_probabilities(means.pop("main", None), means)
+
+
+def covers_main(tasks: Iterable[str]) -> bool:
+    """Return whether members of these tasks predict main together: one of main does, and those of all attributes."""
+    covered = {TASKS[task].class_task for task in tasks}
+    return "main" in covered or covered >= set(ATTRIBUTES)
+
+
+def read_recipe(path: str | Path, task: str | None = None) -> Recipe:
+    """Return the recipe in a file that design_ensemble wrote.
+
+    Args:
+        path: the file.
+        task: the task that it must be for; None allows any.
 
     Raises:
-        UserError: it is missing, damaged, or says what cannot be done.
+        UserError: the file is missing, damaged or for another task.
     """
     names = [f.name for f in fields(Recipe)]
     values = read_json(Path(path), ("format", *names))
     if values["format"] != RECIPE_FORMAT:
-        raise UserError(f"{path} is of recipe format {values['format']}; this toolkit reads {RECIPE_FORMAT}.")
+        raise UserError(f"{path} has recipe format {values['format']}; this toolkit reads {RECIPE_FORMAT}. {REMAKE}")
     recipe = Recipe(**{name: values[name] for name in names})
     try:
-        joints: dict[Any, list[dict[str, Any]]] = {}
-        for member in recipe.members:
-            joints.setdefault(member.get("joint"), []).append(member)
-        others = sorted({member["task"] for member in joints.pop(None, [])} - {recipe.task})
-        weights = np.array([member["weight"] for member in recipe.members], np.float64)
-        outputs = TASKS[recipe.task].outputs
-        sound = {
-            "tta": isinstance(recipe.tta, int) and recipe.tta > 0,
-            "mean": recipe.mean in MEANS,
-            "temperature": recipe.temperature > 0 and not (TASKS[recipe.task].regression and recipe.temperature != 1),
-            "offsets": recipe.offsets is None or np.isfinite(np.reshape(recipe.offsets, outputs)).all(),
-            "members": all(
-                isinstance(m["file"], str) and isinstance(m["digest"], str) and isinstance(m["fold"], int)
-                for m in recipe.members
-            ),
-            "joint": recipe.task == "main" or not joints,
-            "tasks": all(is_enough(member["task"] for member in members) for members in joints.values()),
-            "rmse": all(m["rmse"] > 0 for members in joints.values() for m in members if m["task"] == "age"),
-            "weights": len(weights) > 0 and np.isfinite(weights).all() and weights.min() >= 0 < weights.sum(),
-        }
+        wrong = _find_faults(recipe)
+        others = sorted({member["task"] for member in recipe.members if member.get("joint") is None} - {recipe.task})
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); make it anew.") from None
-    wrong = [name for name, good in sound.items() if not good]
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). {REMAKE}") from None
     if wrong:
-        raise UserError(f"{path} is damaged: its {', '.join(wrong)} cannot be; make it anew with design_ensemble.py.")
+        raise UserError(f"{path} is damaged: invalid {', '.join(wrong)}. {REMAKE}")
     if others:
-        raise UserError(f"{path} has members of task {', '.join(others)}, which do not answer task {recipe.task}.")
+        raise UserError(f"{path} has members of task {', '.join(others)}, which cannot predict {recipe.task}. {REMAKE}")
+    if task not in (None, recipe.task):
+        raise UserError(f"{path} is a recipe for task {recipe.task}, not {task}. Leave --task out.")
     return recipe
+
+
+def _find_faults(recipe: Recipe) -> list[str]:
+    """Return the names of the fields of a recipe with impossible values."""
+    joints: dict[Any, list[dict[str, Any]]] = {}
+    for member in recipe.members:
+        if member.get("joint") is not None:
+            joints.setdefault(member["joint"], []).append(member)
+    weights = np.array([member["weight"] for member in recipe.members], np.float64)
+    record = TASKS[recipe.task]
+    sound = {
+        "tta": isinstance(recipe.tta, int) and recipe.tta > 0,
+        "mean": recipe.mean in MEANS,
+        "temperature": recipe.temperature > 0 and not (record.regression and recipe.temperature != 1),
+        "offsets": recipe.offsets is None or np.isfinite(np.reshape(recipe.offsets, record.outputs)).all(),
+        "members": all(
+            isinstance(m["file"], str) and isinstance(m["digest"], str) and isinstance(m["fold"], int)
+            for m in recipe.members
+        ),
+        "joint": recipe.task == "main" or not joints,
+        "tasks": all(covers_main(member["task"] for member in members) for members in joints.values()),
+        "rmse": all(m["rmse"] > 0 for members in joints.values() for m in members if m["task"] == "age"),
+        "weights": len(weights) > 0 and np.isfinite(weights).all() and weights.min() >= 0 < weights.sum(),
+    }
+    return [name for name, good in sound.items() if not good]

@@ -1,116 +1,116 @@
-"""Choosing an ensemble by its out-of-fold answers: mixing, greedy selection, calibration, and what they are worth.
+"""Select an ensemble from out-of-fold predictions: mixing, greedy selection and calibration.
 
-Whatever is chosen by answers is flattered by the same answers, so everything here is scored nested as well: chosen on
-some people and scored on others (`nested`). No network and no photograph is needed.
+A selection scores too high on the predictions that it was made from. So everything here is also scored on people that
+took no part in it (`cross_select`). No network and no image is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from analysis.intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
 from analysis.metrics import confusion_counts, fit_temperature, tempered
-from data.label_math import SMALLEST, age_group_shares, join_probabilities
-from data.tasks import ATTRIBUTES, TASKS
+from data.label_math import SMALLEST
+from data.tasks import TASKS
 
 MEANS = ("arithmetic", "geometric")
 PICKS = 30  # of the greedy selection
-GROUPS = 10  # of people, for what is scored nested
-OFFSETS = np.array(sorted(np.linspace(-2, 2, 41).round(1), key=abs))  # of equals the first is taken, the smallest
-SWEEPS = 2  # of the coordinate ascent over the classes
+GROUPS = 10  # of people, see `cross_select`
+OFFSETS = np.array(sorted(np.linspace(-2, 2, 41).round(1), key=abs))  # the smallest first: it wins among equals
+SWEEPS = 2  # over the classes, when offsets are fitted
 Rows = np.ndarray | slice
-Mix = Callable[[Rows], np.ndarray]  # `(N, C)` answers on some of the photographs
-# ------------------------------------------------------------------------------------------------ what is right
+Mix = Callable[[Rows], np.ndarray]  # returns `(n, C)` predictions for some rows
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The scores of some answers with their intervals, the monitored one of them, and what they are computed from."""
+class Measurement:
+    """The scores of some predictions, the monitored one among them, and the sums that they are computed from."""
 
     scores: dict[str, Estimate]
     value: Estimate
     sums: Sums
 
 
-class Truth:
-    """What answers on photographs are held against.
+class Scorer:
+    """Scores predictions against the labels.
 
     Args:
-        task: one of TASKS. labels: `(N,)` classes, or ages in years. people: `(N,)` who is on each.
+        task: one of TASKS.
+        labels: `(N,)` classes, or ages in years.
+        people: `(N,)` the person on each image.
         seed: of the resamples of the people and of their groups.
     """
 
     def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
-        self.task, self.record, self.labels = task, TASKS[task], labels
+        self.task, self.record, self.labels, self.seed = task, TASKS[task], labels, seed
         names, self.people = np.unique(people, return_inverse=True)
         self.draws = resampled([len(names)], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
         self.sign = 1 if self.record.higher_is_better else -1
 
-    def goodness(self, answers: np.ndarray, rows: Rows = slice(None)) -> float:
-        """The monitored score of `(n, C)` answers on some of the photographs, turned so that higher is better."""
+    def goodness(self, predictions: np.ndarray, rows: Rows = slice(None)) -> float:
+        """Return the monitored score of `(n, C)` predictions for some rows, negated if lower is better."""
         labels = self.labels[rows]
         if self.record.regression:
-            return -float(np.sqrt(np.mean((answers[:, 0] - labels) ** 2)))
-        table = confusion_counts(labels, answers.argmax(axis=1), len(self.record.classes))
+            return -float(np.sqrt(np.mean((predictions[:, 0] - labels) ** 2)))
+        table = confusion_counts(labels, predictions.argmax(axis=1), len(self.record.classes))
         sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
         return float(scores_of(self.task, sums)[self.record.monitor])
 
-    def measure(self, answers: np.ndarray) -> Measured:
-        """What `(N, C)` answers on all photographs score."""
-        sums = sums_of([person_tallies(self.task, answers, self.labels, self.people)], self.draws)
+    def measure(self, predictions: np.ndarray) -> Measurement:
+        """Return the scores of `(N, C)` predictions for all rows, with intervals."""
+        sums = sums_of([person_tallies(self.task, predictions, self.labels, self.people)], self.draws)
         scores = estimates(self.task, sums)
-        return Measured(scores, scores[self.record.monitor], sums)
+        return Measurement(scores, scores[self.record.monitor], sums)
 
-    def gain(self, first: Measured, second: Measured) -> Estimate:
-        """By how much the first is better, with an interval of 95 % over the same resamples of the people."""
+    def gain(self, first: Measurement, second: Measurement) -> Estimate:
+        """Return how much better the first is, with a 95 % interval over the same resamples of the people."""
         worse, better = (second, first) if self.sign > 0 else (first, second)
         return differences(self.task, worse.sums, better.sums)[self.record.monitor]
 
 
-# ------------------------------------------------------------------------------------------------ mixing and selection
-
-
 class Library:
-    """The kinds of members that may be picked, each by what it answers out of fold.
+    """The candidates of a selection by their out-of-fold predictions.
 
     Args:
-        answers: of each kind `(S, N, C)` from its S members that answer every photograph. mean: one of MEANS.
-        years: whether the answers are years.
+        predictions: of each candidate `(S, N, C)`, from the S of its members that predict each row.
+        mean: one of MEANS.
+        years: whether the predictions are years.
     """
 
-    def __init__(self, answers: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
+    def __init__(self, predictions: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
         self.mean, self.years = mean, years
-        floor = 1.0 if years else SMALLEST  # as `voting.geometric_mean`
-        values = (each.astype(np.float64) for each in answers)
+        floor = 1.0 if years else SMALLEST  # as in `voting.geometric_mean`
+        values = (each.astype(np.float64) for each in predictions)
         scaled = (np.log(each.clip(floor)) if mean == "geometric" else each for each in values)
         self.values = np.stack([each.mean(axis=0) for each in scaled])  # (U, N, C)
 
-    def finished(self, values: np.ndarray) -> np.ndarray:
-        """Probabilities, or years, of what `values` add up to."""
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        """Return the probabilities or years of a weighted sum of `values`."""
         if self.mean == "arithmetic":
             return values
-        values = np.exp(values)
-        return values if self.years else values / values.sum(axis=-1, keepdims=True)
+        return np.exp(values) if self.years else softmax(values, axis=-1)
 
     def mix(self, weights: np.ndarray, rows: Rows = slice(None)) -> np.ndarray:
-        """`(n, C)`, the mean of all kinds with weights `(U,)`."""
-        return self.finished(np.tensordot(weights / weights.sum(), self.values[:, rows], axes=1))
+        """Return the mean of all candidates, `(n, C)`, with weights `(U,)`."""
+        return self.finish(np.tensordot(weights / weights.sum(), self.values[:, rows], axes=1))
 
 
-def greedy(library: Library, truth: Truth, rows: Rows = slice(None), *, picks: int = PICKS) -> np.ndarray:
-    """How often each kind is picked, `(U,) int64`: one after another, with replacement, whatever helps most.
+def select_greedily(library: Library, scorer: Scorer, rows: Rows = slice(None), *, picks: int = PICKS) -> np.ndarray:
+    """Return how often greedy selection with replacement picks each candidate, `(U,) int64`.
 
-    Of all prefixes of the picks it is the best one, of equals the shortest. Ensemble selection from libraries of models
-    (Caruana, Niculescu-Mizil, Crew and Ksikes 2004, doi 10.1145/1015330.1015432).
+    Each pick is the candidate that helps most. The result is the prefix of the picks that scores best, of equals the
+    shortest (Caruana, Niculescu-Mizil, Crew and Ksikes 2004, "Ensemble selection from libraries of models", doi
+    10.1145/1015330.1015432).
     """
     values = library.values[:, rows]
     total, counts, best, chosen = 0.0, np.zeros(len(values), np.int64), -np.inf, np.eye(len(values), dtype=np.int64)[0]
     for number in range(1, picks + 1):
-        scores = [truth.goodness(library.finished((total + each) / number), rows) for each in values]
+        scores = [scorer.goodness(library.finish((total + each) / number), rows) for each in values]
         pick = int(np.argmax(scores))
         total = total + values[pick]
         counts[pick] += 1
@@ -119,68 +119,42 @@ def greedy(library: Library, truth: Truth, rows: Rows = slice(None), *, picks: i
     return chosen
 
 
-def best_of(candidates: np.ndarray, library: Library, truth: Truth, rows: Rows = slice(None)) -> np.ndarray:
-    """The weights `(U,)` of `candidates (W, U)` that score best, of equals the first."""
-    return candidates[np.argmax([truth.goodness(library.mix(weights, rows), rows) for weights in candidates])]
+def select_best(weights: np.ndarray, library: Library, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:
+    """Return the row of `weights (W, U)` that scores best, of equals the first."""
+    return weights[np.argmax([scorer.goodness(library.mix(each, rows), rows) for each in weights])]
 
 
-def nested(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarray:
-    """`(N, C)` answers on the people of each group, as chosen on the people of all others.
+def cross_select(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarray:
+    """Return `(N, C)` predictions for each group of people by what was chosen on all other groups.
 
     Args:
-        choose: gets the rows to choose by, and returns what answers other rows. groups: `(N,)`, that of each row.
+        choose: gets the rows to choose by, and returns a function that predicts other rows.
+        groups: `(N,)`, the group of each row.
     """
     parts = [(np.flatnonzero(groups == group), np.flatnonzero(groups != group)) for group in np.unique(groups)]
     found = [(rows, choose(others)(rows)) for rows, others in parts]
-    answers = np.empty((len(groups), found[0][1].shape[1]))
+    predictions = np.empty((len(groups), found[0][1].shape[1]))
     for rows, part in found:
-        answers[rows] = part
-    return answers
+        predictions[rows] = part
+    return predictions
 
 
-# ------------------------------------------------------------------------------------------------ calibration
-
-
-def fit_offsets(probabilities: np.ndarray, truth: Truth, rows: Rows = slice(None)) -> np.ndarray:
-    """Offsets `(C,)` of the log probabilities of some rows that raise the monitored score, one class after another."""
+def fit_offsets(probabilities: np.ndarray, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:
+    """Return offsets `(C,)` of the log probabilities of some rows that raise the score, fitted class by class."""
     logits = np.log(probabilities.clip(SMALLEST))
     offsets = np.zeros(logits.shape[1])
     for number in list(range(len(offsets))) * SWEEPS:
         tried = np.tile(offsets, (len(OFFSETS), 1))
         tried[:, number] = OFFSETS
-        offsets = tried[np.argmax([truth.goodness(logits + each, rows) for each in tried])]
+        offsets = tried[np.argmax([scorer.goodness(logits + each, rows) for each in tried])]
     return offsets
 
 
 def fit_calibration(
-    probabilities: np.ndarray, truth: Truth, rows: Rows, *, temper: bool, move: bool
+    probabilities: np.ndarray, scorer: Scorer, rows: Rows, *, temper: bool, move: bool
 ) -> tuple[float, np.ndarray]:
-    """The temperature (1 unless it is to `temper`) and the offsets (0 unless to `move`) of answers on some rows."""
-    temperature = fit_temperature(probabilities, truth.labels[rows]) if temper else 1.0
+    """Return the temperature (1 without `temper`) and the offsets (0 without `move`) that fit some rows."""
+    temperature = fit_temperature(probabilities, scorer.labels[rows]) if temper else 1.0
     if not move:
         return temperature, np.zeros(probabilities.shape[1])
-    return temperature, fit_offsets(tempered(probabilities, temperature, 0.0), truth, rows)
-
-
-# ------------------------------------------------------------------------------------------------ several tasks
-
-
-def joint_part(task: str, answers: np.ndarray, rmse: float | None = None) -> tuple[str, np.ndarray]:
-    """What answers of a task, `(N, C)`, say for the 18 classes: of "main" or an attribute, with probabilities.
-
-    Years become shares of the age groups, as likely as years that are `rmse` off make them.
-    """
-    shares = age_group_shares(answers[:, 0], rmse) if TASKS[task].regression else answers
-    return TASKS[task].class_task, shares
-
-
-def joint_answers(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """`(N, 18)` from parts of `joint_part`: the mean of those of each task, joined by `metrics.join_probabilities`."""
-    means = {task: np.mean([each for name, each in parts if name == task], axis=0) for task, _ in parts}
-    return join_probabilities(means.pop("main", None), means)
-
-
-def is_enough(tasks: Iterable[str]) -> bool:
-    """Whether members of these tasks answer main together: one of main does, or those of all attributes."""
-    told = {TASKS[task].class_task for task in tasks}
-    return "main" in told or told >= set(ATTRIBUTES)
+    return temperature, fit_offsets(tempered(probabilities, temperature, 0.0), scorer, rows)

@@ -1,39 +1,49 @@
-"""Combining the members of an ensemble: three means and the vote."""
+"""Combine the predictions of several members: three means and a vote."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy.special import softmax
 
 from data.label_math import SMALLEST
 
 
 def arithmetic_mean(members: np.ndarray) -> np.ndarray:
-    """The mean over members: `(M, N, C)` to `(N, C)`."""
+    """Return the mean over members, from `(M, N, C)` to `(N, C)`."""
     return members.mean(axis=0)
 
 
 def geometric_mean(members: np.ndarray, *, years: bool = False, weights: np.ndarray | None = None) -> np.ndarray:
-    """The geometric mean over members, with weights `(M,)` if given, which need not sum to 1: `(M, N, C)` to `(N, C)`.
+    """Return the geometric mean over members, from `(M, N, C)` to `(N, C)`.
 
-    Probabilities are scaled so that each row sums to 1. Years are not, and those below one count as one.
+    Args:
+        members: probabilities, whose mean is scaled to sum to 1 in each row, or years.
+        years: whether the values are years; those below one count as one.
+        weights: `(M,)`; they need not sum to 1.
     """
     floor = 1.0 if years else SMALLEST
-    mean = np.exp(np.average(np.log(np.clip(members.astype(np.float64), floor, None)), axis=0, weights=weights))
-    return mean if years else mean / mean.sum(axis=1, keepdims=True)
+    mean = np.average(np.log(np.clip(members.astype(np.float64), floor, None)), axis=0, weights=weights)
+    return np.exp(mean) if years else softmax(mean, axis=1)
 
 
 def weighted_mean(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mean over members with weights `(M,)`, or `(M, N)` for each row, which need not sum to 1: `(M, N, C)` to
-    `(N, C)`."""
+    """Return the weighted mean over members, from `(M, N, C)` to `(N, C)`.
+
+    Args:
+        members: probabilities or years.
+        weights: `(M,)`, or `(M, N)` for each row; they need not sum to 1.
+    """
     if weights.ndim == 2:
         weights = np.broadcast_to(weights[:, :, None], members.shape)
     return np.average(members, axis=0, weights=weights)
 
 
-def member_weights(scores: list[float | None], *, higher_is_better: bool) -> np.ndarray | None:
-    """Weights `(M,)` that sum to 1, in proportion to the validation scores (to their inverse when lower is better).
+def member_weights(scores: Sequence[float | None], *, higher_is_better: bool) -> np.ndarray | None:
+    """Return weights `(M,)` in proportion to the validation scores, or to their inverse if lower is better.
 
-    None when a member's score is not known or all are zero: there is nothing to weigh by.
+    They sum to 1. Without a score for every member, or if all are zero, the result is None.
     """
     if any(score is None or not np.isfinite(score) for score in scores):
         return None
@@ -44,11 +54,36 @@ def member_weights(scores: list[float | None], *, higher_is_better: bool) -> np.
 
 
 def hard_vote(members: np.ndarray) -> np.ndarray:
-    """The class most members chose, `(M, N, C)` to `(N,) int64`.
+    """Return the class that most members predict, from `(M, N, C)` to `(N,) int64`.
 
-    A tie goes to the tied class with the larger mean probability, then to the lower class number.
+    Among tied classes the one with the larger mean probability wins, then the one with the lower number.
     """
     count, classes = members.shape[0], members.shape[2]
     votes = np.eye(classes, dtype=np.int64)[members.argmax(axis=2)].sum(axis=0)  # (N, C)
     tied = votes == votes.max(axis=1, keepdims=True)
     return np.where(tied, members.sum(axis=0) / count, -1.0).argmax(axis=1)
+
+
+def combine(
+    members: np.ndarray, method: str, *, scores: Sequence[float | None], higher_is_better: bool, years: bool
+) -> dict[str, np.ndarray]:
+    """Return the submissions of a method by file stem: `(N, C)` probabilities or years, or `(N,)` classes of a vote.
+
+    Args:
+        members: `(M, N, C)` predictions.
+        method: softvoting or hardvoting.
+        scores: the validation score of each member, if known.
+        higher_is_better: whether the highest score is the best.
+        years: whether the predictions are years.
+    """
+    if method == "hardvoting":
+        return {"submission_hardvoting": hard_vote(members)}
+    weights = member_weights(scores, higher_is_better=higher_is_better)
+    if weights is None:
+        print("Some members have no validation score above 0. The weighted mean is the arithmetic mean.")
+        weights = np.ones(len(members))
+    return {
+        "submission_arithmetic": arithmetic_mean(members),
+        "submission_geometric": geometric_mean(members, years=years),
+        "submission_weighted_mean": weighted_mean(members, weights),
+    }

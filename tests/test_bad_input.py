@@ -630,7 +630,7 @@ def answers(world):
     return dict(zip(table["ImageID"], table["ans"], strict=True))
 
 
-SKIPPED = r"1 of 3 photographs cannot be read and got the most usual answer of training: "
+SKIPPED = r"1 of 3 images cannot be read and got the most frequent answer of training: "
 
 
 @pytest.mark.parametrize("usual", ["female", "male"])
@@ -663,7 +663,7 @@ def test_bare_weights_lose_no_row_either(command, world, give):
     for path in (world.checkpoint, first_checkpoint(world.folds, 0), first_checkpoint(world.folds, 1)):
         bare(path, path)
     said = give(command, f"{SKIP} {BARE}", pattern=SKIPPED.split(" training")[0], code=0)
-    assert "answer of the others, since the weights know of no training" in said.out
+    assert "answer of the other images, since the weights come without training counts" in said.out
     told = answers(world)
     assert told.pop(world.ids[0]) in told.values()
 
@@ -683,7 +683,7 @@ def spoil_validation(world):
 
 @rows(
     Case("none that can be read", "train", r"None of the 12 images of --train-root can be read", spoil_all, SKIP),
-    Case("none that can be read", PREDICTION, r"None of the 3 photographs in .*images can be read", spoil_all, SKIP),
+    Case("none that can be read", PREDICTION, r"None of the 3 images in .*images can be read", spoil_all, SKIP),
     Case(
         "none to validate on that can be read",
         "train",

@@ -302,8 +302,8 @@ def test_answers_that_do_not_fit_into_half_precision_are_refused(train, predict,
     words = (*words, "--num-workers", 0, "--save-path", tmp_path / "prediction")
     told = run(*words, "--precision", "float16")
     assert told.code == 2
-    assert f"Not all answers of {checkpoint.name} are numbers when computed in torch.float16" in told.err
-    assert "pass --precision float32" in told.err
+    assert f"Predictions of {checkpoint.name} in torch.float16 are NaN or infinite." in told.err
+    assert "Pass --precision float32" in told.err
     assert not list((tmp_path / "prediction").rglob("*.csv"))
     assert run(*words, "--precision", "float32").code == 0
 
@@ -902,4 +902,4 @@ def test_a_fold_that_is_still_trained_is_not_in_the_summary(
     assert set(pd.read_csv(folder / "oof.csv")["fold"]) == {1}
     assert set(pd.read_csv(folder / "log.csv")["fold"]) == {0, 1}
     loading = ("--root", folder, "--top-k", 1, "--data-root", small_data.data_root, "--save-path", tmp_path / "p")
-    assert "Not all of" in run("submit_ensemble", *loading, "--num-workers", 0).out
+    assert "not fully trained" in run("submit_ensemble", *loading, "--num-workers", 0).out

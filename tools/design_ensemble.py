@@ -1,15 +1,49 @@
-"""Choose an ensemble by out-of-fold answers: python -m tools design_ensemble --task main --tta 2"""
+"""Select an ensemble from out-of-fold predictions: python -m tools design_ensemble --task main --tta 2"""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config import DesignConfig
+from data.tasks import TASKS
+from utils import UserError
 
 
 def run(config: DesignConfig) -> None:
-    """See `design.design_ensemble`. What is missing is told before torch is imported, which takes seconds."""
+    """Predict the people that each fold held out, choose an ensemble by the predictions, and write its recipe."""
     from storage.find_runs import find_runs
 
-    runs = find_runs(config.root, config.typed("task"))
-    from inference.ensemble_design import design_ensemble
+    folders = find_runs(config.root, config.typed("task"))
 
-    design_ensemble(config, runs)
+    # Torch takes seconds to import, so missing runs are reported before.
+    from data.label_math import make_targets
+    from inference import oof_members as oof
+    from inference.ensemble_design import design_ensemble
+    from inference.predict import PredictionSettings
+    from inference.selection import Scorer
+    from inference.submission import reserve_folder
+    from training.distributed import ALONE
+
+    trained = [oof.open_run(folder, top_k=config.top_k, views=config.tta) for folder in folders]
+    task = oof.find_common_task(trained)
+    if config.calibrate and TASKS[task].regression:
+        raise UserError(f"--calibrate needs classes, and task {task} has none. Leave it out.")
+    settings = PredictionSettings.choose(
+        ALONE,
+        device=config.device,
+        precision=config.precision,
+        views=config.tta,
+        batch_size=config.batch_size,
+        workers=config.num_workers,
+    )
+    roots = {"train_root": config.train_root, "valid_root": config.valid_root, "corrections": config.corrections}
+    data = oof.read_data(trained, **roots)
+    table = data.table if data.valid is None else data.valid
+    validation = oof.Validation(table, data.reader, settings)
+    scorer = Scorer(task, make_targets(table)[task], table["person"].to_numpy(str), seed=config.seed)
+    folder = Path(config.save_path) / task / (config.name or oof.name_recipe(trained, task))
+    with reserve_folder(folder):
+        runs = [oof.predict_out_of_fold(each, validation) for each in trained]
+        design_ensemble(
+            runs, validation, scorer, folder, top_k=config.top_k, soups=config.soups, calibrated=config.calibrate
+        )

@@ -14,9 +14,10 @@ import torch
 
 from analysis.metrics import SMALLEST, score, tempered
 from data.label_math import age_group_shares, join_probabilities
-from inference import ensemble_design as design
-from inference.selection import Truth
+from inference.oof_members import Validation
+from inference.selection import Scorer
 from storage.checkpoint import load_checkpoint, save_checkpoint
+from utils import file_digest
 
 NAME = "kfold-ensemble-VanillaTorchvision"
 
@@ -100,7 +101,7 @@ def test_what_a_design_leaves(runs, design_of):
     assert (table["behind_low"] <= 0)[table["mark"].str.contains("cheapest")].all()
     page = (place / "ensemble.html").read_text()
     assert f"{best['macro_f1']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in page
-    assert outcome.out.endswith(f"To look at: {place / 'ensemble.html'}\n")
+    assert outcome.out.endswith(f"Report: {place / 'ensemble.html'}\n")
     recipe = read(place)
     assert (recipe["task"], recipe["made"]["people"], recipe["made"]["images"]) == ("main", 12, 84)
     assert sum(member["weight"] for member in recipe["members"]) == pytest.approx(1)
@@ -118,13 +119,13 @@ def test_nobody_is_judged_by_a_member_that_was_trained_on_them(
     """With --valid-root as well, where every fold answers everybody there."""
     asked = []
 
-    def watched(asking, networks, members, table):
-        people = {str(part).split("_")[0] for part in (Path(image).parts[0] for image in table["image"])}
+    def watched(self, networks, members, task, rows):
+        people = {Path(image).parts[0].split("_")[0] for image in self.table["image"].iloc[rows]}
         asked.append((members[0].info, len(members), people))
-        return ask(asking, networks, members, table)
+        return predict(self, networks, members, task, rows)
 
-    ask = design._ask
-    monkeypatch.setattr(design, "_ask", watched)
+    predict = Validation.predict
+    monkeypatch.setattr(Validation, "predict", watched)
     if elsewhere:
         others = make_data(people=[make_person(f"9{k}", "female", 20 + 5 * k) for k in range(10)])
         runs = [train_run(small_data, tiny_training, tmp_path / "c", "--valid-root", others.train_root)]
@@ -163,10 +164,10 @@ def test_the_same_again_replaces_the_recipe_and_says_so(runs, design_of):
 
 def test_soups_are_means_of_a_folds_checkpoints(runs, design_of, monkeypatch):
     """Where no score is worse than another, every checkpoint stays in the soup and the soups take part."""
-    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows=slice(None): 0.5)
     outcome, place = design_of(runs[:1])
     assert outcome.code == 0, outcome.err
-    assert "(of 2, 2 checkpoints a fold) take part" in outcome.out
+    assert "(of 2, 2 checkpoints per fold) take part" in outcome.out
     soups = sorted((place / "soups").iterdir())
     assert len(soups) == 2
     for fold, path in enumerate(soups):
@@ -184,7 +185,7 @@ def test_soups_are_means_of_a_folds_checkpoints(runs, design_of, monkeypatch):
 
 
 def test_a_soups_scores_are_those_of_its_weights(runs, design_of, monkeypatch, run, small_data, tmp_path):
-    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows=slice(None): 0.5)
     outcome, place = design_of(runs[:1])
     assert outcome.code == 0, outcome.err
     path = sorted((place / "soups").iterdir())[1]
@@ -244,14 +245,13 @@ def test_a_submission_is_the_weighted_mean_of_its_members(runs, design_of, run, 
 
 
 def test_a_moved_ensemble_still_finds_its_soups(runs, design_of, monkeypatch, run, small_data, tmp_path):
-    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows=slice(None): 0.5)
+    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows=slice(None): 0.5)
     _, place = design_of(runs[:1])
     recipe = read(place)
     soups = [path.relative_to(place).as_posix() for path in sorted((place / "soups").iterdir())]
     member = recipe["members"][0]
     recipe["members"] = [
-        {**member, "file": soup, "digest": design.file_digest(place / soup), "fold": fold}
-        for fold, soup in enumerate(soups)
+        {**member, "file": soup, "digest": file_digest(place / soup), "fold": fold} for fold, soup in enumerate(soups)
     ]
     (place / "recipe.json").write_text(json.dumps(recipe))
     moved = place.rename(tmp_path / "moved")
@@ -271,7 +271,7 @@ def test_ages_are_designed_and_predicted(run, design_of, small_data, tiny_traini
     assert len(ages) == 5 and np.isfinite(ages).all()
     outcome, _ = design_of([folder], "--calibrate")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "--calibrate is for classes and task age has none" in outcome.err
+    assert "--calibrate needs classes, and task age has none" in outcome.err
 
 
 # ------------------------------------------------------------------------------------------------ several tasks
@@ -356,7 +356,7 @@ def test_a_recipe_whose_members_do_not_answer_its_task_is_refused(
     recipe["members"][0] |= changes
     (place / "recipe.json").write_text(json.dumps(recipe))
     outcome = submit(run, small_data, place, tmp_path / "p")
-    refused(outcome, "do not answer task main" if "joint" not in changes else "is damaged")
+    refused(outcome, "cannot predict main" if "joint" not in changes else "is damaged")
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
@@ -393,18 +393,18 @@ def change_config(folder, **changes):
 
 def test_runs_of_tasks_that_do_not_make_main_are_refused(attribute_runs, design_of):
     for tasks in (("mask", "gender"), ("ageg", "age"), ("gender", "age")):
-        told = "pass runs of one task, of mask, gender and ageg or age, or one of main"
+        told = "Pass runs of one task, of mask, gender and ageg or age, or one of main"
         refused(design_of([attribute_runs[task] for task in tasks])[0], told)
 
 
 def test_runs_of_different_labels_are_refused(runs, copied, design_of):
     change_config(copied, fingerprints={"labels": "other"})
-    refused(design_of([runs[0], copied])[0], "was trained on other photographs or labels than")
+    refused(design_of([runs[0], copied])[0], "was trained on other images or labels than")
 
 
 def test_labels_that_training_had_not_are_refused(runs, design_of, write_csv, tmp_path):
     fixes = write_csv(tmp_path / "fixes.csv", ["id", "age"], [["000001", 61]])
-    told = "pass --train-root and --corrections with what they were"
+    told = "Pass --train-root and --corrections with the data of the training"
     refused(design_of(runs[:1], "--corrections", fixes)[0], told)
 
 
@@ -413,12 +413,12 @@ def test_photographs_that_changed_since_are_refused_and_moved_ones_found(runs, d
     shutil.copytree(small_data.train_root, moved)
     assert design_of(runs[:1], "--train-root", moved)[0].code == 0
     next(moved.glob("*/normal.jpg")).unlink()
-    refused(design_of(runs[:1], "--train-root", moved)[0], "holds other photographs or labels than")
+    refused(design_of(runs[:1], "--train-root", moved)[0], "holds other images or labels than")
 
 
 def test_a_run_that_is_not_whole_is_refused(copied, design_of):
     shutil.rmtree(copied / "fold01")
-    refused(design_of([copied])[0], "is not trained to its end: fold 1.")
+    refused(design_of([copied])[0], "Fold 1 of")
 
 
 def test_a_split_that_was_changed_is_refused(copied, design_of):
@@ -434,7 +434,7 @@ def test_members_of_another_split_are_refused(copied, design_of):
         network = info.build()
         network.load_state_dict(weights)
         save_checkpoint(path, network, replace(info, split_fingerprint="other"))
-    refused(design_of([copied])[0], "so it may have been trained on the people it would be judged by")
+    refused(design_of([copied])[0], "it may have been trained on the people it would be scored on")
 
 
 @pytest.mark.parametrize("how", ["changed", "gone", "task"])
@@ -447,11 +447,11 @@ def test_a_checkpoint_that_is_not_the_recipes_is_refused(how, copied, design_of,
     if how == "gone":
         path.unlink()
     outcome = submit(run, small_data, place, tmp_path / "p", *(("--task", "mask") if how == "task" else ()))
-    told = {"changed": "is not the checkpoint that", "gone": "There is no checkpoint file", "task": "not mask"}
+    told = {"changed": "is not the checkpoint of", "gone": "There is no checkpoint file", "task": "not mask"}
     refused(outcome, told[how])
     assert not (tmp_path / "p").exists()
 
 
 def test_options_against_a_recipe_are_refused(run, tmp_path):
     for words in (("--tta", 2), ("--top-k", 1), ("--folds", 0), ("--method", "hard"), ("--root", tmp_path)):
-        refused(run("submit_ensemble", "--recipe", "x.json", *words), f"leave out {words[0]}")
+        refused(run("submit_ensemble", "--recipe", "x.json", *words), f"--recipe already sets {words[0]}. Leave it out.")

@@ -1,4 +1,4 @@
-"""Members that see photographs otherwise (size, cut, normalisation) in one prediction."""
+"""Predict with members of different size, crop and normalisation, and with unreadable images."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+from PIL import Image
 
-from config import SingularConfig
-from data.image_cache import ImageReader
+from cli.command import Context
+from data import images
 from data.prediction_files import read_prediction_list
 from inference import predict as prediction
-from inference.predict import write_prediction
+from inference.predict import Prediction, PredictionSettings, predict_images
+from inference.submission import reserve_folder
 from storage.checkpoint import save_checkpoint
 from storage.members import Member, open_member
+from training import engine
+from training.distributed import ALONE
+from utils import UserError
 
 VIEWS = 3
 
@@ -39,40 +43,36 @@ def members(small_data, tiny_training, tmp_path_factory) -> list[Member]:
 
 
 @pytest.fixture
-def predict(small_data, tmp_path):
-    def answers(members: list[Member], name: str, at_once: int = 0) -> list[np.ndarray]:
-        """What each member's file says, in their order."""
-        options = {"data_root": str(small_data.data_root), "save_path": str(tmp_path), "tta": VIEWS, "num_workers": 0}
-        config = SingularConfig(**options, device="cpu", batch_size=6)
-        folds = [replace(member, fold=number) for number, member in enumerate(members)]
-        photographs = read_prediction_list(config.data_root)
-        write_prediction(config, folds, photographs, name, method="softvoting", at_once=at_once)
-        files = sorted((tmp_path / "main" / name / "members").glob("*.csv"))
-        assert len(files) == len(members)
-        return [pd.read_csv(path).drop(columns="ImageID").to_numpy() for path in files]
+def predict(small_data):
+    def answers(members: list[Member], at_once: int = 0, **settings) -> Prediction:
+        """Predict the images of `small_data` in three views."""
+        settings = {"views": VIEWS, "batch_size": 6, "workers": 0, "members_at_once": at_once, **settings}
+        settings = PredictionSettings.choose(ALONE, device="cpu", precision="auto", **settings)
+        images = read_prediction_list(small_data.data_root)
+        return predict_images(members, ["main"] * len(members), images, settings, Context("test"))
 
     return answers
 
 
 @pytest.mark.parametrize("at_once", [0, 1, 3])
-def test_each_member_answers_as_by_itself(at_once, members, predict):
-    alone = [predict([member], f"alone{number}")[0] for number, member in enumerate(members)]
-    together = predict(members, "together", at_once)
-    for one, other in zip(alone, together, strict=True):
+def test_each_member_predicts_as_by_itself(at_once, members, predict):
+    alone = [predict([member]).probabilities[0] for member in members]
+    for one, other in zip(alone, predict(members, at_once).probabilities, strict=True):
         assert np.abs(one - other).max() < 1e-6
-    assert np.abs(alone[2] - alone[3]).max() > 1e-6  # the normalisation is seen
+    assert np.abs(alone[2] - alone[3]).max() > 1e-6  # the normalisation matters
 
 
-def test_a_photograph_is_read_once_and_a_view_made_once_for_all_that_see_it(members, predict, monkeypatch):
-    read, made = [], []
+@pytest.fixture
+def counted(monkeypatch):
+    """The images that are decoded, and the views that are made."""
+    decoded, made = [], []
 
-    class Counted(ImageReader):
-        def read(self, path):
-            read.append(Path(path).name)
-            return super().read(path)
+    def read(image, side=None):
+        decoded.append(Path(image.filename).name)
+        return to_rgb(image, side)
 
-    def counted(*args, **kwargs):
-        transform = build(*args, **kwargs)
+    def build(*args, **kwargs):
+        transform = build_transform(*args, **kwargs)
 
         def cut(image, view, key):
             made.append((args, tuple(kwargs.items()), view, key))
@@ -81,9 +81,72 @@ def test_a_photograph_is_read_once_and_a_view_made_once_for_all_that_see_it(memb
         cut.max_views = transform.max_views
         return cut
 
-    build = prediction.build_transform
-    monkeypatch.setattr(prediction, "ImageReader", Counted)
-    monkeypatch.setattr(prediction, "build_transform", counted)
-    predict([*members, *members], "twice", 3)
-    assert len(read) == len(set(read)) == 5
+    to_rgb, build_transform = images._to_rgb, prediction.build_transform
+    monkeypatch.setattr(images, "_to_rgb", read)
+    monkeypatch.setattr(prediction, "build_transform", build)
+    return decoded, made
+
+
+def test_an_image_is_decoded_once_and_a_view_made_once(members, predict, counted):
+    decoded, made = counted
+    predict([*members, *members], 3)
+    assert len(decoded) == len(set(decoded)) == 5
     assert len(made) == len(set(made)) == 4 * VIEWS * 5
+
+
+@pytest.fixture
+def unreadable(small_data, monkeypatch):
+    """The second and the fourth image cannot be read."""
+
+    def open_image(path, *args, **kwargs):
+        if Path(path).name in names:
+            raise OSError(f"{Path(path).name} is damaged")
+        return image_open(path, *args, **kwargs)
+
+    names, image_open = list(small_data.eval_ids[1:4:2]), Image.open
+    monkeypatch.setattr(Image, "open", open_image)
+    return names
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_unreadable_images_are_named_at_once(
+    workers, members, predict, unreadable, monkeypatch
+):
+    ran = []
+    answer = engine.predict_task
+    monkeypatch.setattr(engine, "predict_task", lambda outputs, task: ran.append(1) or answer(outputs, task))
+    with pytest.raises(UserError) as caught:
+        predict(members[:1], batch_size=VIEWS, workers=workers)
+    lines = str(caught.value).splitlines()
+    assert all(f"{name} is damaged" in line for name, line in zip(unreadable, lines, strict=True))
+    assert "--on-bad-image skip" in lines[-1]
+    assert len(ran) == 1  # of the batches of one image the first
+
+
+def test_skipped_images_get_the_usual_class_and_the_others_keep_their_answers(members, predict, unreadable, counted):
+    found = predict(members[:1], on_bad_image="skip")
+    decoded, _ = counted
+    assert len(decoded) == len(set(decoded)) == 3
+    assert list(found.unreadable) == unreadable
+    usual = np.argmax(members[0].info.training_counts["main"])
+    assert found.probabilities[0][[1, 3]].tolist() == [np.eye(18)[usual].tolist()] * 2
+
+
+def test_the_largest_image_to_read(members, predict):
+    with pytest.raises(UserError, match=r"(?s)(more than --max-megapixels 0.001.*){5}"):
+        predict(members[:1], max_megapixels=0.001)
+    with pytest.raises(UserError, match="None of the 5 images in"):
+        predict(members[:1], max_megapixels=0.001, on_bad_image="skip")
+
+
+def test_a_reserved_folder_is_removed_if_nothing_comes_of_it(tmp_path):
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "new" / "members", tmp_path / "old" / "members"):
+        with pytest.raises(UserError), reserve_folder(folder):
+            assert folder.is_dir()
+            raise UserError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    with pytest.raises(UserError), reserve_folder(tmp_path / "new"):
+        (tmp_path / "new" / "file").touch()
+        raise UserError
+    assert (tmp_path / "new" / "file").is_file()

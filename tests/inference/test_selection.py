@@ -12,7 +12,16 @@ from analysis.intervals import Estimate, in_words
 from analysis.metrics import fit_temperature, score, tempered
 from inference import voting
 from inference.recipe import Recipe, read_recipe
-from inference.selection import PICKS, Library, Truth, best_of, fit_calibration, fit_offsets, greedy, nested
+from inference.selection import (
+    PICKS,
+    Library,
+    Scorer,
+    cross_select,
+    fit_calibration,
+    fit_offsets,
+    select_best,
+    select_greedily,
+)
 from utils import UserError
 
 RECIPE = {
@@ -25,9 +34,9 @@ RECIPE = {
 
 
 def of_gender(labels, *kinds, mean="arithmetic"):
-    """A truth of one photograph a person, and kinds by what each gives to class 1."""
+    """A scorer of one photograph a person, and kinds by what each gives to class 1."""
     answers = [np.stack([1 - np.array(ones), np.array(ones)], axis=1)[None] for ones in kinds]
-    return Truth("gender", np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
+    return Scorer("gender", np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
 
 
 def noise(task, people, kinds, seed):
@@ -35,7 +44,7 @@ def noise(task, people, kinds, seed):
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(2, size=people), 4)
     answers = random.dirichlet(np.ones(2), size=(kinds, 1, len(labels)))
-    return Truth(task, labels, np.repeat(np.arange(people), 4), seed=seed), Library(answers, "arithmetic", years=False)
+    return Scorer(task, labels, np.repeat(np.arange(people), 4), seed=seed), Library(answers, "arithmetic", years=False)
 
 
 # ------------------------------------------------------------------------------------------------ scores
@@ -46,20 +55,20 @@ def test_goodness_is_the_monitored_score(task):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=50) if task == "mask" else random.uniform(1, 90, size=50)
     answers = random.dirichlet(np.ones(3), size=50) if task == "mask" else random.uniform(1, 90, size=(50, 1))
-    truth = Truth(task, labels, np.arange(50), seed=0)
+    scorer = Scorer(task, labels, np.arange(50), seed=0)
     rows = np.arange(0, 50, 2)
     expected = score(task, answers[rows], labels[rows])
-    assert truth.goodness(answers[rows], rows) == pytest.approx(
+    assert scorer.goodness(answers[rows], rows) == pytest.approx(
         expected["macro_f1"] if task == "mask" else -expected["rmse"]
     )
 
 
 def test_fewer_years_of_error_are_a_gain():
     labels = np.linspace(10, 80, 40)
-    truth = Truth("age", labels, np.arange(40), seed=0)
-    near, far = (truth.measure(labels[:, None] + off * (-1) ** np.arange(40)[:, None]) for off in (2, 5))
-    assert vars(truth.gain(near, far)) == pytest.approx({"value": 3, "low": 3, "high": 3})
-    assert truth.gain(far, near).high < 0
+    scorer = Scorer("age", labels, np.arange(40), seed=0)
+    near, far = (scorer.measure(labels[:, None] + off * (-1) ** np.arange(40)[:, None]) for off in (2, 5))
+    assert vars(scorer.gain(near, far)) == pytest.approx({"value": 3, "low": 3, "high": 3})
+    assert scorer.gain(far, near).high < 0
 
 
 @pytest.mark.parametrize(
@@ -80,29 +89,29 @@ def test_a_gain_in_words(gain, words):
 
 def test_greedy_selection_by_hand():
     """Two of the first kind and one of the second get both photographs right; no kind and no pair does."""
-    truth, library = of_gender([0, 1], [0.3, 0.45], [0.8, 0.9], [0.9, 0.1])
-    assert greedy(library, truth).tolist() == [2, 1, 0]
-    assert truth.goodness(library.mix(np.array([2, 1, 0]))) == 1
+    scorer, library = of_gender([0, 1], [0.3, 0.45], [0.8, 0.9], [0.9, 0.1])
+    assert select_greedily(library, scorer).tolist() == [2, 1, 0]
+    assert scorer.goodness(library.mix(np.array([2, 1, 0]))) == 1
 
 
 def test_of_equal_prefixes_the_shortest_is_taken():
-    truth, library = of_gender([0, 1], [0.8, 0.2], [0.1, 0.9])
-    assert greedy(library, truth).tolist() == [0, 1]
+    scorer, library = of_gender([0, 1], [0.8, 0.2], [0.1, 0.9])
+    assert select_greedily(library, scorer).tolist() == [0, 1]
 
 
 def test_the_best_prefix_is_taken_where_further_picks_do_harm(monkeypatch):
-    truth, library = of_gender([0, 1], [0.1, 0.9], [0.2, 0.8])
+    scorer, library = of_gender([0, 1], [0.1, 0.9], [0.2, 0.8])
     told = iter([0.5, 0.6, 0.9, 0.7] + [0.1, 0.2] * PICKS)  # the second kind, then the first, then what does harm
-    monkeypatch.setattr(Truth, "goodness", lambda self, answers, rows: next(told))
-    assert greedy(library, truth).tolist() == [1, 1]
+    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows: next(told))
+    assert select_greedily(library, scorer).tolist() == [1, 1]
 
 
 def test_greedy_selection_looks_at_its_rows_alone():
-    truth, library = of_gender([0, 1, 0, 1], [0.1, 0.9, 0.9, 0.1], [0.9, 0.1, 0.1, 0.9])
-    assert greedy(library, truth, np.array([0, 1])).tolist() == [1, 0]
-    assert greedy(library, truth, np.array([2, 3])).tolist() == [0, 1]
+    scorer, library = of_gender([0, 1, 0, 1], [0.1, 0.9, 0.9, 0.1], [0.9, 0.1, 0.1, 0.9])
+    assert select_greedily(library, scorer, np.array([0, 1])).tolist() == [1, 0]
+    assert select_greedily(library, scorer, np.array([2, 3])).tolist() == [0, 1]
     candidates = np.array([[1.0, 1.0], [0.0, 1.0]])
-    assert best_of(candidates, library, truth, np.array([2, 3])).tolist() == [0, 1]
+    assert select_best(candidates, library, scorer, np.array([2, 3])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
@@ -135,25 +144,27 @@ def test_nobody_is_scored_by_what_was_chosen_on_them():
         seen.append(set(rows))
         return lambda others: np.array([[row, len(rows)] for row in others])
 
-    answers = nested(choose, groups)
+    answers = cross_select(choose, groups)
     assert answers[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert seen == [{0, 2, 4}, {0, 1, 3, 4}, {1, 2, 3}]
 
 
 def test_people_are_in_one_group_each():
-    truth = noise("gender", 40, 1, seed=0)[0]
-    assert all(len(set(truth.groups[truth.people == person])) == 1 for person in range(40))
-    assert len(set(truth.groups)) == 10
+    scorer = noise("gender", 40, 1, seed=0)[0]
+    assert all(len(set(scorer.groups[scorer.people == person])) == 1 for person in range(40))
+    assert len(set(scorer.groups)) == 10
 
 
 def test_noise_gains_nothing_on_others():
     same, others = [], []
     for seed in range(30):
-        truth, library = noise("gender", 40, 6, seed)
-        plain = truth.goodness(library.mix(np.ones(6)))
-        honest = nested(lambda rows, t=truth, lib=library: partial(lib.mix, greedy(lib, t, rows)), truth.groups)
-        same.append(truth.goodness(library.mix(greedy(library, truth))) - plain)
-        others.append(truth.goodness(honest) - plain)
+        scorer, library = noise("gender", 40, 6, seed)
+        plain = scorer.goodness(library.mix(np.ones(6)))
+        honest = cross_select(
+            lambda rows, s=scorer, lib=library: partial(lib.mix, select_greedily(lib, s, rows)), scorer.groups
+        )
+        same.append(scorer.goodness(library.mix(select_greedily(library, scorer))) - plain)
+        others.append(scorer.goodness(honest) - plain)
     assert np.mean(same) > 0.04
     assert abs(np.mean(others)) < 0.02
 
@@ -173,17 +184,17 @@ def test_offsets_put_a_class_right_that_is_answered_too_often():
     labels = np.repeat([0, 1, 2], 100)
     logits = 2 * np.eye(3)[labels] + random.normal(size=(300, 3))
     probabilities = tempered(np.exp(logits), 1.0, np.array([1.5, 0, 0]))
-    truth = Truth("mask", labels, np.arange(300), seed=0)
-    offsets = fit_offsets(probabilities, truth)
+    scorer = Scorer("mask", labels, np.arange(300), seed=0)
+    offsets = fit_offsets(probabilities, scorer)
     moved = tempered(probabilities, 1.0, offsets)
     assert offsets[0] < offsets[1:].min() - 0.7
-    assert truth.goodness(moved) > truth.goodness(probabilities) + 0.05
+    assert scorer.goodness(moved) > scorer.goodness(probabilities) + 0.05
 
 
 def test_where_nothing_helps_offsets_are_zero():
-    truth, library = of_gender([0, 1], [0.1, 0.9])
-    assert fit_offsets(library.mix(np.ones(1)), truth).tolist() == [0, 0]
-    temperature, offsets = fit_calibration(library.mix(np.ones(1)), truth, slice(None), temper=False, move=False)
+    scorer, library = of_gender([0, 1], [0.1, 0.9])
+    assert fit_offsets(library.mix(np.ones(1)), scorer).tolist() == [0, 0]
+    temperature, offsets = fit_calibration(library.mix(np.ones(1)), scorer, slice(None), temper=False, move=False)
     assert (temperature, offsets.tolist()) == (1, [0, 0])
 
 
@@ -216,16 +227,16 @@ def test_a_recipe_calibrates(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": 2}, "is of recipe format 2; this toolkit reads 1"),
-        ({"members": []}, "its weights cannot be"),
-        ({"members": [{**RECIPE["members"][0], "weight": -1}]}, "its weights cannot be"),
+        ({"format": 2}, "has recipe format 2; this toolkit reads 1"),
+        ({"members": []}, "invalid weights"),
+        ({"members": [{**RECIPE["members"][0], "weight": -1}]}, "invalid weights"),
         ({"members": [{**RECIPE["members"][0], "weight": "much"}]}, "is damaged (ValueError"),
         ({"members": [{"task": "gender", "weight": 1}]}, "is damaged (KeyError"),
         ({"members": [{**RECIPE["members"][0], "task": "mask"}]}, "has members of task mask"),
         ({"members": 5}, "is damaged (TypeError"),
-        ({"mean": "harmonic"}, "its mean cannot be"),
-        ({"tta": 0}, "its tta cannot be"),
-        ({"temperature": 0}, "its temperature cannot be"),
+        ({"mean": "harmonic"}, "invalid mean"),
+        ({"tta": 0}, "invalid tta"),
+        ({"temperature": 0}, "invalid temperature"),
         ({"temperature": None}, "is damaged (TypeError"),
         ({"offsets": [1.0]}, "is damaged (ValueError"),
         ({"offsets": [1.0, None]}, "is damaged (TypeError"),

@@ -1,0 +1,340 @@
+"""The members of K-fold runs and their out-of-fold predictions: each image is predicted by folds that held it out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from config import TrainConfig
+from data.image_cache import ImageReader
+from data.images import needed_side
+from data.prepare import Data, prepare_images, read_tables
+from data.split import Fold, Split
+from data.tasks import TASKS
+from inference.predict import PredictionSettings, build_transforms, check_finite, load_networks
+from inference.recipe import covers_main, join_parts, make_part
+from storage.find_runs import checkpoint_files
+from storage.members import Member, find_members
+from storage.run_folder import KFOLD, RunFolder
+from training.engine import predict
+from utils import UserError, shorten_list
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A finished K-fold run.
+
+    Args:
+        folder: its folder.
+        config: its options.
+        folds: the people of each fold.
+        members: of each fold, best first.
+    """
+
+    folder: RunFolder
+    config: TrainConfig
+    folds: list[Fold]
+    members: list[list[Member]]
+
+    @property
+    def task(self) -> str:
+        """Return the task of the run."""
+        return self.config.task
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables."""
+        return str(self.folder.path)
+
+    @property
+    def label(self) -> str:
+        """Return a short name, for tables with the folder in another place."""
+        return self.folder.name
+
+    @property
+    def passes(self) -> int:
+        """Return the number of networks that predict a new image, of each rank."""
+        return len(self.folds)
+
+    def of_rank(self, rank: int) -> list[Member]:
+        """Return the members of a rank, one of each fold."""
+        return [fold[rank] for fold in self.members]
+
+    def seat(self, fold: int) -> int:
+        """Return which of the predictions of an image is that of a fold; see `OofRun`."""
+        return fold if self.config.valid_root else 0
+
+    def error(self, rank: int) -> float | None:
+        """Return the error in years (RMSE) of the members of a rank; None for a run with classes."""
+        if not TASKS[self.task].regression:
+            return None
+        return float(np.mean([member.info.scores["rmse"] for member in self.of_rank(rank)]))
+
+
+@dataclass(frozen=True, eq=False)
+class OofRun(TrainedRun):
+    """A run with its out-of-fold predictions.
+
+    Args:
+        rows: the images that each fold validates.
+        answers: `(S, R, V, N, C)`: S folds predict each image, all of them with --valid-root and else one, with R
+            members each, best first, in V views.
+        seconds: what a network takes for a view.
+    """
+
+    rows: Sequence[np.ndarray]
+    answers: np.ndarray
+    seconds: float
+
+    @property
+    def cost(self) -> float:
+        """Return the seconds that the networks of a rank take for a view."""
+        return self.passes * self.seconds
+
+    def ranked(self, views: int) -> np.ndarray:
+        """Return the mean predictions over the first views, `(R, S, N, C)`."""
+        return self.answers[:, :, :views].mean(axis=2).swapaxes(0, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class JointRun:
+    """Runs of several tasks that predict main together: each attribute by the run that was trained on it.
+
+    Args:
+        base: the run of main that predicts the other attributes; None if all have a run.
+        parts: the runs of attributes.
+    """
+
+    base: OofRun | None
+    parts: list[OofRun]
+
+    @property
+    def runs(self) -> list[OofRun]:
+        """Return all runs."""
+        return [self.base, *self.parts] if self.base else self.parts
+
+    @property
+    def name(self) -> str:
+        """Return the name in tables."""
+        return " with ".join(run.name for run in self.runs)
+
+    @property
+    def label(self) -> str:
+        """Return a short name, for tables with the folders in another place."""
+        return " with ".join(run.task for run in self.runs)
+
+    @property
+    def passes(self) -> int:
+        """Return the number of networks that predict a new image, of each rank."""
+        return sum(run.passes for run in self.runs)
+
+    @property
+    def cost(self) -> float:
+        """Return the seconds that the networks of a rank take for a view."""
+        return sum(run.cost for run in self.runs)
+
+    def of_rank(self, rank: int) -> list[Member]:
+        """Return the members of a rank, one of each fold of each run."""
+        return [member for run in self.runs for member in run.of_rank(rank)]
+
+    def ranked(self, views: int) -> np.ndarray:
+        """Return the joint mean predictions of each rank over the first views, `(R, 1, N, 18)`."""
+        found = [[] for _ in range(self.runs[0].answers.shape[1])]
+        for run in self.runs:
+            answers = run.ranked(views).mean(axis=1)  # over the folds that predict an image
+            for rank, (parts, each) in enumerate(zip(found, answers, strict=True)):
+                parts.append(make_part(run.task, each, run.error(rank)))
+        return np.stack([join_parts(parts) for parts in found])[:, None]
+
+
+AnyRun = OofRun | JointRun
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Members that are selected together: those of one rank of all folds, or the soups of the folds.
+
+    Args:
+        run: their run.
+        rank: their rank; None for soups.
+        members: the members.
+        answers: their out-of-fold predictions, `(S, N, C)`.
+    """
+
+    run: AnyRun
+    rank: int | None
+    members: list[Member]
+    answers: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.run.name}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
+
+
+def open_run(folder: RunFolder, *, top_k: int, views: int) -> TrainedRun:
+    """Return a run with the best `top_k` members of each fold.
+
+    Raises:
+        UserError: it is not finished, or it is not certain which people its members were trained on.
+    """
+    trained, split = folder.read_config(), folder.read_split()
+    try:
+        folds = [Fold(fold["train"], fold["valid"]) for fold in split["folds"]]
+        sound = Split(trained.seed, folds, []).fingerprint == split["fingerprint"]
+        sound &= not any(set(fold.train) & set(fold.valid) for fold in folds)
+    except (KeyError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(f"{folder.split} is damaged. Restore the split.json of the training.")
+    missing = folder.unfinished() or [k for k in range(len(folds)) if not checkpoint_files(folder.fold(k))]
+    if missing:
+        raise UserError(f"Fold {shorten_list(missing)} of {folder.path} is not finished. Train it with --resume.")
+    members = find_members(folder, top_k=top_k, folds=range(len(folds)))
+    build_transforms(members, views)  # raises an error if a transform has fewer views
+    for member in members:
+        if member.info.split_fingerprint != split["fingerprint"]:
+            raise UserError(
+                f"{member.path} has split {member.info.split_fingerprint}, but {folder.split} has "
+                f"{split['fingerprint']}: it may have been trained on the people it would be scored on. Use the "
+                "checkpoints of one run."
+            )
+    if trained.load_state_dict:
+        print(
+            f"{folder.path} started from {trained.load_state_dict}. Its scores are too high if those weights were "
+            "trained on the same people."
+        )
+    return TrainedRun(folder, trained, folds, [[m for m in members if m.fold == k] for k in range(len(folds))])
+
+
+def find_common_task(runs: Sequence[TrainedRun]) -> str:
+    """Return the task of all runs, or main if their tasks cover it together."""
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    if len(tasks) > 1 and not covers_main(tasks):
+        raise UserError(
+            f"The runs have the tasks {' and '.join(tasks)}, which do not make the classes of main. Pass runs of one "
+            "task, of mask, gender and ageg or age, or one of main with them."
+        )
+    return tasks[0] if len(tasks) == 1 else "main"
+
+
+def name_recipe(runs: Sequence[TrainedRun], task: str) -> str:
+    """Return a name for a recipe: the networks of its runs, with their task if it is another one."""
+    names = [run.folder.name.removeprefix(KFOLD) for run in runs]
+    tasks = ["" if run.task == task else f"{run.task}-" for run in runs]
+    return "+".join(dict.fromkeys(own + name for own, name in zip(tasks, names, strict=True)))
+
+
+def read_data(
+    runs: Sequence[TrainedRun],
+    *,
+    train_root: str | Path | None = None,
+    valid_root: str | Path | None = None,
+    corrections: str | Path | None = None,
+) -> Data:
+    """Return the images that all runs were trained on.
+
+    Args:
+        runs: the runs.
+        train_root, valid_root, corrections: where the data are now; None for the place at the time of the training.
+
+    Raises:
+        UserError: the runs were trained on different data, or the data have changed.
+    """
+    first = runs[0]
+    prints = [run.folder.fingerprints().get("labels") for run in runs]
+    for run, found in zip(runs, prints, strict=True):
+        if found != prints[0]:
+            raise UserError(
+                f"{run.name} was trained on other images or labels than {first.name} (fingerprints {found} and "
+                f"{prints[0]}). Pass runs on the same data."
+            )
+    config = first.config
+    tables = read_tables(
+        train_root=train_root or config.train_root,
+        valid_root=valid_root or config.valid_root,
+        corrections=corrections or config.corrections,
+        cv=config.cv,
+        seed=config.seed,
+    )
+    side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
+    limits = {"max_megapixels": config.max_megapixels, "on_bad_image": config.on_bad_image}
+    data = prepare_images(tables, side=side, cache="ram", **limits)
+    if data.fingerprint != prints[0]:
+        raise UserError(
+            f"{train_root or config.train_root} holds other images or labels than {first.name} was trained on "
+            f"(fingerprints {data.fingerprint} and {prints[0]}): files were added, lost or became unreadable, or "
+            "train.csv or the corrections changed. Pass --train-root and --corrections with the data of the training."
+        )
+    if any(run.folds != first.folds for run in runs):
+        print("The runs split the people differently. Each is scored on the people that its own folds held out.")
+    return data
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """The images that folds validate, and how they are predicted.
+
+    Args:
+        table: one row per image.
+        reader: reads them.
+        settings: how they are predicted.
+    """
+
+    table: pd.DataFrame
+    reader: ImageReader
+    settings: PredictionSettings
+
+    def predict(
+        self, networks: Sequence[nn.Module], members: Sequence[Member], task: str, rows: np.ndarray
+    ) -> np.ndarray:
+        """Return the predictions of each member's network for each view of some rows, `(M, n, V, C)`."""
+        table, settings = self.table.iloc[rows], self.settings
+        transforms = build_transforms(members, settings.views)
+        kinds = list(dict.fromkeys(transforms))
+        loader = settings.loader(table["path"].tolist(), table["image"].tolist(), kinds, self.reader)
+        seen = [kinds.index(transform) for transform in transforms]
+        return predict(networks, loader, task, settings.device, kinds=seen, apart=True, dist=settings.dist)
+
+
+def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
+    """Return a run with the predictions of each fold's members for the people that the fold validates, and no others.
+
+    Raises:
+        UserError: the split does not validate every person once, or predictions are not finite.
+    """
+    table, settings = validation.table, validation.settings
+    rows = [np.flatnonzero(table["person"].isin(fold.valid)) for fold in run.folds]
+    seats = len(run.folds) if run.config.valid_root else 1
+    if (np.bincount(np.concatenate(rows), minlength=len(table)) != seats).any():
+        raise UserError(f"{run.folder.split} does not validate every person once. Restore that of the training.")
+    shape = (seats, len(run.members[0]), settings.views, len(table), TASKS[run.task].outputs)
+    answers, passes, seconds = np.empty(shape, np.float32), 0, 0.0
+    for fold, (own, members) in enumerate(zip(rows, run.members, strict=True)):
+        networks = load_networks(members, settings.device, settings.dtype, len(members))
+        start = time.perf_counter()
+        found = validation.predict(networks, members, run.task, own)
+        seconds += time.perf_counter() - start
+        passes += found[..., 0].size
+        check_finite(found, members, settings.dtype)
+        answers[run.seat(fold)][:, :, own] = found.swapaxes(1, 2)
+    print(f"{run.name}: {passes} predictions of the people that each fold held out, {passes / seconds:.0f} per second.")
+    return OofRun(**vars(run), rows=rows, answers=answers, seconds=seconds / passes)
+
+
+def join_runs(runs: Sequence[OofRun]) -> list[JointRun]:
+    """Return the ways to predict main with runs of other tasks, one per attribute: alone, and with each run of main."""
+    by_attribute: dict[str, list[OofRun]] = {}
+    for run in runs:
+        if run.task != "main":
+            by_attribute.setdefault(TASKS[run.task].class_task, []).append(run)
+    if not by_attribute:
+        return []
+    bases: list[OofRun | None] = [None] if covers_main(by_attribute) else []
+    bases += [run for run in runs if run.task == "main"]
+    return [JointRun(base, list(parts)) for base in bases for parts in product(*by_attribute.values())]

@@ -1,0 +1,178 @@
+"""Write the files of a prediction: submissions, probabilities of the members, prediction.json, unreadable.csv."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data.label_math import predicted_class
+from data.tasks import TASKS
+from inference.predict import Prediction, has_training_counts
+from storage.members import Member
+from storage.run_folder import UNREADABLE_LIST, RunFolder
+from utils import (
+    UserError,
+    make_folder,
+    process_number,
+    read_json,
+    remove_leftovers,
+    shorten_list,
+    write_json,
+    write_text,
+)
+
+
+def name_prediction(place: Path, member: Member) -> str:
+    """Return the folder name for the prediction of a single checkpoint, or of the best one in the folder of a run."""
+    trained = member.info.config
+    if place.is_dir():
+        return place.name
+    if trained is None:
+        return place.stem
+    name = RunFolder.of("", member.info.task, member.info.model_type, cv=trained["cv"]).name
+    return name if trained["cv"] == 1 else f"{name}-fold{member.info.fold:02d}-{place.stem}"
+
+
+@contextmanager
+def reserve_folder(folder: Path) -> Iterator[None]:
+    """Create a folder, to fail early if that is impossible, and remove it if the block raises and nothing is in it.
+
+    Only the main process does so.
+    """
+    if process_number():
+        yield
+        return
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        for each in missing:
+            with suppress(OSError):  # it is not empty
+                each.rmdir()
+        raise
+
+
+def write_prediction(
+    folder: Path,
+    task: str,
+    prediction: Prediction,
+    submissions: Mapping[str, np.ndarray],
+    *,
+    data_root: str | Path,
+    recipe: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the files of a prediction and print their paths.
+
+    Args:
+        folder: where to write.
+        task: the task of the submissions.
+        prediction: the predictions of the members.
+        submissions: by file stem, see `write_submission`.
+        data_root: the folder of the images.
+        recipe: how a recipe mixes the members.
+    """
+    members, images, views = prediction.members, prediction.images, prediction.views
+    files = _name_files(members)
+    settings = {
+        "task": task,
+        "transform_type": ", ".join(prediction.transforms),
+        "tta": views,
+        "data_root": str(Path(data_root).resolve()),
+        "unreadable": list(prediction.unreadable),
+        **({} if recipe is None else {"recipe": recipe}),
+        "members": [_describe(member, name) for member, name in zip(members, files, strict=True)],
+    }
+    _clear_earlier(folder, settings)
+    for name, probabilities in zip(files, prediction.probabilities, strict=True):
+        columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
+        rows = pd.DataFrame({"ImageID": images.ids, **columns})
+        write_text(folder / "members" / name, rows.to_csv(index=False, float_format="%.8g"))
+    for name, answers in submissions.items():
+        write_submission(folder / f"{name}.csv", images.ids, task, answers)
+    if prediction.unreadable:
+        _write_unreadable(folder / UNREADABLE_LIST, task, prediction)
+    write_json(folder / "prediction.json", settings)
+    count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {views} view{'s' if views > 1 else ''}"
+    read = len(images.ids) - len(prediction.unreadable)
+    print(
+        f"Averaged {count} = {len(members) * views} predictions of {read} images "
+        f"(task {task}, transform {settings['transform_type']}, device {prediction.device})."
+    )
+    for name in submissions:
+        print(f"  {folder / f'{name}.csv'}")
+    print(f"  {folder / 'members'}: the probabilities of each member")
+
+
+def write_submission(path: Path, ids: Sequence[str], task: str, answers: np.ndarray) -> None:
+    """Write `ImageID,ans`, the answer being a class number, or for age the years.
+
+    Args:
+        path: the file.
+        ids: of the images.
+        task: the task.
+        answers: `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
+    """
+    if TASKS[task].regression:
+        answers = np.round(answers[:, 0].astype(float), 2)
+    elif answers.ndim == 2:
+        answers = predicted_class(task, answers)
+    write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
+
+
+def _write_unreadable(path: Path, task: str, prediction: Prediction) -> None:
+    unreadable = prediction.unreadable
+    rows = pd.DataFrame({"ImageID": list(unreadable), "why": list(unreadable.values())})
+    write_text(path, rows.to_csv(index=False))
+    known = has_training_counts(prediction.members, task)
+    source = "training" if known else "the other images, since the weights come without training counts"
+    print(
+        f"{len(unreadable)} of {len(prediction.images.ids)} images cannot be read and got the most frequent answer of "
+        f"{source}: {shorten_list(unreadable)}. See {path}."
+    )
+
+
+def _name_files(members: Sequence[Member]) -> list[str]:
+    """Return the names of the members' files; those of equal checkpoint names end with a number."""
+    names = []
+    for member in members:
+        name = member.path.stem if member.path.suffix == ".pt" else member.path.name
+        names.append(name if member.fold is None else f"fold{member.fold:02d}_{name}")
+    return [f"{name}_{k}.csv" if names.count(name) > 1 else f"{name}.csv" for k, name in enumerate(names)]
+
+
+def _describe(member: Member, answers: str) -> dict[str, Any]:
+    info = member.info
+    return {
+        "file": str(member.path.resolve()),
+        "answers": answers,
+        "split": info.split_fingerprint,
+        "model_type": info.model_type,
+        "backbone": info.backbone,
+        "image_size": info.image_size,
+        "fold": info.fold,
+        "epoch": info.epoch,
+        "score": info.score,
+    }
+
+
+def _clear_earlier(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Remove an earlier prediction that was made with other settings, so that the two are not mixed."""
+    remove_leftovers(folder)
+    remove_leftovers(folder / "members")
+    about = folder / "prediction.json"
+    with suppress(UserError):  # damaged, so it does not describe this prediction
+        if about.is_file() and read_json(about) == settings:
+            return
+    about.unlink(missing_ok=True)  # first, so that an interrupted deletion leaves no seemingly whole prediction
+    old = list(folder.glob("submission*.csv"))
+    if old:
+        print(f"Replacing the earlier prediction in {folder}, which was made with other members, views or images.")
+    for path in [*old, *(folder / "members").glob("*.csv"), folder / UNREADABLE_LIST]:
+        path.unlink(missing_ok=True)
