@@ -454,4 +454,6 @@ def test_a_checkpoint_that_is_not_the_recipes_is_refused(how, copied, design_of,
 
 def test_options_against_a_recipe_are_refused(run, tmp_path):
     for words in (("--tta", 2), ("--top-k", 1), ("--folds", 0), ("--method", "hard"), ("--root", tmp_path)):
-        refused(run("submit_ensemble", "--recipe", "x.json", *words), f"--recipe already sets {words[0]}. Leave it out.")
+        refused(
+            run("submit_ensemble", "--recipe", "x.json", *words), f"--recipe already sets {words[0]}. Leave it out."
+        )

@@ -1,26 +1,24 @@
-"""What the commands refuse: one row an input, with the sentence it is answered with.
-
-Every refusal has exit code 2, one line a problem on stderr, no traceback, and leaves nothing behind.
-"""
+"""Folders, options and weights that do not fit: one sentence, exit code 2, and nothing is left behind."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from cases import (
+    NETWORK,
+    assert_error,
+    contents,
+    cut,
+    put,
+)
 
-import train
 from augmentation import VIEWS
-
-NETWORK = "VanillaTorchvision"
 
 
 @dataclass(frozen=True)
@@ -38,93 +36,19 @@ def rows(*cases: Case):
     return pytest.mark.parametrize("case", [pytest.param(case, id=case.id.replace(" ", "-")) for case in cases])
 
 
-# ------------------------------------------------------------------------------------------------ what is there
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, tiny_training, small_data):
-    """Runs of one epoch: a single one and two folds of gender, and the first fold of age."""
-    place = tmp_path_factory.mktemp("trained")
-    images = place / "images"
-    for person in small_data.people:
-        (images / person.folder).mkdir(parents=True)
-        for shot in ("mask1", "normal"):
-            shutil.copy(small_data.train_root / person.folder / f"{shot}.jpg", images / person.folder)
-    common = [*tiny_training, "--train-root", str(images), "--save-path", str(place / "saved")]
-    for words in ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0"):
-        assert train.main([*common, *words.split()]) == 0
-    runs = {
-        "single": place / "saved" / "gender" / f"single-{NETWORK}",
-        "folds": place / "saved" / "gender" / f"kfold-ensemble-{NETWORK}",
-        "age": place / "saved" / "age" / f"kfold-ensemble-{NETWORK}",
-    }
-    checkpoint = next((runs["single"] / "fold00").glob("*.pt"))
-    bare = place / "bare.pth"
-    torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], bare)
-    return SimpleNamespace(images=images, bare=bare, **runs)
-
-
 def copy_run(source, target):
     """Copy the folder of a run; checkpoints are large, so files are linked."""
     return shutil.copytree(source, target, copy_function=os.link)
-
-
-@pytest.fixture
-def world(trained, make_data, tmp_path, monkeypatch):
-    """A data set that may be broken, copies of the trained runs, and empty places to save in."""
-    data = make_data(people=6, shots=["mask1", "normal"])
-    runs = tmp_path / "runs"
-    for name in ("single", "folds", "age"):
-        copy_run(getattr(trained, name), runs / name / getattr(trained, name).name)
-    monkeypatch.setattr("storage.find_runs.ROOT", tmp_path / "toolkit")
-    return SimpleNamespace(
-        data=data,
-        train=data.train_root,
-        images=data.data_root,
-        info=data.info,
-        saved=tmp_path / "saved",
-        prediction=tmp_path / "prediction",
-        nowhere=tmp_path / "nowhere",
-        file=tmp_path / "file.txt",
-        tmp=tmp_path,
-        runs=runs,
-        single=runs / "single" / f"single-{NETWORK}",
-        folds=runs / "folds" / f"kfold-ensemble-{NETWORK}",
-        age=runs / "age" / f"kfold-ensemble-{NETWORK}",
-        checkpoint=next((runs / "single" / f"single-{NETWORK}" / "fold00").glob("*.pt")),
-        bare=trained.bare,
-    )
 
 
 def filled_in(words, world):
     return [word.format(**vars(world)) for word in words.split()]
 
 
-def assert_refused(told, pattern, lines=1):
-    assert told.code == 2, told
-    assert "Traceback" not in told.err
-    assert re.search(pattern, told.err), told.err
-    assert len(told.err.splitlines()) == lines, told.err
-
-
-def cut(path):
-    """Leave half of a file, as a broken download does; other links to it stay whole."""
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def write(path, content="hello\n"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content)
-
-
-def clear(folder):
+def empty(folder):
+    """Delete what is in a folder."""
     shutil.rmtree(folder)
     folder.mkdir()
-
-
-# ------------------------------------------------------------------------------------------------ train.py
 
 
 def leave_one_person(world):
@@ -152,8 +76,8 @@ def break_twice(world):
 
 @rows(
     Case("no folder", "--train-root {nowhere}", r"There is no folder .*nowhere.*--train-root.*make_sample"),
-    Case("an empty folder", "", r"images holds no images", lambda w: clear(w.train)),
-    Case("a file for a folder", "--train-root {file}", r"There is no folder .*file\.txt", lambda w: write(w.file)),
+    Case("an empty folder", "", r"images holds no images", lambda w: empty(w.train)),
+    Case("a file for a folder", "--train-root {file}", r"There is no folder .*file\.txt", lambda w: put(w.file)),
     Case(
         "a folder name",
         "",
@@ -167,23 +91,13 @@ def break_twice(world):
         lambda w: w.data.photo(0).rename(w.data.folder(0) / "mask6.jpg"),
     ),
     Case("two problems", "", r"someone\.\n.*mask6\.jpg\.\n", break_twice, lines=2),
-    Case("a cut photograph", "", r"normal\.jpg cannot be read as an image", lambda w: cut(w.data.photo(2))),
-    Case("two cut photographs", "", r"000002.*cannot be read.*\n.*000005.*cannot be read", cut_two, lines=2),
-    Case("an empty photograph", "", r"normal\.jpg cannot be read", lambda w: w.data.photo(2).write_bytes(b"")),
     Case("more folds than people", "--cv 7", r"6 people cannot be split into 7 folds"),
     Case("one person", "", r"1 people cannot be split into 2 folds|one person", leave_one_person),
     Case("one photograph a fold", "--cv 2", r"Fold \d has a single training image", leave_two_photographs),
-    Case("train.csv", "", r"train\.csv has no column", lambda w: write(w.data.train_csv, "id,gender\n1,male\n")),
-    Case("a model", "--model-type VanillaResnet50", r"--model-type must be one of .*Did you mean 'VanillaResNet'"),
-    Case("a loss", "--loss-type focallos", r"--loss-type must be one of .*Did you mean 'focalloss'"),
-    Case("a transform", "--transform-type crop", r"--transform-type must be one of .*Did you mean 'facecrop'"),
-    Case("an optimizer", "--optim-type adampp", r"--optim-type must be one of .*Did you mean 'adamp'"),
-    Case("an option", "--epohcs 3", r"there is no option --epohcs\. Did you mean '--epochs'\?"),
-    Case("a loss that does not fit", "--loss-type mse", r"mseloss does not fit task main; those that do: label"),
     Case(
         "a network for one size",
         "--backbone vit_b_32 --image-size 64 --train-side 0.5",
-        r"vit_b_32 made for --image-size 64 cannot be trained on images of 32 pixels \(.*\); pass another --train-side",
+        r"vit_b_32 for --image-size 64 cannot train on images of 32 pixels \(.*\)\. Pass another --train-side",
     ),
     Case("a device", "--device potato", r"--device potato cannot be used here"),
     Case("a device that is not here", "--device cuda:99", r"--device cuda:99 cannot be used here"),
@@ -194,31 +108,7 @@ def break_twice(world):
         r"holds VanillaTorchvision with shufflenet_v2_x0_5, not VanillaTorchvision with resnet34; pass --model-type",
     ),
     Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
-    Case(
-        "no checkpoint",
-        "--load-state-dict {file}",
-        r"file\.txt cannot be read as a checkpoint",
-        lambda w: write(w.file),
-    ),
-    Case(
-        "a cut checkpoint",
-        "--task gender --load-state-dict {checkpoint}",
-        r"\.pt cannot be read as a checkpoint",
-        lambda w: cut(w.checkpoint),
-    ),
     Case("corrections", "--corrections {nowhere}", r"There is no file .*nowhere"),
-    Case(
-        "corrections of nobody",
-        "--corrections {file}",
-        r"for people that do not exist: 9\.",
-        lambda w: write(w.file, "id,gender\n9,male\n"),
-    ),
-    Case(
-        "corrections in another encoding",
-        "--corrections {file}",
-        r"file\.txt",
-        lambda w: w.file.write_bytes("id,gender,비고\n000001,female,오류\n".encode("cp949")),
-    ),
     Case("no validation folder", "--valid-root {nowhere}", r"There is no folder .*nowhere.*--valid-root"),
     Case("the same people to validate on", "--valid-root {train}", r"--train-root and --valid-root share people"),
     Case(
@@ -232,14 +122,8 @@ def test_train(case, world, run, tiny_training):
     case.breaks(world)
     common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
     told = run("train", *common, *filled_in(case.words, world))
-    assert_refused(told, rf"^train\.py: (?s:.*){case.pattern}", case.lines)
+    assert_error(told, rf"^train\.py: (?s:.*){case.pattern}", case.lines)
     assert not world.saved.exists()
-
-
-def contents(folder: Path):
-    """The files below a folder, with what changes when they are written."""
-    files = {path.relative_to(folder): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {name: (about.st_ino, about.st_size, about.st_mtime_ns) for name, about in files.items()}
 
 
 @rows(
@@ -258,7 +142,7 @@ def test_train_where_a_run_is(case, world, trained, run, tiny_training):
     before = contents(world.saved)
     common = [*tiny_training, "--task", "gender", "--train-root", trained.images, "--save-path", world.saved]
     told = run("train", *common, *filled_in(case.words, world))
-    assert_refused(told, case.pattern, case.lines)
+    assert_error(told, case.pattern, case.lines)
     assert contents(world.saved) == before
 
 
@@ -269,83 +153,24 @@ def test_folds_of_one_run_are_not_validated_in_different_places(world, trained, 
     for path in world.train.iterdir():
         path.rename(path.with_name("1" + path.name))  # other people than those trained on
     told = run("train", *common, "--train-root", trained.images, "--valid-root", world.train)
-    assert_refused(told, r"valid")
+    assert_error(told, r"valid")
     assert contents(world.saved) == before
 
 
 def test_files_in_the_place_of_a_run_stay(world, run, tiny_training):
     notes = world.saved / "main" / f"single-{NETWORK}" / "notes.txt"
-    write(notes)
+    put(notes)
     for more in ([], ["--resume"], ["--overwrite"]):
         told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.saved, *more)
-        assert_refused(told, r"holds files that are not of a run.*--save-path")
+        assert_error(told, r"holds files that are not of a run.*--save-path")
     assert list(contents(world.saved)) == [notes.relative_to(world.saved)]
     assert notes.read_text() == "hello\n"
 
 
 def test_a_save_path_that_is_a_file(world, run, tiny_training):
-    write(world.file)
+    put(world.file)
     told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.file)
-    assert_refused(told, r"file\.txt")
-
-
-# ------------------------------------------------------------------------------------------------ ImageNet weights
-
-
-@pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    """An empty TORCH_HOME and no way out; the folder where torch keeps weights."""
-
-    def fail(*args, **kwargs):
-        raise urllib.error.URLError("no way out")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr("torch.hub.urlopen", fail)
-    return tmp_path / "torch" / "hub" / "checkpoints"
-
-
-@pytest.mark.parametrize(
-    ("network", "backbone", "file"),
-    [
-        ("VanillaTorchvision", "shufflenet_v2_x0_5", "shufflenetv2_x0.5-f707e7126e.pth"),
-        ("VanillaEfficientNet", "efficientnet-b0", "efficientnet-b0-355c32eb.pth"),
-        ("THANet", "resnet18", "resnet18-f37072fd.pth"),
-    ],
-)
-def test_imagenet_weights_without_a_network(network, backbone, file, world, no_network, run, tiny_training):
-    common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
-    told = run("train", *common, "--pretrained", "--model-type", network, "--backbone", backbone)
-    assert told.code == 2
-    line = told.err.splitlines()[-1]  # after what torch says of its download
-    assert re.search(rf"no way out.*Put https?://\S+{re.escape(file)} at {re.escape(str(no_network / file))}", line)
-    assert "--no-pretrained" in line
-    assert not world.saved.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut"])
-def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_training):
-    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
-    file.parent.mkdir(parents=True)
-    if content == "cut":
-        torch.save({"conv1.weight": torch.zeros(1000)}, file)
-        cut(file)
-    else:
-        file.write_bytes(content)
-    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_refused(told, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
-    assert not world.saved.exists()
-
-
-def test_imagenet_weights_of_another_network(world, no_network, run, tiny_training):
-    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
-    file.parent.mkdir(parents=True)
-    torch.save({"conv1.weight": torch.zeros(3)}, file)
-    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_refused(told, rf"{re.escape(str(file))}.*--no-pretrained")
-    assert not world.saved.exists()
-
-
-# ------------------------------------------------------------------------------------------------ submit_*.py
+    assert_error(told, r"file\.txt")
 
 
 def lose_first_image(world):
@@ -357,20 +182,16 @@ def cut_first_image(world):
 
 
 def lose_all_images(world):
-    clear(world.images)
+    empty(world.images)
 
 
 def list_nothing(world):
-    write(world.info, "ImageID,ans\n")
+    put(world.info, "ImageID,ans\n")
 
 
 PREDICTION_CASES = (
     Case("no folder", "--data-root {nowhere}", r"There is no folder .*nowhere.*--data-root"),
     Case("an empty folder", "", r"images holds no images", lose_all_images),
-    Case("an id without an image", "", r"1 id of .*info\.csv without an image in .*: \w+\.jpg\.", lose_first_image),
-    Case("info.csv without rows", "", r"info\.csv", list_nothing),
-    Case("info.csv without its column", "", r"info\.csv has no column ImageID", lambda w: write(w.info, "a,b\n1,2\n")),
-    Case("a cut photograph", "", r"\.jpg cannot be read as an image", cut_first_image),
     Case("too many views", f"--tta {len(VIEWS) + 1}", rf"more than the {len(VIEWS)} fixed views of transform base"),
     Case("another network", "--model-type THANet", r"checkpoint with --model-type VanillaTorchvision, not THANet_MK1"),
     Case("another backbone", "--backbone resnet50", r"checkpoint with --backbone shufflenet_v2_x0_5, not resnet50"),
@@ -378,8 +199,7 @@ PREDICTION_CASES = (
     Case("another task", "--task main", r"checkpoint of task gender and cannot predict task main"),
     Case("ages of a classifier", "--task age", r"checkpoint of task gender and cannot predict task age"),
     Case("a device", "--device potato", r"--device potato cannot be used here"),
-    Case("a transform", "--transform-type tat", r"--transform-type must be one of .*Did you mean 'tta'"),
-    Case("a save path that is a file", "--save-path {file}", r"file\.txt", lambda w: write(w.file)),
+    Case("a save path that is a file", "--save-path {file}", r"file\.txt", lambda w: put(w.file)),
 )
 
 
@@ -388,7 +208,7 @@ def refuse_prediction(case, world, run, command, *words):
     before = contents(world.runs)
     places = ["--data-root", world.images, "--save-path", world.prediction]
     told = run(command, *words, *places, "--num-workers=0", "--device=cpu", *filled_in(case.words, world))
-    assert_refused(told, rf"^{command}\.py: (?s:.*){case.pattern}", case.lines)
+    assert_error(told, rf"^{command}\.py: (?s:.*){case.pattern}", case.lines)
     assert not world.prediction.exists()
     assert contents(world.runs) == before
 
@@ -396,9 +216,7 @@ def refuse_prediction(case, world, run, command, *words):
 @rows(
     *PREDICTION_CASES,
     Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
-    Case("no checkpoint", "--load-state-dict {info}", r"info\.csv cannot be read as a checkpoint"),
     Case("a folder for a checkpoint", "--load-state-dict {single}", r"no checkpoint file .*single-VanillaTorchvision"),
-    Case("a cut checkpoint", "", r"\.pt cannot be read as a checkpoint", lambda w: cut(w.checkpoint)),
     Case("bare weights of another network", "--load-state-dict {bare}", r"bare\.pth do not fit VanillaEfficientNet"),
     Case(
         "bare weights of another task",
@@ -413,7 +231,7 @@ def refuse_prediction(case, world, run, command, *words):
     Case(
         "bare weights and a task that does not fit",
         "--load-state-dict {bare} --model-type THANet --task age",
-        r"THANet_MK1 answers with classes, so it cannot learn task age",
+        r"THANet_MK1 predicts classes and cannot learn task age",
     ),
 )
 def test_submit_singular(case, world, run):
@@ -427,14 +245,14 @@ def test_submit_singular(case, world, run):
 def test_a_file_that_is_no_checkpoint(content, world, run):
     world.file.write_bytes(content)
     told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
-    assert_refused(told, r"file\.txt cannot be read as a checkpoint")
+    assert_error(told, r"file\.txt cannot be read as a checkpoint")
 
 
-@pytest.mark.parametrize("size", [1, 1_000, 10_000, 60_000, 1_000_000])
+@pytest.mark.parametrize("size", [1, 1_000, 1_000_000])
 def test_a_checkpoint_of_which_only_the_beginning_is_there(size, world, run):
     world.file.write_bytes(world.checkpoint.read_bytes()[:size])
     told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
-    assert_refused(told, r"file\.txt cannot be read as a checkpoint")
+    assert_error(told, r"file\.txt cannot be read as a checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -445,7 +263,7 @@ def test_a_checkpoint_of_which_only_the_beginning_is_there(size, world, run):
 def test_a_file_of_torch_that_is_no_checkpoint(content, world, run):
     torch.save(content, world.file)
     told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
-    assert_refused(
+    assert_error(
         told,
         r"file\.txt (is no checkpoint|is a checkpoint with parts missing|is of checkpoint format 99"
         r"|cannot be read as a checkpoint)",
@@ -454,7 +272,7 @@ def test_a_file_of_torch_that_is_no_checkpoint(content, world, run):
 
 def test_submit_singular_before_anything_is_trained(world, run):
     told = run("submit_singular", "--task", "gender", "--data-root", world.images)
-    assert_refused(told, r"no single-run checkpoint in .*single-VanillaEfficientNet.*train\.py --task gender")
+    assert_error(told, r"no single-run checkpoint in .*single-VanillaEfficientNet.*train\.py --task gender")
 
 
 def no_second_fold(world):
@@ -484,7 +302,6 @@ def two_runs(world):
     Case("more checkpoints than there are", "--top-k 2", r"holds 1 checkpoint, fewer than --top-k 2\. Pass --top-k 1"),
     Case("votes on ages", "--task age --method hard", r"hardvoting.*task age.*softvoting"),
     Case("votes of a run of ages", "--root {age} --folds 0 --method hard", r"hardvoting.*task age.*softvoting"),
-    Case("a method", "--method sfotvoting", r"--method must be one of .*Did you mean 'softvoting'"),
 )
 def test_submit_ensemble(case, world, run):
     refuse_prediction(case, world, run, "submit_ensemble", "--root", world.folds, "--top-k", 1)
@@ -492,7 +309,7 @@ def test_submit_ensemble(case, world, run):
 
 def test_submit_ensemble_before_anything_is_trained(world, run):
     told = run("submit_ensemble", "--data-root", world.images)
-    assert_refused(told, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
+    assert_error(told, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
 
 
 @pytest.mark.parametrize("name", [NETWORK.lower(), NETWORK])

@@ -1,0 +1,291 @@
+"""Weights: damaged, of something else, carrying code, or not fitting."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import urllib.error
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from cases import (
+    BARE,
+    DONE,
+    NETWORK,
+    WEIGHTS,
+    Case,
+    Evil,
+    assert_error,
+    bare,
+    clear,
+    cut,
+    dangling,
+    edit,
+    evil,
+    first_checkpoint,
+    first_half,
+    folder,
+    give_case,
+    put,
+    rows,
+    saved,
+)
+
+
+def change(source, target, **changes):
+    """Save a checkpoint with changes to its parts."""
+    return saved(torch.load(source) | changes, target)
+
+
+def flip_a_bit(source, target):
+    content = bytearray(source.read_bytes())
+    content[len(content) // 2] ^= 1
+    put(target, bytes(content))
+
+
+def script(target):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that it is deprecated
+        torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), clear(target))
+
+
+def other_zip(target):
+    with zipfile.ZipFile(clear(target), "w") as file:
+        file.writestr("hello.txt", "hello")
+
+
+def legacy(source, target, share=1.0):
+    content = saved(torch.load(source), target, _use_new_zipfile_serialization=False).read_bytes()
+    put(target, content[: int(len(content) * share)])
+
+
+def not_a_number(source, target):
+    weights = torch.load(source)["state_dict"]
+    weights["linear.bias"][0] = float("nan")
+    change(source, target, state_dict=weights)
+
+
+def of_another_split(world):
+    """The checkpoint of a run that was split otherwise, among the folds of this one."""
+    target = first_checkpoint(world.folds)
+    put(target, world.checkpoint.read_bytes())
+
+
+def weights(id, pattern, make, *, to="submit_singular", words="", code=2):
+    """A file of weights: `make(source, target)` writes it, with the help of a good one.
+
+    It is given by --load-state-dict, or lies in the place of the checkpoint of the first fold.
+    """
+    return Case(id, to, pattern, lambda world: make(world.good, world.target), words, code)
+
+
+def given_weights(case, command, world):
+    ensemble = command == "submit_ensemble"
+    world.good = first_checkpoint(world.trained.folds if ensemble else world.trained.single)
+    world.target = first_checkpoint(world.folds) if ensemble else world.weights
+    case.breaks(world)
+    return case.words if ensemble else f"--load-state-dict {{weights}} {case.words}"
+
+
+BARE_FOR = {"train": "--backbone shufflenet_v2_x0_5", "submit_singular": BARE, "submit_ensemble": BARE}
+CODE = (
+    r"\.pt cannot be read as a checkpoint \(it (carries|is a pickle of something other than weights and may carry) code"
+)
+DAMAGED = r"\.pt cannot be read as a checkpoint \(it is cut short or damaged"
+
+
+@rows(
+    weights("a command", CODE + r", \w+\.system", lambda good, bad: saved(evil(bad), bad)),
+    weights("a command among weights", CODE, lambda good, bad: change(good, bad, more=evil(bad))),
+    weights(
+        "a command in the old format",
+        CODE,
+        lambda good, bad: saved(evil(bad), bad, _use_new_zipfile_serialization=False),
+    ),
+    *(
+        weights(
+            f"a command in a pickle of protocol {protocol}",
+            CODE,
+            lambda good, bad, protocol=protocol: put(bad, pickle.dumps(evil(bad), protocol)),
+        )
+        for protocol in range(6)
+    ),
+    weights("a whole network", CODE + r", torch\.nn\S+Linear,", lambda good, bad: saved(torch.nn.Linear(2, 2), bad)),
+    weights("arrays of NumPy", CODE, lambda good, bad: saved({"weight": np.ones(3)}, bad)),
+    weights("TorchScript", CODE + r", TorchScript", lambda good, bad: script(bad)),
+    weights("a cut file", DAMAGED, lambda good, bad: put(bad, first_half(good.read_bytes()))),
+    weights("a file without its last byte", DAMAGED, lambda good, bad: put(bad, good.read_bytes()[:-1])),
+    weights("a flipped bit", DAMAGED, flip_a_bit),
+    weights("the old format cut", DAMAGED, lambda good, bad: legacy(good, bad, 0.5)),
+    weights("the old format cut early", DAMAGED, lambda good, bad: legacy(good, bad, 0.0001)),
+    weights("the old format", "", legacy, code=0),
+    weights("another zip file", r"\(it is a zip file, but not of torch\)", lambda good, bad: other_zip(bad)),
+    weights("text", r"\(it is no file of torch\)", lambda good, bad: put(bad, "hello\n")),
+    weights("a web page", r"\(it is no file of torch\)", lambda good, bad: put(bad, "<!DOCTYPE html><html></html>")),
+    weights(
+        "a pointer of Git LFS", r"\(it is no file of torch\)", lambda good, bad: put(bad, "version https://git-lfs")
+    ),
+    weights("nothing", r"\(it is empty\)", lambda good, bad: put(bad, b"")),
+    weights(
+        "another format", r"is of checkpoint format 2; this", lambda good, bad: change(good, bad, format_version=2)
+    ),
+    weights(
+        "a format that is a tensor", r"\.pt is ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))
+    ),
+    weights("no description", r"checkpoint with parts missing", lambda good, bad: change(good, bad, info=None)),
+    weights("weights that are no numbers", r"\.pt holds weights that are not numbers: linear\.bias\.", not_a_number),
+    *(
+        weights(
+            f"an image size of {size}",
+            r"\.pt is a checkpoint with parts missing \(its image size is",
+            lambda good, bad, size=size: edit(good, bad, image_size=size),
+        )
+        for size in (-5, "large", None, 2.5, True)
+    ),
+    weights(
+        "an unknown network", r"model type of .*must be one of", lambda good, bad: edit(good, bad, model_type="ViT")
+    ),
+    weights("a task that is a number", r"with parts missing", lambda good, bad: edit(good, bad, task=7)),
+    weights("other classes", r"was trained on other classes", lambda good, bad: edit(good, bad, classes=["a", "b"])),
+    weights("a mean that is text", r"\.pt", lambda good, bad: edit(good, bad, mean="dark")),
+    weights("no score", r"\.pt", lambda good, bad: edit(good, bad, scores={})),
+    weights("options that miss one", r"\.pt", lambda good, bad: edit(good, bad, config={"seed": 1})),
+)
+def test_weights(case, command, world, give):
+    words = given_weights(case, command, world)
+    give(command, words, pattern=case.pattern, code=case.code)
+    assert not list(world.tmp.rglob("ran"))
+
+
+@rows(
+    weights(
+        "bare weights of another network",
+        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): linear\.bias is missing, other is not part "
+        r"of it, "
+        r"linear\.weight has shape \(3, 512\) instead of \(2, \d+\)\.",
+        lambda good, bad: bare(
+            good, bad, without=["linear.bias"], **{"linear.weight": torch.ones(3, 512), "other": torch.ones(1)}
+        ),
+    ),
+    weights(
+        "bare weights of a deeper network",
+        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): .* is not part of it, .* and \d+ more\.",
+        lambda good, bad: bare(good, bad, **{f"layer5.{k}": torch.ones(1) for k in range(9)}),
+    ),
+    weights(
+        "bare weights that are no numbers",
+        r"not numbers: linear\.bias",
+        lambda good, bad: bare(good, bad, **{"linear.bias": torch.full((2,), torch.nan)}),
+    ),
+    weights(
+        "bare weights without values",
+        r"\.pt",
+        lambda good, bad: bare(good, bad, **{"linear.bias": torch.ones(2, device="meta")}),
+    ),
+    weights(
+        "bare weights that are whole numbers",
+        "",
+        lambda good, bad: bare(good, bad, **{"linear.bias": torch.ones(2, dtype=torch.int8)}),
+        code=0,
+    ),
+    weights(
+        "bare weights of a wrapped network",
+        "",
+        lambda good, bad: saved({f"module.{k}": v for k, v in torch.load(good)["state_dict"].items()}, bad),
+        code=0,
+    ),
+)
+def test_bare_weights(case, command, world, give):
+    words = given_weights(case, command, world)
+    if command == "submit_ensemble":
+        bare(first_checkpoint(world.folds, 1), first_checkpoint(world.folds, 1))
+    give(command, f"{words} {BARE_FOR[command]}", pattern=case.pattern or DONE[command], code=case.code)
+
+
+@rows(
+    Case(
+        "a fold of another split",
+        "submit_ensemble",
+        r"differ in split fingerprint",
+        of_another_split,
+    ),
+    Case("weights that are a folder", "submit_ensemble", r"\.pt", lambda w: folder(first_checkpoint(w.folds))),
+    Case("weights that are a dangling link", "submit_ensemble", r"\.pt", lambda w: dangling(first_checkpoint(w.folds))),
+    Case("a file for a fold", "submit_ensemble", r"fold 1\b", lambda w: put(w.folds / "fold01", b"")),
+    Case(
+        "a checkpoint in another fold",
+        "submit_ensemble",
+        r"is a checkpoint of fold 1, not of fold 0\. Move it back",
+        lambda w: put(first_checkpoint(w.folds), first_checkpoint(w.folds, 1).read_bytes()),
+    ),
+)
+def test_a_run_with_weights_that_do_not_belong_there(case, command, world, give):
+    give_case(give, case, command, world)
+
+
+@pytest.mark.parametrize("command", WEIGHTS.split())
+def test_weights_that_are_a_pipe(command, world, give, pipe):
+    ensemble = command == "submit_ensemble"
+    pipe(first_checkpoint(world.folds) if ensemble else world.weights)
+    give(command, "" if ensemble else "--load-state-dict {weights}", pattern=r"\.pt")
+
+
+def test_the_pickle_of_these_rows_would_run_a_command(tmp_path):
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """An empty TORCH_HOME and no way out; the folder where torch keeps weights."""
+
+    def fail(*args, **kwargs):
+        raise urllib.error.URLError("no way out")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("torch.hub.urlopen", fail)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("network", "backbone", "file"),
+    [
+        ("VanillaTorchvision", "shufflenet_v2_x0_5", "shufflenetv2_x0.5-f707e7126e.pth"),
+        ("VanillaEfficientNet", "efficientnet-b0", "efficientnet-b0-355c32eb.pth"),
+        ("THANet", "resnet18", "resnet18-f37072fd.pth"),
+    ],
+)
+def test_imagenet_weights_without_a_network(network, backbone, file, world, no_network, run, tiny_training):
+    common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
+    told = run("train", *common, "--pretrained", "--model-type", network, "--backbone", backbone)
+    assert told.code == 2
+    line = told.err.splitlines()[-1]  # after what torch says of its download
+    assert re.search(rf"no way out.*Put https?://\S+{re.escape(file)} at {re.escape(str(no_network / file))}", line)
+    assert "--no-pretrained" in line
+    assert not world.saved.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut"])
+def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_training):
+    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
+    file.parent.mkdir(parents=True)
+    if content == "cut":
+        torch.save({"conv1.weight": torch.zeros(1000)}, file)
+        cut(file)
+    else:
+        file.write_bytes(content)
+    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_error(told, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
+    assert not world.saved.exists()
+
+
+def test_imagenet_weights_of_another_network(world, no_network, run, tiny_training):
+    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
+    file.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": torch.zeros(3)}, file)
+    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_error(told, rf"{re.escape(str(file))}.*--no-pretrained")
+    assert not world.saved.exists()
