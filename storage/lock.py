@@ -1,187 +1,190 @@
-"""Lock files that keep two runs out of one fold, on one machine or on several that share a disk."""
+"""Locks that keep two runs out of one fold, on one machine or on several that share a disk."""
 
 from __future__ import annotations
 
-import getpass
-import json
 import os
-import socket
-import threading
+import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+
+from filelock import LeaseCompromise, SoftFileLease, Timeout
 
 from utils import TEMPORARY, UserError, cannot_write
 
-BEAT = 10.0  # seconds between two signs of life of an owner
-WATCH = 60.0  # seconds without one after which an owner that cannot be asked is taken for dead
+BEAT = 5.0  # seconds between two signs of life of an owner
+LEASE = 60.0  # seconds without one after which an owner on another machine counts as dead
+POLL = 1.0  # seconds between two looks at a lock
+
+Sign = tuple[int, int]  # inode and time of the last change
 
 
 class FoldLocks:
-    """The locks of some folds: files that say who trains them, as a line of JSON and a dot for every sign of life.
+    """The locks of some folds: files that name their owner and that it touches regularly, by `filelock`.
 
-    An owner on this machine is dead when its process is. One on another machine (or in another container) cannot be
-    asked, so its file is watched for `WATCH` seconds; no clocks are compared, since those of two machines differ and
-    may be set back. While the locks are held, a thread gives the signs of life.
+    filelock removes the lock of a dead process of this machine at once. Three parts are added to it here, because it
+    waits for one lock after another, cannot replace a lock on file systems without atomic exchange, such as NFS, and
+    never removes an empty lock, which a power cut leaves:
+
+    - All locks of other machines are watched at the same time. No clocks are compared, since they may differ.
+    - A lock without a sign of life is moved aside, which only one of several processes can do.
+    - The messages for the user.
+
+    Machines that share a disk need different host names.
 
     Args:
-        names: what each lock file locks, for messages.
+        names: the name of what each lock file locks, for messages.
     """
 
     def __init__(self, names: Mapping[Path, str]) -> None:
         self.names = dict(names)
-        self.mine: dict[Path, bytes] = {}  # the line of this owner in each lock that it holds
-        self.lost: str | None = None  # what was locked by another run meanwhile
-        self.released = threading.Event()
+        self.leases = {path: self._lease(path) for path in names}
+        self.losses: list[LeaseCompromise] = []
+
+    def _lease(self, path: Path) -> SoftFileLease:
+        return SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT, on_compromise=self._note_loss)
+
+    def _note_loss(self, loss: LeaseCompromise) -> None:
+        self.losses.append(loss)
 
     def check(self) -> None:
-        """Refuse to go on where another run has a lock; clear away those of runs that are dead.
+        """Check that no other run holds a lock, and remove the locks of dead ones.
 
         Raises:
-            UserError: a lock is held; the message says by whom.
+            UserError: a lock is held; the message names the owner.
         """
-        held = {path: content for path in self.names if (content := _read(path)) is not None}
-        to_watch = [path for path, content in held.items() if _is_alive(_owner(content)) is None]
-        if to_watch:
-            print(f"Locked from elsewhere: watching {to_watch[0]} for {WATCH:.0f} s for signs of life.", flush=True)
-            time.sleep(WATCH)
-        for path, content in held.items():
-            owner, now = _owner(content), _read(path)
-            if now is None:
-                continue  # released meanwhile
-            alive = now != content if path in to_watch else _is_alive(owner)
-            if alive:
-                raise UserError(
-                    f"{self.names[path]} is being trained by {owner.get('user')} on {owner.get('host')} (process "
-                    f"{owner.get('pid')}). Wait for that run, end it, or, if it is surely dead, delete {path}."
-                )
-            self._clear(path, content, owner)
+        signs = {}
+        for path, lease in self.leases.items():
+            sign = _sign_of_life(path)
+            if sign is None:
+                continue
+            if self._acquire(path):
+                lease.release()
+            elif _is_alive_here(lease):
+                raise self._held(path)
+            else:
+                signs[path] = sign
+        if signs:
+            print(f"{next(iter(signs))} is locked. Watching it for signs of life for {LEASE:.0f} s.", flush=True)
+            self._watch(signs)
+
+    def _watch(self, signs: dict[Path, Sign]) -> None:
+        end = time.monotonic() + LEASE
+        while time.monotonic() < end and signs:
+            time.sleep(POLL)
+            for path, before in list(signs.items()):
+                now = _sign_of_life(path)
+                if now is None:  # released
+                    del signs[path]
+                elif now != before:
+                    raise self._held(path)
+        for path, before in signs.items():
+            self._remove_stale(path, before)
 
     def __enter__(self) -> FoldLocks:
         self.check()
         try:
             for path in self.names:
-                self._take(path)
+                if not self._acquire(path):
+                    raise UserError(f"{self.names[path]} was locked by another run at the same moment. Start again.")
         except BaseException:
             self._release()
             raise
-        threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.released.set()
         self._release()
 
     def raise_if_lost(self) -> None:
-        """Stop a run whose lock another one has taken, which it does only after long silence.
+        """Stop a run that lost a lock, as after a minute without a sign of life.
 
         Raises:
-            UserError: that has happened.
+            UserError: another run may train the fold.
+            DiskError: the disk became read-only or failed.
         """
-        if self.lost:
-            raise UserError(f"{self.lost} was taken by another run while this one was silent, or its lock is gone.")
+        for loss in self.losses:
+            path = Path(loss.lock_file)
+            if isinstance(loss.error, OSError) and loss.reason == "refresh-failed":
+                raise cannot_write(path, loss.error)
+            if path.parent.is_dir():  # the next save reports a folder that was deleted
+                raise UserError(
+                    f"{self.names[path]} was locked by another run while this one gave no sign of life, or {path} was "
+                    "deleted. Stop one of the two runs, and continue with --resume."
+                )
 
-    def _take(self, path: Path) -> None:
-        line = (json.dumps(_myself()) + "\n").encode()
-        try:
-            # One write, so that an owner that is killed here leaves an empty lock at the worst, which is silent.
-            with path.open("xb", buffering=0) as file:
-                self.mine[path] = line
-                file.write(line)
-        except FileExistsError:
-            self.check()
-            raise UserError(f"{self.names[path]} was taken by another run at the same moment; start again.") from None
-        except OSError as error:
-            raise cannot_write(path, error) from None
+    def _acquire(self, path: Path) -> bool:
+        """Acquire a lock that is free or whose owner was a process of this machine that is dead."""
+        lease = self.leases[path]
+        owner = lease.owner
+        for _ in range(2):  # some systems remove a stale lock in the first attempt
+            try:
+                lease.acquire(blocking=False)
+            except Timeout:
+                continue
+            except OSError as error:
+                if isinstance(error, PermissionError) and path.exists():
+                    return False  # another user's
+                raise cannot_write(path, error) from None
+            if owner is not None:
+                print(f"Removed the stale lock of {self.names[path]}, held by process {owner.pid} on {owner.hostname}.")
+            return True
+        return False
 
     def _release(self) -> None:
-        for path, line in self.mine.items():
-            with suppress(OSError):  # on a disk that went read-only it stays, and is known for dead
-                if line.startswith((_read(path) or b"?").partition(b"\n")[0]):
-                    path.unlink(missing_ok=True)
-        self.mine = {}
+        for lease in self.leases.values():
+            with suppress(OSError):  # on a disk that became read-only the lock stays, and is stale
+                lease.release()
 
-    def _beat(self) -> None:
-        while not self.released.wait(BEAT):
-            for path, line in list(self.mine.items()):
-                with suppress(OSError):  # a disk that is full or gone is told at the next save, not here
-                    content = _read(path)
-                    if content is None and not path.parent.is_dir():
-                        continue
-                    if content is None or not content.startswith(line):
-                        self.lost = self.names[path]
-                        return
-                    with path.open("ab") as file:
-                        file.write(b".")
-
-    def _clear(self, path: Path, content: bytes, owner: dict[str, Any]) -> None:
+    def _remove_stale(self, path: Path, before: Sign) -> None:
         aside = path.with_name(f"{TEMPORARY}{path.name[1:]}-{os.getpid()}")
         try:
             os.replace(path, aside)
         except FileNotFoundError:
-            return  # another start cleared it
-        if aside.read_bytes() != content:  # another start cleared it and locked anew: give that one back
+            return  # another start removed it
+        if _sign_of_life(aside) != before:  # another start removed it and locked the fold: put that lock back
             with suppress(OSError):
                 os.link(aside, path)
         aside.unlink()
-        who = f"process {owner['pid']} on {owner.get('host')}" if "pid" in owner else "a run"
-        print(f"{self.names[path]} was locked by {who}, which is dead: going on.")
+        print(f"Removed the stale lock of {self.names[path]}, which gave no sign of life.")
+
+    def _held(self, path: Path) -> UserError:
+        owner, user = self.leases[path].owner, "another user"
+        with suppress(KeyError, NotImplementedError, OSError):
+            user = path.owner()
+        where = f" on {owner.hostname.partition('?')[0]} (process {owner.pid})" if owner else ""
+        return UserError(
+            f"{self.names[path]} is being trained by {user}{where}. Wait for that run, stop it, or, if it has surely "
+            f"ended, delete {path}."
+        )
 
 
-def _read(path: Path) -> bytes | None:
+def _sign_of_life(path: Path) -> Sign | None:
+    """Return a value that changes when the owner of a lock touches it, or None if there is no lock."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:  # network file systems ask the server when a file is opened
+            stat = os.fstat(file.fileno())
     except FileNotFoundError:
         return None
+    return stat.st_ino, stat.st_mtime_ns
 
 
-def _myself() -> dict[str, Any]:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in containers
-        user = str(os.getuid())
-    pid = os.getpid()
-    return {"user": user, "host": socket.gethostname(), "pid": pid, "started": _start_of(pid), "machine": _machine()}
-
-
-def _machine() -> list[str]:
-    """What only processes that can see each other share: a host may have the name of another, or hold containers."""
-    known = []
-    with suppress(OSError):
-        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        known.append(os.readlink("/proc/self/ns/pid"))
-    return known
-
-
-def _owner(content: bytes) -> dict[str, Any]:
-    try:
-        owner = json.loads(content.partition(b"\n")[0])
-    except ValueError:
-        owner = None
-    return owner if isinstance(owner, dict) else {}
-
-
-def _is_alive(owner: dict[str, Any]) -> bool | None:
-    """Whether an owner lives, or None where its process cannot be asked from here."""
-    pid = owner.get("pid")
-    if not isinstance(pid, int) or (owner.get("host"), owner.get("machine")) != (socket.gethostname(), _machine()):
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_alive_here(lease: SoftFileLease) -> bool:
+    """Return whether the owner of a lock is a process of this machine, which filelock did not find dead."""
+    owner, processes = lease.owner, Path("/proc")
+    if owner is None or owner.hostname != _own_host():
         return False
-    except PermissionError:
-        pass  # it lives and is another user's
-    # The number of a dead process is given to another one some day, which then started at another time.
-    return _start_of(pid) in (owner.get("started"), None)
+    if not (processes / "self").exists():
+        return True
+    with suppress(OSError, IndexError):
+        state = (processes / str(owner.pid) / "stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"  # a dead process whose parent has not waited for it
+    return False
 
 
-def _start_of(pid: int) -> int | None:
-    """When a process started, in clock ticks since the machine did, -1 if it is dead; None where it is not told."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[18]) if state not in "ZX" else -1  # a dead one that its parent has not asked after yet
-    except (OSError, IndexError, ValueError):
-        return None
+@cache
+def _own_host() -> str:
+    """Return the name that locks of this machine, or of this container, have in their files."""
+    with tempfile.TemporaryDirectory() as folder, SoftFileLease(Path(folder, "lock")) as lease:
+        return lease.owner.hostname

@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_within_a_save_resumes_to_the_same_end(operation, w
     child = start(words, [*CUT, "--under", str(tmp_path / "models"), "--at", str(point), "--back", "86400", "--"])
     assert child.end() == -signal.SIGKILL, child.text
     told = finish(words)
-    assert "is dead: going on" in told.text  # the lock that it left
+    assert "Removed the stale lock" in told.text  # the lock that it left
     assert_same(whole[0], fingerprint(tmp_path / "models"), operation)
 
 
