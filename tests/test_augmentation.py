@@ -1,4 +1,4 @@
-"""Transforms: what they show of a photograph of any size, what they draw from, and that they always answer."""
+"""Transforms and views of images of any size: results, seeds and settings; and the face box."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def noise(size=(48, 64), seed: int = 0) -> Image.Image:
 
 
 def portrait(size=(96, 128), *, x: float = 0.5, y: float = 0.5, scale: float = 1.0) -> Image.Image:
-    """A drawn head and shoulders; `x` and `y` place its middle as fractions of the picture."""
+    """A drawn head and shoulders; `x` and `y` place its middle as shares of the image."""
     unit = scale * min(size) / 384
     width, height = 80 * unit, 110 * unit
     middle, level = x * size[0], y * size[1]
@@ -62,13 +62,13 @@ def apply(name: str, phase: str, image: Image.Image, size: int = 32, *, view: in
     return transform(image) if phase == "train" else transform(image, view, key)
 
 
-# ------------------------------------------------------------------------------------------------ always an answer
+# ------------------------------------------------------------------------------------------------ any image
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("size", ODD_SIZES, ids=str)
-def test_every_picture_becomes_a_square_of_finite_numbers(name, phase, size):
+def test_every_image_becomes_a_square_of_finite_numbers(name, phase, size):
     transform = build_transform(name, phase, 32)
     for image in (flat(size), flat(size, (0, 0, 0)), noise(size)):
         last = 0 if phase == "train" else (transform.max_views or 3) - 1
@@ -88,7 +88,7 @@ def test_the_side_is_the_image_size(name, phase, size):
 
 @pytest.mark.parametrize("name", FIXED)
 def test_nothing_is_padded(name):
-    """A white picture is white to the rim in every view, whatever its size."""
+    """A white image is white up to its border in every view, at any size."""
     transform = build_transform(name, "inference", 32, **PLAIN)
     padded = []
     for width in (*range(1, 41), 395):
@@ -106,7 +106,7 @@ def test_nothing_is_padded_in_training(name):
 
 
 @pytest.mark.parametrize("x", [0.38, 0.42, 0.62])
-def test_nothing_is_padded_beside_a_face_at_the_rim(x):
+def test_nothing_is_padded_around_a_face_at_the_border(x):
     for width in range(45, 145, 10):
         bright = Image.eval(portrait((width, width * 4 // 3), x=x), lambda value: 128 + value // 2)
         assert face_box(bright) is not None
@@ -144,14 +144,13 @@ def test_pixels_are_normalised(name, phase):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("phase", PHASES)
-def test_mean_and_deviation_may_be_others(name, phase):
-    """A checkpoint brings its own."""
+def test_mean_and_deviation_of_a_checkpoint(name, phase):
     got = apply(name, phase, noise(), mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 1.0))
     for channel, limit in zip(got, (2.0, 1.0, 0.5), strict=True):
         assert -limit <= channel.min() < 0 < channel.max() <= limit
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------------------------------------ crops
 
 
 @pytest.mark.parametrize("name", ["base_source", "random_source"])
@@ -184,7 +183,7 @@ def test_validation_of_tta_has_no_random_views():
 @pytest.mark.parametrize("name", CENTRED)
 @pytest.mark.parametrize("size", [(384, 512), (512, 384), (400, 400), (150, 260), (1000, 800)], ids=str)
 def test_nothing_is_stretched(name, size):
-    """A disc stays a disc, and takes the same part of the shorter side in every picture."""
+    """A disc stays a disc, and takes the same part of the shorter side in every image."""
     image = flat(size, (0, 0, 0))
     radius = 0.2 * min(size)
     x, y = size[0] / 2, size[1] / 2
@@ -198,8 +197,8 @@ def test_nothing_is_stretched(name, size):
 
 @pytest.mark.parametrize("image_size", [32, 112, 224])
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1, 1.5])
-def test_the_sources_sizes_scale_with_photograph_and_image_size(image_size, scale):
-    """What 224 of 384 pixels show is shown by photographs and networks of any size."""
+def test_the_sources_sizes_scale_with_image_and_network(image_size, scale):
+    """The crop shows the same part of images and networks of any size."""
     size = (round(384 * scale), round(512 * scale))
 
     def shown(side: float) -> torch.Tensor:
@@ -215,13 +214,13 @@ def test_the_sources_sizes_scale_with_photograph_and_image_size(image_size, scal
 @pytest.mark.parametrize("name", ["base", "random", "tta", "base_source", "random_source"])
 @pytest.mark.parametrize("size", [(48, 64), (64, 48)], ids=str)
 def test_training_crops_lie_in_the_centre_square(name, size):
-    """Red stands outside of it."""
+    """Everything outside of it is red."""
     image = flat(size, (255, 0, 0))
     image.paste((0, 255, 0), (0, 8, 48, 56) if size[1] > size[0] else (8, 0, 56, 48))
     if name in ("base", "base_source"):
         transform = build_transform(name, "train", 32, **PLAIN)
         seen = [transform(image) for _ in range(40)]
-    else:  # RandAugment changes colours; the picture that it gets is the same for all of them
+    else:  # RandAugment changes colours; its input is the same for all of them
         transform = build_transform("tta", "inference", 32, **PLAIN)
         seen = [transform(image, view, "a") for view in range(40)]
     assert max(view[0].max().item() for view in seen) == 0
@@ -269,7 +268,7 @@ def test_facecrop_trains_on_the_face_wherever_it_is(x):
         assert shown / 224 == pytest.approx(0.5, abs=0.06)
 
 
-def test_facecrop_is_no_coin_at_inference():
+def test_facecrop_is_fixed_at_inference():
     image = portrait((96, 128), x=0.42)
     face, centre = apply("facecrop", "inference", image), apply("base", "inference", image)
     assert all(torch.equal(apply("facecrop", "inference", image), face) for _ in range(10))
@@ -281,7 +280,7 @@ def test_facecrop_is_no_coin_at_inference():
 
 @pytest.fixture
 def no_colours(monkeypatch):
-    """RandAugment, which changes colours, leaves pictures as they are."""
+    """Replace RandAugment, which changes colours, by the identity."""
     monkeypatch.setattr(augmentation.v2, "RandAugment", lambda *numbers: torch.nn.Identity())
 
 
@@ -292,8 +291,8 @@ def ramp(first: int, last: int) -> Image.Image:
 
 @pytest.mark.parametrize("name", ["base", "random", "tta", "base_source", "random_source"])
 @pytest.mark.parametrize("phase", ["train", "inference"])
-def test_training_crops_have_the_smallest_share_that_is_set(name, phase, no_colours):
-    """On a ramp, how far it goes tells how wide a crop is; the random views of tta are such crops, too."""
+def test_the_smallest_training_crop_has_the_area_of_crop_scale(name, phase, no_colours):
+    """On a ramp the range of values is the width of the crop; the random views of tta are such crops, too."""
     image = ramp(0, 255)
 
     def narrowest(scale):
@@ -310,7 +309,7 @@ def test_training_crops_have_the_smallest_share_that_is_set(name, phase, no_colo
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_mirroring_is_for_every_other_training_photograph_and_for_no_other_phase(name, no_colours):
+def test_mirroring_is_for_every_second_training_image_and_for_no_other_phase(name, no_colours):
     image = ramp(255, 0)
 
     def falling(phase, mirror, *view):
@@ -323,7 +322,7 @@ def test_mirroring_is_for_every_other_training_photograph_and_for_no_other_phase
         assert all(falling(phase, True, 0, key) for key in "abcd")
 
 
-def test_erasing_blanks_a_box_of_as_many_photographs_as_it_says():
+def test_erasing_blanks_a_box_with_its_probability():
     white = flat((48, 48), (255, 255, 255))
     transform = build_transform("base", "train", 32, erasing=0.5)
     seen = [transform(white) for _ in range(200)]
@@ -335,7 +334,7 @@ def test_erasing_blanks_a_box_of_as_many_photographs_as_it_says():
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_the_inference_crop_is_the_share_that_is_set(name):
+def test_the_inference_crop_has_its_share_of_the_side(name):
     image = portrait((384, 512))
     whole = apply(name, "inference", image, 224, inference_crop=1.0, **PLAIN)
     half = apply(name, "inference", image, 224, inference_crop=0.5, **PLAIN)
@@ -393,7 +392,7 @@ def test_random_views_leave_the_global_state():
 
 @pytest.mark.parametrize("view", [0, 1, 50])
 def test_random_views_are_random_resized_crops_of_the_centre_square(view):
-    """What is shown of two ramps is a rectangle of 8 to 100 % of the square, in proportion 3:4 to 4:3."""
+    """The crop of two ramps is a rectangle of 8 to 100 % of the square, in proportion 3:4 to 4:3."""
     x, y = np.meshgrid(np.linspace(0, 255, 384), np.linspace(0, 255, 384))
     square = np.stack([x, y, 0 * x], axis=2)
     image = Image.fromarray(np.pad(square, ((64, 64), (0, 0), (0, 0))).astype(np.uint8))
@@ -437,7 +436,7 @@ def test_transforms_travel_to_workers(name, phase):
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_photograph_itself_is_not_changed(name, phase):
+def test_the_input_is_not_changed(name, phase):
     image = noise()
     before = image.tobytes()
     apply(name, phase, image)
@@ -482,14 +481,14 @@ def test_the_box_follows_the_face():
 
 
 @pytest.mark.parametrize("x", [0.44, 0.5, 0.56])
-def test_the_box_mirrors_with_the_picture(x):
+def test_the_box_mirrors_with_the_image(x):
     image = portrait((96, 128), x=x)
     left, top, width, height = face_box(image)
     mirrored = face_box(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     assert mirrored == pytest.approx((96 - left - width, top, width, height), abs=3)
 
 
-def test_the_box_grows_with_the_photograph():
+def test_the_box_grows_with_the_image():
     boxes = [np.array(face_box(portrait((96 * k, 128 * k), x=0.46))) / k for k in (1, 2, 4, 8)]
     for box in boxes[1:]:
         assert box == pytest.approx(boxes[0], abs=4)
@@ -497,12 +496,12 @@ def test_the_box_grows_with_the_photograph():
 
 @pytest.mark.parametrize("size", [*ODD_SIZES, (600, 200), (200, 601)], ids=str)
 @pytest.mark.parametrize("colour", [(0, 0, 0), (128, 128, 128), (255, 255, 255)], ids=str)
-def test_a_blank_picture_has_no_face(size, colour):
+def test_a_blank_image_has_no_face(size, colour):
     assert face_box(flat(size, colour)) is None
 
 
 @pytest.mark.parametrize("size", [*ODD_SIZES, (2, 3), (3, 2), (5, 15), (16, 5), (48, 144), (300, 100)], ids=str)
-def test_the_box_is_inside_of_any_picture(size):
+def test_the_box_is_inside_of_any_image(size):
     for seed in range(3):
         symmetric = np.array(noise(size, seed))
         symmetric = Image.fromarray(np.concatenate([symmetric, symmetric[:, ::-1]], axis=1)).resize(size)
@@ -512,12 +511,12 @@ def test_the_box_is_inside_of_any_picture(size):
                 assert_box(box, size)
 
 
-def test_a_face_box_is_found_in_most_symmetric_pictures():
+def test_a_face_box_is_found_in_portraits_of_any_size():
     """The test above is not about None alone."""
     assert all(face_box(portrait(size)) is not None for size in ((48, 64), (64, 64), (224, 224), (512, 384), (33, 47)))
 
 
-def test_a_face_crop_says_whether_there_is_a_face():
+def test_a_face_crop_reports_whether_there_is_a_face():
     image = portrait()
     assert face_crop_box(image) == (face_box(image), True)
     (left, top, width, height), found = face_crop_box(flat((96, 128)))
@@ -526,10 +525,10 @@ def test_a_face_crop_says_whether_there_is_a_face():
     assert width / height == pytest.approx(3 / 4)
 
 
-# ------------------------------------------------------------------------------------------------ for people to look at
+# ------------------------------------------------------------------------------------------------ reports
 
 
-def test_a_picture_comes_back_from_what_a_network_sees():
+def test_an_image_can_be_restored_from_its_tensor():
     image = noise()
     assert pixels(to_image(ToNormalised(MEAN, STD)(image))).equal(pixels(image))
     assert pixels(to_image(ToNormalised(*PLAIN.values())(image), **PLAIN)).equal(pixels(image))

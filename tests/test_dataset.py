@@ -1,4 +1,4 @@
-"""Data sets and loaders: targets, what an item depends on, MixUp within a class, the order of an epoch."""
+"""Datasets, samplers and loaders: items and their seeds, oversampling, the order of an epoch, and views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from augmentation import build_transform
 from cli.command import Context, run_command
 from data.image_cache import ImageReader
-from data.label_math import age_group, encode_class, make_targets
+from data.label_math import age_group, make_targets
 from data.tables import read_training_table
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
 from training.loaders import train_loader, view_loader
@@ -32,7 +32,7 @@ def table(small_data) -> pd.DataFrame:
 
 @pytest.fixture
 def make_table(tmp_path):
-    """A table of pictures of one colour: make_table([(person, gender, age, mask, colour), ...])."""
+    """A table of images of one colour: make_table([(person, gender, age, mask, colour), ...])."""
 
     def make(rows) -> pd.DataFrame:
         records = []
@@ -47,61 +47,16 @@ def make_table(tmp_path):
     return make
 
 
-def people_table(ages) -> pd.DataFrame:
-    """Rows without pictures: a man and a woman of each age, mask 0, 1, 2 in turn."""
-    rows = [(age, gender) for age in ages for gender in (0, 1)]
-    return pd.DataFrame(
-        {
-            "person": [f"{k:03d}" for k in range(len(rows))],
-            "mask": [k % 3 for k in range(len(rows))],
-            "gender": [gender for _, gender in rows],
-            "age": [age for age, _ in rows],
-            "ageg": [age_group(age) for age, _ in rows],
-        }
-    )
-
-
 def same(first, second) -> bool:
-    """Whether two items are alike in image and targets."""
+    """Return whether two items have the same image and targets."""
     return torch.equal(first[0], second[0]) and first[1] == second[1]
 
 
-# ------------------------------------------------------------------------------------------------ targets
-
-
-def test_targets_of_every_task():
-    rows = people_table([18, 29, 30, 59, 60, 75])
-    targets = make_targets(rows)
-    assert set(targets) == {"main", "mask", "gender", "ageg", "age"}
-    assert targets["ageg"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert targets["gender"].tolist() == [0, 1] * 6
-    assert targets["mask"].tolist() == [0, 1, 2] * 4
-    assert targets["age"].tolist() == [18, 18, 29, 29, 30, 30, 59, 59, 60, 60, 75, 75]
-    by_hand = [6 * (k % 3) + 3 * (k % 2) + group for k, group in enumerate(targets["ageg"].tolist())]
-    assert targets["main"].tolist() == by_hand
-    assert all(targets[task].dtype == np.int64 for task in ("main", "mask", "gender", "ageg"))
-    assert targets["age"].dtype == np.float32
-
-
-@pytest.mark.parametrize("age_filter", [58, 59, 60, 31])
-def test_the_age_filter_moves_people_into_the_oldest_group_and_leaves_their_years(age_filter):
-    rows = people_table([20, 30, 31, 57, 58, 59, 60])
-    before = rows.copy()
-    targets, true = make_targets(rows, age_filter=age_filter), make_targets(rows)
-    for k, age in enumerate(rows["age"]):
-        group = 2 if age >= age_filter else age_group(age)
-        assert targets["ageg"][k] == group
-        assert targets["main"][k] == encode_class(k % 3, k % 2, group)
-    for task in ("age", "mask", "gender"):
-        assert (targets[task] == true[task]).all()
-    pd.testing.assert_frame_equal(rows, before)
+# ------------------------------------------------------------------------------------------------ training items
 
 
 def test_the_targets_of_a_table_are_its_labels(table):
     assert (make_targets(table)["main"] == table["label"].to_numpy()).all()
-
-
-# ------------------------------------------------------------------------------------------------ training items
 
 
 def test_an_item_is_an_image_and_its_targets(table):
@@ -113,7 +68,7 @@ def test_an_item_is_an_image_and_its_targets(table):
     assert target == {task: values[10].item() for task, values in make_targets(table).items()}
 
 
-def test_the_age_filter_is_for_training_targets(table):
+def test_the_age_filter_changes_training_targets(table):
     dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0), age_filter=45)
     number = table.index[table["age"] == 45][0]
     target = dataset[0, number][1]
@@ -160,7 +115,7 @@ def test_batches_are_the_same_with_any_number_of_workers(workers, table):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loading_does_not_draw_from_the_global_generator(workers, table):
-    """Dropout draws from it: with more workers or another pass it must draw the same."""
+    """Dropout draws from it, and must draw the same with any number of workers."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
     dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0), oversample=True)
@@ -215,10 +170,7 @@ COLOUR_AGES = torch.tensor([61.0, 70.0, 79.0])
 
 @pytest.fixture
 def scarce(make_table):
-    """A frequent class of black pictures, and a scarce one of three people who are red, green and blue.
-
-    Each of the three is on five pictures, as with a mask worn: most pairs of pictures are of one person.
-    """
+    """A frequent class of black images, and a scarce one of three people in red, green and blue, five images each."""
     frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(45)]
     three = [("r", 1, 61, 0, RED), ("g", 1, 70, 0, GREEN), ("b", 1, 79, 0, BLUE)]
     return make_table(frequent + [row for row in three for _ in range(5)])
@@ -250,7 +202,7 @@ def test_mixed_images_are_of_two_people_of_one_class(scarce):
     assert min(shares) < 0.2 < 0.8 < max(shares)
 
 
-def test_a_mixture_tells_what_it_is_of(scarce):
+def test_a_mixture_has_the_parts_of_its_item(scarce):
     dataset = TrainDataset(scarce, build_transform("random", "train", 32), seed=(1,), oversample=True)
     for index in range(60, 75):
         mixture, (image, target) = dataset.mixture(3, index), dataset[3, index]
@@ -261,7 +213,7 @@ def test_a_mixture_tells_what_it_is_of(scarce):
 
 
 def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
-    """With its own labels and pictures: a class for each colour."""
+    """With its own labels and images: a class for each colour."""
     frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(16)]
     green = [(person, 1, 40, 0, GREEN) for person in "ab"]
     red = [(person, 0, 40, 2, RED) for person in "cd"]
@@ -275,7 +227,7 @@ def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
         assert image.mean(dim=(1, 2)).tolist() == pytest.approx(colour, abs=1e-5)
 
 
-def test_images_that_are_there_are_not_mixed(scarce):
+def test_original_images_are_not_mixed(scarce):
     dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
     for index, expected in ((0, (0, 0, 0)), (45, (1, 0, 0)), (50, (0, 1, 0)), (59, (0, 0, 1))):
         assert dataset[0, index][0].mean(dim=(1, 2)).tolist() == pytest.approx(expected)
@@ -293,7 +245,7 @@ def test_two_folders_of_one_person_are_one_person(make_table):
     assert len(dataset) == 8
 
 
-def test_classes_are_counted_as_the_age_filter_has_them(make_table):
+def test_classes_are_counted_after_the_age_filter(make_table):
     """Of four people of 58 two are 60 and over for training, and mixed as such."""
     young = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(8)]
     rows = make_table([*young, ("a", 0, 58, 0, RED), ("b", 0, 65, 0, GREEN)])
@@ -318,7 +270,7 @@ def test_every_index_once_an_epoch(size, batch_size):
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(9, 4), (33, 32), (5, 2), (1, 8)])
-def test_a_last_batch_of_one_is_left_out_another_one_each_time(size, batch_size):
+def test_a_last_batch_of_one_is_left_out_a_different_image_each_time(size, batch_size):
     sampler = EpochSampler(size, batch_size, seed=(1, 2))
     left_out = set()
     for epoch in range(30):
@@ -361,21 +313,21 @@ def test_scarce_classes_are_drawn_more_often(power):
     assert drawn / drawn.sum() == pytest.approx(shares / shares.sum(), abs=0.01)
 
 
-def test_an_image_that_is_drawn_again_in_an_epoch_is_augmented_otherwise(table):
+def test_a_repeated_draw_in_an_epoch_is_augmented_differently(table):
     dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
     weights = np.where(np.arange(len(dataset)) == 5, 1.0, 1e-9)
     sampler = EpochSampler(len(dataset), 32, seed=(1,), weights=weights)
     sampler.set_epoch(2)
     keys = [key for batch in sampler for key in batch if key[1] == 5]
     assert len(keys) == len(set(keys)) > 80
-    pictures = [dataset[key][0] for key in keys[:5]]
-    assert all(not torch.equal(a, b) for k, a in enumerate(pictures) for b in pictures[:k])
-    sampler.set_epoch(2, 1)  # and one that is taken up within the epoch goes on as it would have
+    images = [dataset[key][0] for key in keys[:5]]
+    assert all(not torch.equal(a, b) for k, a in enumerate(images) for b in images[:k])
+    sampler.set_epoch(2, 1)  # a continued epoch has the same draws
     later = [key for batch in sampler for key in batch if key[1] == 5]
     assert later == keys[-len(later) :]
 
 
-def test_counts_are_of_all_that_is_trained_on(table):
+def test_counts_include_the_extra_images(table):
     plain = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
     assert plain.counts()["mask"].tolist() == [60, 12, 12]
     assert plain.counts()["main"].tolist() == np.bincount(table["label"], minlength=18).tolist()
@@ -388,7 +340,7 @@ def test_counts_are_of_all_that_is_trained_on(table):
     assert torch.equal(joint.sum(dim=(0, 1)), counts["ageg"])
 
 
-def test_an_order_may_be_asked_for_twice():
+def test_a_pass_can_be_repeated():
     sampler = EpochSampler(10, 3, seed=(0,))
     assert list(sampler) == list(sampler)
 
@@ -398,7 +350,7 @@ def test_an_order_may_be_asked_for_twice():
 
 @pytest.fixture
 def views(table):
-    """Makes a data set of three views of every photograph."""
+    """Make a dataset with three views of every image."""
 
     def make(transform: str = "tta", rows: pd.DataFrame = table, **options) -> ViewDataset:
         inference = build_transform(transform, "inference", 32)
@@ -437,7 +389,7 @@ def test_views_do_not_depend_on_the_other_images_or_their_order(views, table):
         assert torch.equal(other[place][0], dataset[number][0])
 
 
-def test_views_belong_to_the_key_not_to_the_folder_it_lies_in(views, table, tmp_path):
+def test_views_depend_on_the_key_not_on_the_folder(views, table, tmp_path):
     """The same data set elsewhere on disk gives the same views."""
     moved = table.head(3).copy()
     for k, path in enumerate(moved["path"]):
@@ -450,8 +402,8 @@ def test_views_belong_to_the_key_not_to_the_folder_it_lies_in(views, table, tmp_
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_photograph_that_is_lost_on_the_way_is_one_line(workers, capsys, tmp_path):
-    """Also when a worker finds out, from which torch hands on a whole traceback."""
+def test_an_image_that_disappears_is_an_error_of_one_line(workers, capsys, tmp_path):
+    """Also in a worker, whose whole traceback torch passes on."""
     dataset = ViewDataset([str(tmp_path / "lost.jpg")], ["lost.jpg"], build_transform("base", "inference", 32))
 
     def command():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from analysis.metrics import score
-from data.label_math import age_group_shares, decode_class, join_probabilities, marginals, predicted_class
 
 
 def sure_of(classes, count):
@@ -50,10 +49,6 @@ def test_scores_are_plain_numbers():
     assert all(type(value) is float for value in score("age", np.array([[20.0]]), np.array([20])).values())
 
 
-def test_the_most_probable_class_is_told_whatever_the_scale():
-    assert predicted_class("mask", np.array([[0.2, 0.3, 0.25], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
-
-
 def test_ages_by_hand():
     # errors -2, +1, 0, -3 years: MAE = 6/4, RMSE = sqrt(14/4)
     told, true = np.array([[28.0], [31.0], [60.0], [57.0]], np.float32), np.array([30, 30, 60, 60])
@@ -65,11 +60,6 @@ def test_ages_by_hand():
     assert got["accuracy"] == pytest.approx(2 / 4)
 
 
-def test_age_groups_change_at_30_and_60_years():
-    years = np.array([[-4.0], [29.99], [30.0], [59.99], [60.0], [130.0]])
-    assert predicted_class("age", years).tolist() == [0, 0, 1, 1, 2, 2]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_scores_of_what_is_not_a_number_are_nan(bad):
     classes = score("mask", np.array([[0.1, bad, 0.2], [1, 0, 0]]), np.array([0, 0]))
@@ -77,48 +67,3 @@ def test_scores_of_what_is_not_a_number_are_nan(bad):
     assert set(classes) == {"macro_f1", "accuracy"}
     assert set(ages) == {"macro_f1", "accuracy", "mae", "rmse"}
     assert all(math.isnan(value) for value in [*classes.values(), *ages.values()])
-
-
-# ------------------------------------------------------------------------------------------------ attributes joined
-
-
-def test_age_groups_are_shared_about_their_bounds():
-    ages = np.array([20.0, 29.0, 30.0, 45.0, 58.0, 60.0, 80.0])
-    shares = age_group_shares(ages, 2.0)
-    assert shares.sum(axis=1) == pytest.approx(1)
-
-    def below(bound, age):
-        return 0.5 * (1 + math.erf((bound - age - 0.5) / 2 / math.sqrt(2)))
-
-    assert shares[1].tolist() == pytest.approx([below(30, 29), 1 - below(30, 29), 0], abs=1e-9)
-    assert shares[4].tolist() == pytest.approx([0, below(60, 58), 1 - below(60, 58)], abs=1e-9)
-    assert shares.argmax(axis=1).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert age_group_shares(np.array([56.0]), 1.0, (30, 55)).argmax() == 2
-
-
-def some_answers(outputs, count=7):
-    values = np.random.default_rng(outputs).random((count, outputs))
-    return values / values.sum(axis=1, keepdims=True)
-
-
-def test_attributes_alone_are_independent():
-    parts = {"mask": some_answers(3), "gender": some_answers(2), "ageg": some_answers(3)[::-1]}
-    joined = join_probabilities(None, parts)
-    for number in range(18):
-        mask, gender, group = decode_class(number)
-        expected = parts["mask"][:, mask] * parts["gender"][:, gender] * parts["ageg"][:, group]
-        assert joined[:, number] == pytest.approx(expected)
-
-
-def test_an_attribute_takes_the_place_of_what_the_classes_said_of_it():
-    base = some_answers(18)
-    own = marginals(base)
-    assert join_probabilities(base, own) == pytest.approx(base)
-    ages = some_answers(3)
-    joined = join_probabilities(base, {"ageg": ages})
-    assert marginals(joined)["ageg"] == pytest.approx(ages)
-    # and of people of one age group the others are what they were
-    before, after = (each.reshape(-1, 3, 2, 3)[..., 1] for each in (base, joined))
-    assert after / after.sum(axis=(1, 2), keepdims=True) == pytest.approx(
-        before / before.sum(axis=(1, 2), keepdims=True)
-    )

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from data import image_cache
-from data.image_cache import load_images
-from data.images import read_image
+from data.image_cache import ImageReader, load_images
+from data.images import needed_side, read_image
+from inference import predict as prediction
 
 SIDE = 20
 
@@ -118,3 +119,32 @@ def test_the_cache_may_change_on_resume(run, small_data, tiny_training, tmp_path
     outcome = run("train", *words, "--resume", "--cache", "off")
     assert outcome.code == 0, outcome.err
     assert run("train", *words, "--resume").out.count("finished earlier") == 2
+
+
+def test_images_are_decoded_as_large_as_the_smallest_crop_needs(run, make_data, tiny_training, tmp_path, monkeypatch):
+    """A crop of 1 % of the area of 400 x 500 pixels has fewer pixels than the network if the image is shrunk."""
+    data = make_data(people=4, shots=["normal"], size=(400, 500), eval_images=1)
+    words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models")
+    sides = []
+
+    def record(side, *args, **kwargs):
+        sides.append(side)
+        return ImageReader(side, *args, **kwargs)
+
+    monkeypatch.setattr(prediction, "ImageReader", record)
+    for crop_scale, megabytes in ((0.01, "2 MB"), (0.08, "0 MB")):
+        outcome = run("train", *words, "--transform-type", "tta", "--crop-scale", crop_scale, "--overwrite")
+        assert f"4 decoded images kept in memory, {megabytes}." in outcome.out
+        checkpoint = next((tmp_path / "models").rglob("*.pt"))
+        options = (
+            "--load-state-dict",
+            checkpoint,
+            "--device",
+            "cpu",
+            "--num-workers",
+            0,
+            "--data-root",
+            data.data_root,
+        )
+        assert run("submit_singular", *options, "--save-path", tmp_path / "prediction").code == 0
+    assert sides == [needed_side(32, 0.01), needed_side(32)]

@@ -1,4 +1,4 @@
-"""ImageReader: read as a person would see them, or named with the reason why not."""
+"""Images read as RGB, shrunk to what a network can use, or reported with the reason."""
 
 from __future__ import annotations
 
@@ -6,21 +6,31 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import find_identical_files, find_unreadable, needed_side, read_image
+from data.images import find_identical_files, find_unreadable, needed_side, read_image, read_thumbnail
 from data.tables import read_training_table
 from utils import UserError
 
 
-def test_a_photograph_is_turned_as_its_exif_tag_says(tmp_path):
-    pixels = np.zeros((64, 48, 3), np.uint8)
-    pixels[:32] = 255  # the upper half is white
+def save_rotated(path, size):
+    """Save an image whose upper half is white and whose EXIF tag says that it must be turned by 90 degrees."""
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise when shown
-    Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    got = np.asarray(read_image(tmp_path / "turned.jpg"))
-    assert got.shape == (64, 48, 3)
-    assert got[:24].min() > 200
-    assert got[40:].max() < 50
+    exif[0x0112] = 6
+    Image.fromarray(pixels).rotate(90, expand=True).save(path, exif=exif, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"), [((48, 64), None, (48, 64)), ((480, 640), 100, (120, 160))], ids=str
+)
+def test_an_image_is_rotated_by_its_exif_tag(size, side, expected, tmp_path):
+    got = np.asarray(read_image(save_rotated(tmp_path / "turned.jpg", size), side))
+    width, height = expected
+    assert got.shape == (height, width, 3)
+    assert got[: height // 2 - 8].min() > 200
+    assert got[height // 2 + 8 :].max() < 50
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "RGB"])
@@ -33,25 +43,31 @@ def test_any_png_is_read_as_rgb(tmp_path, mode):
     assert (got.getpixel((5, 5)), got.getpixel((5, 60))) == ((255, 255, 255), (0, 0, 0))
 
 
-def test_pictures_that_cannot_be_decoded_are_found(small_data, make_photo, tmp_path):
+def test_unreadable_images_are_found(small_data, make_photo, tmp_path):
     whole = small_data.photo(0).read_bytes()
-    bad = {"cut.jpg": whole[: len(whole) // 2], "tail.jpg": whole[:-40], "empty.jpg": b"", "text.jpg": b"not a picture"}
+    bad = {"cut.jpg": whole[: len(whole) // 2], "tail.jpg": whole[:-40], "empty.jpg": b"", "text.jpg": b"not an image"}
     png = make_photo(tmp_path / "good.png").read_bytes()
     bad["cut.png"] = png[: len(png) // 2]
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=rf"{name} cannot be read as an image"):
             read_image(tmp_path / name)
+    assert read_thumbnail(tmp_path / "cut.png", 20) is None
     paths = [small_data.photo(1), *(tmp_path / name for name in bad), tmp_path / "good.png", tmp_path / "gone.jpg"]
-    sentences = find_unreadable(paths)
-    assert list(sentences) == [str(path) for path in [*paths[1:-2], paths[-1]]]
-    for path, sentence in sentences.items():
-        assert sentence.startswith(f"{path} cannot be read as an image (")
-        assert "\n" not in sentence
+    faults = find_unreadable(paths)
+    assert list(faults) == [str(path) for path in [*paths[1:-2], paths[-1]]]
+    for path, fault in faults.items():
+        assert fault.startswith(f"{path} cannot be read as an image (")
+        assert "\n" not in fault
 
 
-def test_a_tiny_picture_can_be_checked(make_photo, tmp_path):
+def test_a_tiny_image_can_be_checked(make_photo, tmp_path):
     assert find_unreadable([make_photo(tmp_path / "tiny.jpg", size=(6, 6))]) == {}
+
+
+def test_a_thumbnail_fits_its_side(make_photo, tmp_path):
+    path = make_photo(tmp_path / "x.jpg", size=(480, 640))
+    assert (read_thumbnail(path, 100).size, read_thumbnail(path, 1000).size) == ((75, 100), (480, 640))
 
 
 def test_identical_files_are_found(small_data, tmp_path, make_photo):
@@ -82,14 +98,14 @@ def test_identical_files_are_found(small_data, tmp_path, make_photo):
     ],
 )
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_a_photograph_is_shrunk_to_no_less_than_what_is_needed(size, side, expected, extension, make_photo, tmp_path):
+def test_an_image_is_not_shrunk_below_the_side(size, side, expected, extension, make_photo, tmp_path):
     image = read_image(make_photo(tmp_path / f"x{extension}", size=size), side)
     assert (image.mode, image.size) == ("RGB", expected)
     assert min(image.size) >= min(side, *size)
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-def test_a_shrunk_photograph_is_the_mean_of_the_pixels_it_stands_for(extension, tmp_path):
+def test_a_shrunk_image_has_the_mean_of_its_pixels(extension, tmp_path):
     across, down = np.meshgrid(np.linspace(0, 255, 600), np.linspace(0, 255, 400))
     pixels = np.stack([across, down, np.full_like(across, 128)], axis=2).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"x{extension}", quality=95)
@@ -99,21 +115,11 @@ def test_a_shrunk_photograph_is_the_mean_of_the_pixels_it_stands_for(extension, 
     assert np.abs(got - expected).max() < 4
 
 
-def test_a_photograph_that_is_turned_and_shrunk(tmp_path):
-    pixels = np.zeros((640, 480, 3), np.uint8)
-    pixels[:320] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    got = np.asarray(read_image(tmp_path / "turned.jpg", 100))
-    assert got.shape == (160, 120, 3)
-    assert got[:78].min() > 200
-    assert got[82:].max() < 50
-
-
-@pytest.mark.parametrize("image_size", [32, 112, 224])
-def test_the_smallest_crop_of_a_shrunk_photograph_still_fills_the_network(image_size):
-    side = needed_side(image_size)
+@pytest.mark.parametrize("crop_scale", [0.01, 0.05, 0.08, 0.35, 1.0])
+@pytest.mark.parametrize("image_size", [32, 224])
+def test_the_smallest_crop_of_a_shrunk_image_still_fills_the_network(image_size, crop_scale):
+    side = needed_side(image_size, crop_scale)
     for ratio in (3 / 4, 4 / 3):
-        width, height = (side**2 * 0.08 * ratio) ** 0.5, (side**2 * 0.08 / ratio) ** 0.5
+        width, height = (side**2 * crop_scale * ratio) ** 0.5, (side**2 * crop_scale / ratio) ** 0.5
         assert min(width, height) >= image_size - 1e-9
+    assert (side > needed_side(image_size)) == (crop_scale < 0.08)

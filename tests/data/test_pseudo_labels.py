@@ -1,4 +1,4 @@
-"""Pseudo labels: what a fold is trained on of a prediction, and what is refused."""
+"""Pseudo labels: the rows that a fold trains on, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "kfold-ensemble-VanillaTorchvision"
 
 @pytest.fixture(scope="module")
 def predicted(small_data, tiny_training, tmp_path_factory):
-    """The prediction of a run of two folds, and of 5 photographs."""
+    """A prediction of 5 images by a run of two folds."""
     import submit_ensemble
     import train
 
@@ -32,7 +32,7 @@ def predicted(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture
 def copied(predicted, tmp_path):
-    """A copy of the prediction, in which members say what a test lets them say."""
+    """A copy of the prediction, whose members a test may change."""
     return shutil.copytree(predicted, tmp_path / "predicted")
 
 
@@ -45,8 +45,8 @@ def train(run, small_data, tiny_training, tmp_path):
     return command
 
 
-def say(prediction, fold, classes):
-    """Let the member of a fold be sure of these classes."""
+def set_answers(prediction, fold, classes):
+    """Let the member of a fold predict these classes with certainty."""
     about = json.loads((prediction / "prediction.json").read_text())
     name = next(member["answers"] for member in about["members"] if member["fold"] == fold)
     rows = pd.read_csv(prediction / "members" / name)
@@ -55,14 +55,14 @@ def say(prediction, fold, classes):
 
 
 def counts_of(folder, task="main"):
-    """How many training photographs each class had, by fold."""
+    """The number of training images of each class, by fold."""
     files = [next((folder / f"fold0{fold}").glob("*.pt")) for fold in (0, 1)]
     return [np.array(torch.load(file, weights_only=True)["info"]["training_counts"][task]) for file in files]
 
 
-def test_a_fold_learns_what_its_own_members_predicted(copied, train, run, small_data, tiny_training, tmp_path):
-    say(copied, 0, [3, 3, 3, 3, 7])
-    say(copied, 1, [17, 17, 17, 17, 17])
+def test_a_fold_trains_on_the_predictions_of_its_own_members(copied, train, run, small_data, tiny_training, tmp_path):
+    set_answers(copied, 0, [3, 3, 3, 3, 7])
+    set_answers(copied, 1, [17, 17, 17, 17, 17])
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "plain", "--cv", 2)
     assert run("train", *tiny_training, *words).code == 0
     outcome = train(copied, "--pseudo-share", 1)
@@ -73,7 +73,7 @@ def test_a_fold_learns_what_its_own_members_predicted(copied, train, run, small_
     assert added[0].tolist() == [0, 0, 0, 4, 0, 0, 0, 1, *[0] * 10]
     assert added[1].tolist() == [*[0] * 17, 5]
     oof = pd.read_csv(tmp_path / "models" / "main" / NAME / "oof.csv")
-    assert len(oof) == 84  # nobody of them is validated
+    assert len(oof) == 84  # none of them is validated on
     groups = [
         after - before
         for before, after in zip(
@@ -83,7 +83,7 @@ def test_a_fold_learns_what_its_own_members_predicted(copied, train, run, small_
     assert [group.tolist() for group in groups] == [[4, 1, 0], [0, 0, 5]]
 
 
-def test_the_surest_of_each_class_are_taken():
+def test_the_most_confident_of_each_class_are_taken():
     answers = np.full((6, 18), 1e-3)
     for row, (label, sure) in enumerate([(2, 0.9), (2, 0.5), (2, 0.7), (5, 0.3), (5, 0.4), (9, 0.2)]):
         answers[row, label] = sure
@@ -106,26 +106,26 @@ def test_an_attribute_is_labelled_with_the_more_probable_one_of_all_classes():
 
 
 def test_predicted_age_groups_stay_what_they_are_with_an_age_filter(copied, train, tmp_path):
-    """The people of 30 to 59 are 45 in the data set."""
-    say(copied, 0, [1] * 5)
-    say(copied, 1, [1] * 5)
+    """In this data set the people of 30 to 59 are 45."""
+    set_answers(copied, 0, [1] * 5)
+    set_answers(copied, 1, [1] * 5)
     words = ("--age-filter", 40, "--pseudo-share", 1)
     assert train(copied, *words).code == 0
     first = counts_of(tmp_path / "models" / "main" / NAME)[0]
-    assert first[1] == 5  # nobody else of this group is left
+    assert first[1] == 5  # the age filter moved all others of this group
 
 
-def test_resume_refuses_other_predictions(copied, train):
+def test_resume_with_other_predictions(copied, train):
     assert train(copied).code == 0
     assert train(copied, "--resume").code == 0
-    say(copied, 1, [16] * 5)
+    set_answers(copied, 1, [16] * 5)
     outcome = train(copied, "--resume")
     assert outcome.code == 2
     assert "was begun with other predictions in --pseudo-labels" in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("damage", "words", "told"),
+    ("damage", "words", "message"),
     [
         ("another seed", ("--seed", 7), "has no member of fold 0 of this split"),
         ("a task", (), "predicts task gender. Pass a prediction of main"),
@@ -136,7 +136,7 @@ def test_resume_refuses_other_predictions(copied, train):
         ("age", ("--task", "age"), "--pseudo-labels needs classes, and task age has none"),
     ],
 )
-def test_what_is_refused(damage, words, told, copied, train, small_data, tmp_path):
+def test_errors(damage, words, message, copied, train, small_data, tmp_path):
     about = json.loads((copied / "prediction.json").read_text())
     if damage == "a task":
         about["task"] = "gender"
@@ -152,5 +152,5 @@ def test_what_is_refused(damage, words, told, copied, train, small_data, tmp_pat
         (copied / "prediction.json").unlink()
     outcome = train(copied, *words)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
-    assert told in outcome.err
+    assert message in outcome.err
     assert not (tmp_path / "models").exists()

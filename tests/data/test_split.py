@@ -27,7 +27,7 @@ def table_of(people, images=2):
 
 
 def numbered(counts):
-    """(id, gender, age) people, so many of each (gender, age), with their strata in turn as far as they go."""
+    """(id, gender, age) people by the count of each (gender, age), with the strata in turn while they last."""
     left, people = Counter(counts), []
     while left.total():
         for stratum in counts:
@@ -52,14 +52,14 @@ def five(real):
 # ------------------------------------------------------------------------------------------------ the real strata
 
 
-def test_nobody_is_on_both_sides_and_everybody_is_on_one(real, five):
-    everybody = set(real.person)
+def test_every_person_is_either_trained_or_validated_on(real, five):
+    everyone = set(real.person)
     for fold in five.folds:
         assert not set(fold.train) & set(fold.valid)
-        assert set(fold.train) | set(fold.valid) == everybody
+        assert set(fold.train) | set(fold.valid) == everyone
 
 
-def test_everybody_is_validated_once(real, five):
+def test_everyone_is_validated_once(real, five):
     assert len(five.folds) == 5
     assert sorted(person for fold in five.folds for person in fold.valid) == sorted(set(real.person))
 
@@ -117,7 +117,7 @@ def test_another_seed_gives_another_split(real, five):
     assert other.fingerprint != five.fingerprint
 
 
-def test_the_fingerprint_is_of_who_is_where(real, five):
+def test_the_fingerprint_depends_on_the_place_of_every_person(real, five):
     assert split_people(real, cv=5, seed=42).fingerprint == five.fingerprint
     assert len(five.fingerprint) == 16
     int(five.fingerprint, 16)
@@ -126,7 +126,7 @@ def test_the_fingerprint_is_of_who_is_where(real, five):
     assert split_people(real, cv=4, seed=42).fingerprint != five.fingerprint
 
 
-def test_what_is_written_says_who_was_where(five):
+def test_the_written_split_lists_the_people_of_each_fold(five):
     written = json.loads(json.dumps(five.as_dict()))
     assert (written["seed"], written["fingerprint"]) == (42, five.fingerprint)
     assert [fold["fold"] for fold in written["folds"]] == [0, 1, 2, 3, 4]
@@ -157,7 +157,7 @@ def test_scarce_strata_are_named():
     assert sorted(len(fold.valid) for fold in split.folds) == [3, 4, 4, 4, 4]
 
 
-def test_people_whose_strata_are_all_scarce_are_split_all_the_same():
+def test_people_of_scarce_strata_alone_can_be_split():
     people = numbered(dict.fromkeys(REAL, 2))
     split = split_people(table_of(people), cv=5, seed=0)
     assert sorted(person for fold in split.folds for person in fold.valid) == sorted(i for i, _, _ in people)
@@ -165,7 +165,7 @@ def test_people_whose_strata_are_all_scarce_are_split_all_the_same():
 
 
 @pytest.mark.parametrize(("count", "cv"), [(4, 5), (1, 2), (1, 1)])
-def test_fewer_people_than_folds_are_refused(count, cv):
+def test_fewer_people_than_folds(count, cv):
     with pytest.raises(UserError, match=rf"{count} people cannot be split into {max(cv, 2)} folds"):
         split_people(table_of(numbered({(0, 25): count})), cv=cv, seed=0)
 
@@ -175,21 +175,21 @@ def test_few_people_can_be_split_once():
     assert (len(fold.train), len(fold.valid)) == (3, 1)
 
 
-# ------------------------------------------------------------------------------------------------ validation elsewhere
+# ------------------------------------------------------------------------------------------------ --valid-root
 
 
-def test_nobody_is_held_out_when_validation_is_elsewhere():
+def test_no_one_is_held_out_with_a_validation_folder():
     table = table_of(numbered({(0, 25): 3, (1, 60): 1}))
     (fold,) = split_people(table, cv=1, seed=0, valid_people=["x"]).folds
     assert (fold.train, fold.valid) == (sorted(set(table.person)), ["x"])
 
 
-def test_one_person_is_enough_when_validation_is_elsewhere():
+def test_one_person_is_enough_with_a_validation_folder():
     (fold,) = split_people(table_of([("1", 0, 20)]), cv=1, seed=0, valid_people=["x"]).folds
     assert fold.train == ["1"]
 
 
-def test_folds_train_on_other_people_when_validation_is_elsewhere():
+def test_folds_train_on_other_people_with_a_validation_folder():
     table = table_of(numbered(dict.fromkeys(REAL, 5)))
     elsewhere, here = split_people(table, cv=5, seed=0, valid_people=["x"]), split_people(table, cv=5, seed=0)
     assert [fold.train for fold in elsewhere.folds] == [fold.train for fold in here.folds]

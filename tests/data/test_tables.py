@@ -1,4 +1,4 @@
-"""Reading folders, train.csv, corrections, info.csv and pictures."""
+"""Folders, train.csv, corrections, info.csv and answers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_label_is_of_the_stem_however_few_or_many_images(make_data, make_per
     assert "incorrect_mask, mask1, mask2, mask4, mask5" in note
 
 
-def test_a_person_without_photographs_is_named(make_data):
+def test_a_person_without_images_is_named(make_data):
     data = make_data(people=2)
     (data.train_root / "000009_female_Asian_33").mkdir()
     table, report = read_training_table(data.train_root)
@@ -122,7 +122,7 @@ def test_an_unknown_shot_is_an_error_and_other_files_are_noted(make_data):
     assert len(table) == 12
 
 
-def test_many_names_are_cut_short(make_data):
+def test_long_lists_of_names_are_shortened(make_data):
     data = make_data(people=9, shots=["normal"])
     for number in range(8):
         data.folder(number).rename(data.train_root / f"someone{number}")
@@ -150,14 +150,14 @@ def train_csv(write_csv, data, *rows):
     return write_csv(data.train_csv, ["id", "gender", "race", "age", "path"], rows)
 
 
-def test_train_csv_that_says_the_same_changes_nothing(make_data):
+def test_train_csv_with_the_same_labels_changes_nothing(make_data):
     with_csv, without = make_data(people=3, train_csv=True), make_data(people=3, name="other")
     table, report = read_training_table(with_csv.train_root)
     assert (report.errors, report.notes) == ([], [])
     assert labels(table) == labels(read_training_table(without.train_root)[0])
 
 
-def test_train_csv_wins_over_a_folder_name_and_says_so(make_data, write_csv):
+def test_train_csv_wins_over_a_folder_name_with_a_note(make_data, write_csv):
     data = make_data(people=2, shots=["normal"])
     folder = data.people[0].folder  # 000001_male_Asian_20
     train_csv(write_csv, data, ["000001", "female", "Asian", 60, folder])
@@ -166,7 +166,7 @@ def test_train_csv_wins_over_a_folder_name_and_says_so(make_data, write_csv):
     assert only(report.notes) == f"1 folder whose name and train.csv disagree, train.csv is used: {folder}."
 
 
-def test_train_csv_can_name_a_folder_that_says_nothing(make_data, write_csv):
+def test_train_csv_can_label_a_folder_of_any_name(make_data, write_csv):
     data = make_data(people=2, shots=["normal"])
     data.folder(0).rename(data.train_root / "someone")
     train_csv(write_csv, data, ["000005", "female", "Asian", 31, "someone"])
@@ -185,7 +185,7 @@ def test_rows_of_train_csv_without_a_folder_are_noted_and_unreadable_ones_are_er
     assert "8_man_Asian_20" in only(report.errors)
 
 
-def test_train_csv_without_its_columns_is_refused(make_data, write_csv):
+def test_train_csv_without_its_columns(make_data, write_csv):
     data = make_data(people=1)
     write_csv(data.train_csv, ["id", "sex", "age"], [["1", "male", 20]])
     with pytest.raises(UserError, match=r"train\.csv has no column gender, path"):
@@ -235,7 +235,7 @@ def test_the_mask_of_one_file_is_corrected(correct):
     assert "changed the labels of 2 images" in only(report.notes)
 
 
-def test_a_correction_that_says_what_is_there_changes_nothing(correct):
+def test_a_correction_with_the_same_label_changes_nothing(correct):
     _, report = correct(["004432", "male", "25", "mask1", "worn"])
     assert (report.errors, "changed the labels of 0 images" in only(report.notes)) == ([], True)
 
@@ -245,7 +245,7 @@ def test_corrections_need_only_the_columns_they_use(correct):
     assert (got["004432/normal"], report.errors) == ("bare female <30", [])
 
 
-def test_a_correction_of_nobody_is_an_error(correct):
+def test_a_correction_of_an_unknown_person_is_an_error(correct):
     _, report = correct(["999999", "female", "", "", ""])
     assert "people that do not exist: 999999" in only(report.errors)
     assert "1 row of " in report.errors[0]
@@ -272,7 +272,7 @@ def test_a_correction_that_cannot_be_applied_is_an_error(correct, row):
     assert got["004432/mask1"] == "worn male <30"
 
 
-def test_corrections_that_are_not_there_are_refused(make_data, tmp_path):
+def test_missing_corrections(make_data, tmp_path):
     data = make_data(people=1)
     with pytest.raises(UserError, match=r"There is no file .*none\.csv"):
         read_training_table(data.train_root, tmp_path / "none.csv")
@@ -294,7 +294,7 @@ def test_an_id_with_a_suffix_is_the_same_person(make_data, make_person):
     assert only(problems(table)) == "1 person with two labels: 001498."
 
 
-# ------------------------------------------------------------------------------------------------ to be predicted
+# ------------------------------------------------------------------------------------------------ images to predict
 
 
 def test_info_csv_fixes_the_order(small_data):
@@ -304,7 +304,7 @@ def test_info_csv_fixes_the_order(small_data):
     assert listed.notes == []
 
 
-def test_without_info_csv_names_are_sorted_and_that_is_said(make_data):
+def test_without_info_csv_names_are_sorted_with_a_note(make_data):
     data = make_data(people=1, info=False)
     listed = read_prediction_list(data.data_root)
     assert listed.ids == sorted(data.eval_ids)
@@ -347,21 +347,21 @@ def test_an_image_that_info_csv_does_not_list_is_left_out_and_named(make_data, m
     assert "stranger.jpg" in only(listed.notes)
 
 
-def test_info_csv_without_its_column_is_refused(make_data, write_csv):
+def test_info_csv_without_its_column(make_data, write_csv):
     data = make_data(people=1)
     write_csv(data.info, ["name", "ans"], [])
     with pytest.raises(UserError, match=r"info\.csv has no column ImageID"):
         read_prediction_list(data.data_root)
 
 
-def test_info_csv_without_rows_is_refused(make_data, write_csv):
+def test_info_csv_without_rows(make_data, write_csv):
     data = make_data(people=1)
     write_csv(data.info, ["ImageID", "ans"], [])
     with pytest.raises(UserError, match=r"info\.csv"):
         read_prediction_list(data.data_root)
 
 
-def test_folders_to_predict_that_are_empty_or_not_there_are_refused(tmp_path, make_data):
+def test_empty_and_missing_folders_to_predict(tmp_path, make_data):
     with pytest.raises(UserError, match=r"There is no folder .*--data-root"):
         read_prediction_list(tmp_path / "images")
     (tmp_path / "images").mkdir()
@@ -369,7 +369,7 @@ def test_folders_to_predict_that_are_empty_or_not_there_are_refused(tmp_path, ma
         read_prediction_list(tmp_path / "images")
 
 
-def test_the_folder_of_the_original_download_is_pointed_at(make_photo, tmp_path):
+def test_the_folder_of_the_original_download_is_suggested(make_photo, tmp_path):
     make_photo(tmp_path / "eval" / "images" / "a.jpg")
     with pytest.raises(UserError, match=r"There is one at .*eval/images"):
         read_prediction_list(tmp_path / "images")
@@ -392,12 +392,12 @@ def test_answers_are_read_by_image(write_csv, tmp_path):
         (["ImageID", "ans"], [["a", ""]], "not a number"),
     ],
 )
-def test_answers_that_cannot_be_read_are_refused(write_csv, tmp_path, columns, rows, message):
+def test_answers_that_cannot_be_read(write_csv, tmp_path, columns, rows, message):
     with pytest.raises(UserError, match=message):
         read_answers(write_csv(tmp_path / "answers.csv", columns, rows))
 
 
-def test_a_table_that_is_not_utf8_is_refused(tmp_path):
+def test_a_table_that_is_not_utf8(tmp_path):
     path = tmp_path / "answers.csv"
     path.write_bytes("ImageID,ans\n사진.jpg,1\n".encode("cp949"))
     with pytest.raises(UserError, match=r"answers\.csv"):

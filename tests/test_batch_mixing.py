@@ -1,4 +1,4 @@
-"""MixUp, CutMix and soft age groups: what becomes of images and targets, by hand."""
+"""MixUp, CutMix and soft age groups: images and targets worked out by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from data.label_math import encode_class
 
 
 def batch(count: int = 6):
-    """Images that are each of one number, 0 to count - 1, and targets of all tasks."""
+    """Images that each hold one number, 0 to count - 1, and targets of all tasks."""
     images = torch.arange(float(count))[:, None, None, None].expand(count, 3, 8, 8).clone()
     mask, gender, group = (torch.arange(count) % outputs for outputs in (3, 2, 3))
     main = torch.tensor([encode_class(*map(int, numbers)) for numbers in zip(mask, gender, group, strict=True)])
@@ -19,19 +19,19 @@ def batch(count: int = 6):
 
 def test_without_options_a_batch_stays_as_it_is():
     images, targets = batch()
-    mixed, told = BatchMixing()(images, targets)
+    mixed, new = BatchMixing()(images, targets)
     assert mixed is images
-    assert told is targets
+    assert new is targets
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_targets_are_mixed_as_the_images_are(kind):
     images, targets = batch()
     for _ in range(20):
-        mixed, told = BatchMixing(**{kind: 1.0})(images, targets)
+        mixed, new = BatchMixing(**{kind: 1.0})(images, targets)
         assert mixed.shape == images.shape
         for k in range(len(images)):
-            # The mean of an image tells how much of each of its two parts is in it: the parts are neighbours.
+            # The two parts of an image are neighbours, so its mean gives their shares.
             other = (k - 1) % len(images)
             share = ((mixed[k].mean() - other) / (k - other)).item()
             assert -1e-5 <= share <= 1 + 1e-5
@@ -39,9 +39,9 @@ def test_targets_are_mixed_as_the_images_are(kind):
                 expected = torch.zeros(outputs)
                 expected[targets[task][k]] += share
                 expected[targets[task][other]] += 1 - share
-                assert torch.allclose(told[task][k], expected, atol=1e-4)
+                assert torch.allclose(new[task][k], expected, atol=1e-4)
             years = share * targets["age"][k] + (1 - share) * targets["age"][other]
-            assert told["age"][k].item() == pytest.approx(years.item(), abs=1e-2)
+            assert new["age"][k].item() == pytest.approx(years.item(), abs=1e-2)
 
 
 def test_mixup_blends_and_cutmix_pastes():
@@ -53,7 +53,7 @@ def test_mixup_blends_and_cutmix_pastes():
     assert any(len(image.unique()) == 2 for image in pasted)
 
 
-def test_both_take_turns_and_depend_on_the_seed_alone():
+def test_both_alternate_at_random_by_the_seed_alone():
     images, targets = batch()
 
     def made(seed):
@@ -66,11 +66,11 @@ def test_both_take_turns_and_depend_on_the_seed_alone():
     assert not all(torch.equal(a, b) for a, b in zip(first, made(4), strict=True))
 
 
-def test_the_classes_of_main_share_as_their_age_groups_do():
+def test_soft_age_groups_and_the_classes_of_main_agree():
     images, targets = batch()
-    _, told = BatchMixing(age_sigma=4.0)(images, targets)
-    shares = told["main"].view(-1, 3, 2, 3)
-    assert torch.allclose(shares.sum(dim=(1, 2)), told["ageg"], atol=1e-6)
+    _, new = BatchMixing(age_sigma=4.0)(images, targets)
+    shares = new["main"].view(-1, 3, 2, 3)
+    assert torch.allclose(shares.sum(dim=(1, 2)), new["ageg"], atol=1e-6)
     assert torch.equal(shares.sum(dim=(2, 3)).argmax(dim=1), targets["mask"])
     assert torch.equal(shares.sum(dim=(1, 3)).argmax(dim=1), targets["gender"])
-    assert torch.equal(told["age"], targets["age"])
+    assert torch.equal(new["age"], targets["age"])
