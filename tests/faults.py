@@ -364,7 +364,7 @@ def folder_removed(data: Path, save: Path, options: Sequence[str], whole: dict[s
     os.replace(save, save.with_name("elsewhere"))
     code = child.end(120)
     assert code == 1, f"code {code}:\n{child.text}"
-    assert "is gone" in child.lines[-1][1], child.text
+    assert "was deleted" in child.lines[-1][1], child.text
     assert not save.exists(), "a second run was begun in its place"
     return child.lines[-1][1]
 

@@ -116,7 +116,8 @@ def test_a_script_of_ones_own_ends_with_a_loader_that_is_still_there(tmp_path, m
     lines = (
         "import torch",
         "from augmentation import build_transform",
-        "from dataset import ViewDataset, view_loader",
+        "from dataset import ViewDataset",
+        "from training.loaders import view_loader",
         f"views = ViewDataset([{str(photo)!r}], ['a'], build_transform('base', 'inference', 32))",
         "loader = view_loader(views, batch_size=1, workers=1, device=torch.device('cpu'))",
         "print(len(list(loader)))",
@@ -138,7 +139,7 @@ def test_a_disk_that_is_full_within_a_save_is_told_and_costs_nothing(words, whol
     assert child.end() == 1, child.text
     last = child.lines[-1][1]
     assert "resume.state could not be written (File too large)" in last
-    assert "MB are free there" in last
+    assert "MB are left" in last
     assert last.endswith(" --resume")
     assert "Traceback" not in child.text
     assert not list((tmp_path / "models").rglob(".tmp-*"))
@@ -151,5 +152,5 @@ def test_a_run_whose_folder_is_removed_ends_and_begins_no_other(words, tmp_path)
     child.wait_for("epoch   1/")
     os.replace(tmp_path / "models", tmp_path / "elsewhere")
     assert child.end() == 1, child.text
-    assert "is gone" in child.lines[-1][1]
+    assert "was deleted" in child.lines[-1][1]
     assert not (tmp_path / "models").exists()
