@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -118,7 +119,8 @@ def test_ci_installs_and_tests_as_the_readme_says():
 
 def run_in(folder: Path, *words: object) -> str:
     """Run a Python command in a folder and return its output."""
-    outcome = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=folder)
+    command, threads = [sys.executable, *map(str, words)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=threads)
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout
 
