@@ -10,7 +10,16 @@ from itertools import combinations
 
 import pandas as pd
 
-from analysis.intervals import BEST, CORRECTED, Estimate, Sums, differences, estimates, in_words, run_sums
+from analysis.intervals import (
+    BEST,
+    CORRECTED,
+    Estimate,
+    Sums,
+    describe_difference,
+    estimate_differences,
+    estimate_scores,
+    sum_run,
+)
 from analysis.summary import read_folds
 from cli.options import flag
 from config import TrainConfig
@@ -46,13 +55,13 @@ class Compared:
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """The scores of each run."""
-        return {letter: estimates(self.task, sums) for letter, sums in self.sums.items()}
+        return {letter: estimate_scores(self.task, sums) for letter, sums in self.sums.items()}
 
     @cached_property
     def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
         """How much higher each score of the second is than that of the first, for every pair of runs."""
         pairs = combinations(self.sums, 2)
-        return {(a, b): differences(self.task, self.sums[a], self.sums[b]) for a, b in pairs}
+        return {(a, b): estimate_differences(self.task, self.sums[a], self.sums[b]) for a, b in pairs}
 
     def changed(self) -> dict[str, list[object]]:
         """The options that the weights depend on and that not all runs share, each with its values."""
@@ -83,7 +92,7 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
     tables = [table[table["fold"].isin(folds)] for table in tables]
     task = configs[0].task
     found = [
-        run_sums(task, read_folds(run, task, config.epochs, table))
+        sum_run(task, read_folds(run, task, config.epochs, table))
         for run, config, table in zip(runs, configs, tables, strict=True)
     ]
     corrected = all(CORRECTED in sums for sums in found)
@@ -121,7 +130,7 @@ def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
     gain = -difference if score in IN_YEARS else difference  # of the second
     better, gain = (second, gain) if gain.value > 0 else (first, -gain)
     if gain.low > 0:
-        return f"{better} is {in_words(gain)}"
+        return f"{better} is {describe_difference(gain)}"
     if gain.value == 0:
         return f"{first} and {second} are not told apart: they score the same"
     return f"{first} and {second} are not told apart: {better} scores better by {gain}"

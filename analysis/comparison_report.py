@@ -49,13 +49,13 @@ def write_comparison(compared: Compared, path: Path) -> None:
         "changed": grid(["option", *found], [[name, *values] for name, values in compared.changed().items()]),
         "scores": grid(
             ["", *(SCORE_TITLES[name] for name in names)],
-            [[row, *(each[name].told(3) for name in names)] for row, each in (found | titles).items()],
+            [[row, *(each[name].text(3) for name in names)] for row, each in (found | titles).items()],
             "In brackets: 95 % intervals over people, who are the same in all runs: differences are known better than "
             "scores.",
         ),
         "classes": grid(
             ["F1 of class", *found, *titles],
-            [[name, *(each[name].told(3) for each in (found | titles).values())] for name in record.classes],
+            [[name, *(each[name].text(3) for each in (found | titles).values())] for name in record.classes],
         ),
         "curves": [(letter, drawn.figures[f"curves {letter}"]) for letter in found],
         "confusions": [(letter, drawn.figures[f"confusion {letter}"]) for letter in found],

@@ -65,8 +65,8 @@ def write_ensemble(
                 [
                     f"{row['letter']} {row['label']}",
                     *(row["views"], row["top_k"], row["method"]),
-                    Estimate(row[monitor], row["low"], row["high"]).told(3),
-                    Estimate(row["behind"], row["behind_low"], row["behind_high"]).told(3) if row["behind"] else "",
+                    Estimate(row[monitor], row["low"], row["high"]).text(3),
+                    Estimate(row["behind"], row["behind_low"], row["behind_high"]).text(3) if row["behind"] else "",
                     f"{row['images_per_s']:.3g}",
                     row["mark"],
                 ]

@@ -54,7 +54,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> 
 
 def interval(plain: Mapping[str, float | None]) -> str:
     """An estimate of summary.json in words."""
-    return "not known" if plain["value"] is None else estimate(plain).told(3)
+    return "not known" if plain["value"] is None else estimate(plain).text(3)
 
 
 def estimate(plain: Mapping[str, float | None]) -> Estimate:

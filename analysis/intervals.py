@@ -1,7 +1,7 @@
 """What a score is worth: intervals by bootstrap over people, and the score corrected for having chosen the epochs.
 
 People are the unit throughout: the photographs of a person are right or wrong together, so that they tell less than as
-many people would. What a score is computed from is a sum over people (`person_tallies`), so that many resamples of
+many people would. What a score is computed from is a sum over people (`tally_people`), so that many resamples of
 the people cost one product of matrices.
 """
 
@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.metrics import class_f1
 from data.label_math import age_group
 from data.tasks import IN_YEARS, TASKS
 
 RESAMPLES = 2000
 LEVEL, Z = 0.95, 1.959964  # a normal variable lies between -Z and Z so often
-BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `run_sums`
+BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `sum_run`
 NOT_CORRECTED = (
     "Not corrected for the choice of epochs: answers of some are missing, or a fold validates one person alone."
 )
@@ -33,12 +34,12 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return self.told(4)
+        return self.text(4)
 
     def __neg__(self) -> Estimate:
         return Estimate(-self.value, -self.high, -self.low)
 
-    def told(self, digits: int) -> str:
+    def text(self, digits: int) -> str:
         """The value and its interval, where there is one, to so many digits behind the point."""
         value, low, high = (f"{each:.{digits}f}" for each in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.low < self.high else value
@@ -59,7 +60,7 @@ class Sums:
     drawn: np.ndarray
 
 
-def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
+def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
     """What the answers on each person's photographs add to the scores.
 
     Args:
@@ -91,14 +92,14 @@ def person_tallies(task: str, probabilities: np.ndarray, labels: np.ndarray, peo
     return np.add.reduceat(rows[..., order, :], first, axis=-2)
 
 
-def scores_of(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
+def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     """The scores that tallies come to, summed over people: as `metrics.score`, for `(..., T)` of them `(...)` each."""
     record = TASKS[task]
     count = len(record.classes)
     images = sums[..., 2 * count : 3 * count].sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         scores = {
-            "macro_f1": class_f1(task, sums).mean(axis=-1),
+            "macro_f1": _class_f1(task, sums).mean(axis=-1),
             "accuracy": sums[..., :count].sum(axis=-1) / images,
         }
         if record.regression:
@@ -110,21 +111,19 @@ def _parts(task: str, sums: Sums) -> list[dict[str, np.ndarray]]:
     """Of each part of sums the scores, and F1 of each class by the name of the class."""
 
     def named(part: np.ndarray) -> dict[str, np.ndarray]:
-        return scores_of(task, part) | dict(
-            zip(TASKS[task].classes, np.moveaxis(class_f1(task, part), -1, 0), strict=True)
+        return compute_scores(task, part) | dict(
+            zip(TASKS[task].classes, np.moveaxis(_class_f1(task, part), -1, 0), strict=True)
         )
 
     return [named(part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
 
 
-def class_f1(task: str, sums: np.ndarray) -> np.ndarray:
-    """F1 of each class, `(..., C)`, 0 where it is neither answered nor true."""
+def _class_f1(task: str, sums: np.ndarray) -> np.ndarray:
     count = len(TASKS[task].classes)
-    right, said, true = (sums[..., i * count : (i + 1) * count] for i in range(3))
-    return 2 * right / np.maximum(said + true, np.finfo(np.float64).tiny)
+    return class_f1(sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count))
 
 
-def resampled(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
+def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
     """How much each person counts when the people of each fold are drawn anew: `(resamples, P)` for each fold.
 
     One person less is drawn than there are, and counts for more: as many as there are spread too little, the more so
@@ -135,8 +134,8 @@ def resampled(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) ->
     return [generator.multinomial(n, np.full(size, 1 / size), size=resamples) * (size / n) for n, size in draws]
 
 
-def sums_of(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
-    """Tallies `(P, T)` of each fold, summed; draws of each fold, from `resampled`.
+def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
+    """Tallies `(P, T)` of each fold, summed; draws of each fold, from `draw_resamples`.
 
     Folds that validate the same people share one array of draws.
     """
@@ -148,7 +147,7 @@ def sums_of(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
     return Sums(told, told, told - np.concatenate([*people.values()]), drawn)
 
 
-def corrected_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
+def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
     """Tallies of checkpoints that were chosen on these very people, summed without what that flatters.
 
     Bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, doi
@@ -157,26 +156,28 @@ def corrected_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.
     so few is lower by itself. The interval is as wide as what the chosen epochs score on the resamples.
 
     Args:
-        tallies: of each fold, `(E, P, T)` for its epochs. draws: of each fold, from `resampled`.
+        tallies: of each fold, `(E, P, T)` for its epochs. draws: of each fold, from `draw_resamples`.
     """
     record = TASKS[task]
     size = tallies[0].shape[-1]
     outside, inside, chosen_of_all = np.zeros(size), np.zeros((len(draws[0]), size)), []
     for draw, each in zip(draws, tallies, strict=True):
-        whole = scores_of(task, each.sum(axis=1))[record.monitor]
+        whole = compute_scores(task, each.sum(axis=1))[record.monitor]
         chosen_of_all.append(each[_best(whole, higher_is_better=record.higher_is_better)])
-        drawn = np.stack([scores_of(task, draw @ epoch)[record.monitor] for epoch in each], axis=-1)  # (resamples, E)
+        drawn = np.stack(
+            [compute_scores(task, draw @ epoch)[record.monitor] for epoch in each], axis=-1
+        )  # (resamples, E)
         chosen = _best(drawn, higher_is_better=record.higher_is_better)
         missed = draw == 0
         for epoch in np.unique(chosen):
             rows = chosen == epoch
             inside[rows] += draw[rows] @ each[epoch]
             outside += missed[rows].sum(axis=0) / np.maximum(missed.sum(axis=0), 1) @ each[epoch]
-    plain = sums_of(chosen_of_all, draws)
+    plain = sum_tallies(chosen_of_all, draws)
     return Sums(outside, plain.told, plain.without, inside)
 
 
-def estimates(task: str, sums: Sums) -> dict[str, Estimate]:
+def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
     """Every score with its interval, and F1 of every class by the name of the class."""
     parts = _parts(task, sums)
     return {
@@ -185,7 +186,7 @@ def estimates(task: str, sums: Sums) -> dict[str, Estimate]:
     }
 
 
-def in_words(gain: Estimate) -> str:
+def describe_difference(gain: Estimate) -> str:
     """'better by 0.0120 (0.0030 to 0.0210)', 'worse by ...', or 'not told apart' where the interval holds zero."""
     if gain.low > 0:
         return f"better by {gain}"
@@ -194,7 +195,7 @@ def in_words(gain: Estimate) -> str:
     return f"not told apart, {gain}"
 
 
-def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
+def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
     """How much higher every score of the second is, of the same people in the same draws, with its interval."""
     one, other = _parts(task, first), _parts(task, second)
     found = {}
@@ -210,7 +211,7 @@ def differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
 
 
 @dataclass(frozen=True)
-class FoldAnswers:
+class FoldPredictions:
     """What a fold's networks answered of the people it validates.
 
     `labels (N,)` are the true classes or years and `people (N,)` whose photograph each is. `best (N, C)` is what the
@@ -223,7 +224,7 @@ class FoldAnswers:
     epochs: np.ndarray | None
 
 
-def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[str, Sums]:
+def sum_run(task: str, folds: Iterable[FoldPredictions], *, seed: int = 0) -> dict[str, Sums]:
     """What a run is scored by: its best epochs as they stand, its last ones, and the best corrected for the choice.
 
     The last two are left out where answers of a fold's epochs are not known, and the correction where a fold validates
@@ -233,16 +234,16 @@ def run_sums(task: str, folds: Iterable[FoldAnswers], *, seed: int = 0) -> dict[
     for fold in folds:
         people, own = np.unique(fold.people, return_inverse=True)
         validated.append(tuple(people))
-        best.append(person_tallies(task, fold.best, fold.labels, own))
-        epochs.append(None if fold.epochs is None else person_tallies(task, fold.epochs, fold.labels, own))
+        best.append(tally_people(task, fold.best, fold.labels, own))
+        epochs.append(None if fold.epochs is None else tally_people(task, fold.epochs, fold.labels, own))
     different = list(dict.fromkeys(validated))  # with a --valid-root all folds validate the same people
-    drawn = dict(zip(different, resampled([len(people) for people in different], seed=seed), strict=True))
+    drawn = dict(zip(different, draw_resamples([len(people) for people in different], seed=seed), strict=True))
     draws = [drawn[people] for people in validated]
-    found = {BEST: sums_of(best, draws)}
+    found = {BEST: sum_tallies(best, draws)}
     if all(each is not None for each in epochs):
-        found[LAST] = sums_of([each[-1] for each in epochs], draws)
+        found[LAST] = sum_tallies([each[-1] for each in epochs], draws)
         if min(map(len, validated)) > 1:  # whoever is alone is drawn every time
-            found[CORRECTED] = corrected_sums(task, epochs, draws)
+            found[CORRECTED] = correct_sums(task, epochs, draws)
     return found
 
 

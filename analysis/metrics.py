@@ -1,8 +1,9 @@
-"""Scores of predictions, computed once over all of them."""
+"""Compute scores of predictions."""
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import softmax
 
 from data.label_math import SMALLEST, age_group, predicted_class
 from data.tasks import TASKS
@@ -11,14 +12,32 @@ TEMPERATURES = np.geomspace(0.1, 10, 201)
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """How often each of `count` classes (row) was taken for each (column), `(count, count) int64`."""
+    """Return the confusion matrix of class numbers, `(count, count) int64`; rows are labels, columns predictions."""
     return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
 
-def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The scores of a task, by name.
+def class_f1(counts: np.ndarray) -> np.ndarray:
+    """Return F1 of each class; a class that is neither predicted nor true has 0.
 
-    Macro F1 is over all classes of the task, those without a single image counting 0.
+    Args:
+        counts: `(..., 3, C)`, for each class the number of correct predictions, of predictions and of labels.
+
+    Returns:
+        `(..., C) float64`; their mean is macro F1.
+    """
+    correct, predicted, true = np.moveaxis(counts, -2, 0)
+    return 2 * correct / np.maximum(predicted + true, np.finfo(np.float64).tiny)
+
+
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Return the counts that `class_f1` takes, `(3, C)`, from a confusion matrix `(C, C)`."""
+    return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)])
+
+
+def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the scores of a task by name.
+
+    Macro F1 is the mean over all classes of the task; a class without images counts 0.
 
     Args:
         task: one of TASKS.
@@ -26,23 +45,21 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
         labels: `(N,)` true classes, or true ages in years.
 
     Returns:
-        macro_f1 and accuracy (fractions of 1); for age also mae and rmse (years), with macro_f1 and accuracy those of
-        the age groups. All are NaN when a prediction is not finite.
+        macro_f1 and accuracy as fractions; for age also mae and rmse in years, with macro_f1 and accuracy of the age
+        groups. All are NaN if a prediction is not finite.
     """
-    from sklearn.metrics import accuracy_score, f1_score  # takes a second to import: not for who only asks for names
-
     record = TASKS[task]
     if not np.isfinite(probabilities).all():
         return {name: float("nan") for name in record.scores}
     predicted = predicted_class(task, probabilities)
-    scores = {}
+    errors = {}
     if record.regression:
         error = probabilities[:, 0].astype(np.float64) - labels
-        scores = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+        errors = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
         labels = age_group(labels)
-    classes = range(len(record.classes))
-    macro_f1 = float(f1_score(labels, predicted, labels=classes, average="macro", zero_division=0))
-    return {"macro_f1": macro_f1, "accuracy": float(accuracy_score(labels, predicted)), **scores}
+    confusion = confusion_counts(labels, predicted, len(record.classes))
+    macro_f1 = float(class_f1(class_counts(confusion)).mean())
+    return {"macro_f1": macro_f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
 
 
 # ------------------------------------------------------------------------------------------------ calibration
@@ -51,20 +68,21 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
 def tempered(
     probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float = 0.0, *, floor: float = SMALLEST
 ) -> np.ndarray:
-    """Probabilities `(N, C)` whose logarithms are divided by a temperature and moved by an offset for each class.
+    """Return probabilities `(N, C)` whose logarithms are divided by a temperature and shifted by an offset per class.
 
-    Those below `floor` count as that.
+    Probabilities below `floor` count as `floor`.
     """
-    logits = np.log(probabilities.clip(floor)) / temperature + offsets
-    values = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
+    return softmax(np.log(probabilities.clip(floor)) / temperature + offsets, axis=1)
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The mean of minus the logarithm of what the true class `(N,)` was given."""
+    """Return the mean negative logarithm of the probability of the true class `(N,)`."""
     return float(-np.log(probabilities[np.arange(len(labels)), labels].clip(SMALLEST)).mean())
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, *, floor: float = SMALLEST) -> float:
-    """The temperature of TEMPERATURES with the least log loss (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
+    """Return the temperature of TEMPERATURES with the lowest log loss.
+
+    Temperature scaling of Guo et al. 2017, https://arxiv.org/abs/1706.04599.
+    """
     return float(min(TEMPERATURES, key=lambda value: log_loss(tempered(probabilities, value, floor=floor), labels)))

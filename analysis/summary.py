@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate, FoldAnswers, estimates, run_sums
+from analysis.intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate, FoldPredictions, estimate_scores, sum_run
 from analysis.metrics import score
 from config import TrainConfig
 from data.tasks import SCORE_TITLES, TASKS
@@ -70,7 +70,7 @@ def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
     return {**{name: plain[name] for name in names}, "f1": {name: plain[name] for name in TASKS[task].classes}}
 
 
-def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Iterator[FoldAnswers]:
+def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
     """Yield the predictions of each fold that has rows in `oof`, of its best epoch and of all `epochs`.
 
     Raises:
@@ -79,7 +79,7 @@ def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Ite
     for number, rows in oof.groupby("fold"):
         labels, best = labels_and_predictions(rows, task)
         every = run.read_epoch_predictions(number, len(rows), task, epochs)
-        yield FoldAnswers(labels, rows["person"].to_numpy(str), best, every)
+        yield FoldPredictions(labels, rows["person"].to_numpy(str), best, every)
 
 
 def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
@@ -111,8 +111,10 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
-    sums = run_sums(config.task, read_folds(run, config.task, config.epochs, oof))
-    summary["estimates"] = {what: as_plain(config.task, estimates(config.task, each)) for what, each in sums.items()}
+    sums = sum_run(config.task, read_folds(run, config.task, config.epochs, oof))
+    summary["estimates"] = {
+        what: as_plain(config.task, estimate_scores(config.task, each)) for what, each in sums.items()
+    }
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()
     write_json(run.summary, summary)
@@ -159,7 +161,7 @@ def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
     """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "unknown"."""
     if plain["value"] is None or math.isnan(plain["value"]):
         return "unknown"
-    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()}).told(digits)
+    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()}).text(digits)
 
 
 def score_kind(cv: int, valid_root: str | None) -> str:

@@ -20,7 +20,7 @@ import argparse
 
 import numpy as np
 
-from analysis.intervals import corrected_sums, estimates, person_tallies, resampled, scores_of, sums_of
+from analysis.intervals import compute_scores, correct_sums, draw_resamples, estimate_scores, sum_tallies, tally_people
 from data.label_math import encode_class
 from data.tasks import MASKS, SHOTS, TASKS
 
@@ -57,22 +57,22 @@ def simulate(people: int, *, shuffled: bool, seed: int) -> list[tuple[float, flo
     """One cross-validation: for each of WHAT the true macro F1, the one found, and its interval."""
     random = np.random.default_rng(seed)
     tallies, expected = zip(*(_fold(people // FOLDS, random, shuffled=shuffled) for _ in range(FOLDS)), strict=True)
-    draws = resampled([each.shape[1] for each in tallies], seed=seed, resamples=RESAMPLES)
+    draws = draw_resamples([each.shape[1] for each in tallies], seed=seed, resamples=RESAMPLES)
     last = [each[-1] for each in tallies]
     best = [int(_macro_f1(each.sum(axis=1)).argmax()) for each in tallies]
     chosen = [each[epoch] for each, epoch in zip(tallies, best, strict=True)]
     true_last = _macro_f1(sum(each[-1] for each in expected))
     true_best = _macro_f1(sum(each[epoch] for each, epoch in zip(expected, best, strict=True)))
     found = (
-        (true_last, estimates("main", sums_of(last, draws))),
-        (true_best, estimates("main", sums_of(chosen, draws))),
-        (true_best, estimates("main", corrected_sums("main", tallies, draws))),
+        (true_last, estimate_scores("main", sum_tallies(last, draws))),
+        (true_best, estimate_scores("main", sum_tallies(chosen, draws))),
+        (true_best, estimate_scores("main", correct_sums("main", tallies, draws))),
     )
     return [(true, *(getattr(each["macro_f1"], k) for k in ("value", "low", "high"))) for true, each in found]
 
 
 def _macro_f1(tallies: np.ndarray) -> np.ndarray:
-    return scores_of("main", tallies)["macro_f1"]
+    return compute_scores("main", tallies)["macro_f1"]
 
 
 def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[
         answers.append(np.eye(TASKS["main"].outputs)[encode_class(*said).ravel()])
         joint = np.kron(np.kron(tables[0], tables[1]), tables[2])
         expected.append(np.concatenate([share * np.diag(joint), share @ joint, share]))
-    return person_tallies("main", np.array(answers), labels, owners), np.array(expected)
+    return tally_people("main", np.array(answers), labels, owners), np.array(expected)
 
 
 def _confusion(attribute: int, epoch: int, random: np.random.Generator, *, shuffled: bool) -> np.ndarray:

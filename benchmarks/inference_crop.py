@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.intervals import BEST, FoldAnswers, differences, estimates, run_sums
+from analysis.intervals import BEST, FoldPredictions, estimate_differences, estimate_scores, sum_run
 from augmentation import SOURCE_CROP, SOURCE_SIDE
 from data.tables import read_training_table
 from dataset import ViewDataset
@@ -38,7 +38,7 @@ def main(run_path: str, train_root: str) -> None:
     table, _ = read_training_table(train_root)
     folds = json.loads(run.split.read_text())["folds"]
     people = table["person"].astype("category").cat.codes.to_numpy()
-    answers: dict[tuple[float, int], list[FoldAnswers]] = {}
+    answers: dict[tuple[float, int], list[FoldPredictions]] = {}
     for member in find_members(run, top_k=1, folds=None):
         valid = table["person"].isin(folds[member.fold]["valid"]).to_numpy()
         rows, network = table[valid], prepare(member.load(), device)
@@ -50,14 +50,14 @@ def main(run_path: str, train_root: str) -> None:
         told = predict(networks, loader, member.info.task, device, kinds=kinds, apart=True)  # (sides, N, VIEWS, C)
         for side, own in zip(SIDES, told, strict=True):
             for views in range(1, VIEWS + 1):
-                mean = FoldAnswers(rows["label"].to_numpy(), people[valid], own[:, :views].mean(axis=1), None)
+                mean = FoldPredictions(rows["label"].to_numpy(), people[valid], own[:, :views].mean(axis=1), None)
                 answers.setdefault((side, views), []).append(mean)
     task = member.info.task
-    sums = {key: run_sums(task, found)[BEST] for key, found in answers.items()}
+    sums = {key: sum_run(task, found)[BEST] for key, found in answers.items()}
     print("| side of the square | views | macro F1 | higher than that of the first |\n|---|---|---|---|")
     for (side, views), found in sums.items():
-        score = estimates(task, found)["macro_f1"].told(3)
-        gain = differences(task, sums[1.0, 1], found)["macro_f1"].told(3)
+        score = estimate_scores(task, found)["macro_f1"].text(3)
+        gain = estimate_differences(task, sums[1.0, 1], found)["macro_f1"].text(3)
         print(f"| {side:.3f} | {views} | {score} | {gain if (side, views) != (1.0, 1) else ''} |")
 
 

@@ -155,11 +155,11 @@ def print_table(runs: dict[str, list[RunFolder]]) -> None:
         logs = [pd.read_csv(run.log) for run in found]
         seconds = np.mean([log["seconds"].sum() for log in logs])
         speed = np.median(np.concatenate([log["images_per_s"] for log in logs]))
-        gain = "" if arm == "strong" else mean_of(gains).told(3)
+        gain = "" if arm == "strong" else mean_of(gains).text(3)
         if len(gains) > 1 and gain:
             gain += f": {', '.join(f'{each.value:+.3f}' for each in gains)}"
         epochs = logs[0]["epoch"].max()
-        print(f"| {arm} | {scores.told(3)} | {gain} | {epochs} | {seconds:.0f} | {speed:.0f} |")
+        print(f"| {arm} | {scores.text(3)} | {gain} | {epochs} | {seconds:.0f} | {speed:.0f} |")
 
 
 if __name__ == "__main__":

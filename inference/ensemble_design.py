@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.ensemble_report import write_ensemble
-from analysis.intervals import Estimate, in_words
+from analysis.intervals import Estimate, describe_difference
 from analysis.metrics import log_loss, tempered
 from analysis.summary import as_plain
 from data.tasks import SCORE_TITLES, TASKS
@@ -97,7 +97,7 @@ def design_ensemble(
     }
     write_json(folder / RECIPE, recipe)
     about = f"{recipe['made']['people']} people, {len(scorer.labels)} images, each predicted by folds that held it out."
-    write_ensemble(folder / "ensemble.html", rows, recipe, gain=in_words(selection.gain), about=about)
+    write_ensemble(folder / "ensemble.html", rows, recipe, gain=describe_difference(selection.gain), about=about)
     seconds = _measure_seconds(runs, [each for each, _ in taken])
     print(
         f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
@@ -262,7 +262,7 @@ def select_members(candidates: Sequence[Candidate], library: Library, scorer: Sc
     print(f"{'':<22}{'chosen and scored on the same':>32}{'scored on others':>34}")
     for name, title in TITLES.items():
         print(f"{title:<22}{same[name].value!s:>32}{other[name].value!s:>34}")
-    print(f"Greedy selection, scored on others: {in_words(gain)}. The recipe is the {TITLES[taken]}.")
+    print(f"Greedy selection, scored on others: {describe_difference(gain)}. The recipe is the {TITLES[taken]}.")
     scores = {f"{name}_same_people": as_plain(scorer.task, same[name].scores) for name in ways}
     scores |= {f"{name}_other_people": as_plain(scorer.task, other[name].scores) for name in ways}
     scores = {"taken": taken, **scores, "greedy_gain": vars(gain)}
@@ -307,7 +307,8 @@ def calibrate(library: Library, selection: Selection, scorer: Scorer) -> Calibra
     print(
         f"Calibration, scored on people it was not fitted on:\n  temperature: log loss {losses[1]:.4f}, without "
         f"{losses[0]:.4f}: {f'used, {temperature:.3g}' if temper else 'not used'}\n  offsets of the classes: "
-        f"{after.value}, without {before.value.value:.4f}, {in_words(gain)}: {'used' if move else 'not used'}"
+        f"{after.value}, without {before.value.value:.4f}, {describe_difference(gain)}: "
+        f"{'used' if move else 'not used'}"
     )
     scores = {
         "log_loss": losses,

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from analysis.intervals import Estimate, Sums, differences, estimates, person_tallies, resampled, scores_of, sums_of
+from analysis.intervals import (
+    Estimate,
+    Sums,
+    compute_scores,
+    draw_resamples,
+    estimate_differences,
+    estimate_scores,
+    sum_tallies,
+    tally_people,
+)
 from analysis.metrics import confusion_counts, fit_temperature, tempered
 from data.label_math import SMALLEST
 from data.tasks import TASKS
@@ -48,7 +57,7 @@ class Scorer:
     def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
         self.task, self.record, self.labels, self.seed = task, TASKS[task], labels, seed
         names, self.people = np.unique(people, return_inverse=True)
-        self.draws = resampled([len(names)], seed=seed)
+        self.draws = draw_resamples([len(names)], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
         self.sign = 1 if self.record.higher_is_better else -1
 
@@ -59,18 +68,18 @@ class Scorer:
             return -float(np.sqrt(np.mean((predictions[:, 0] - labels) ** 2)))
         table = confusion_counts(labels, predictions.argmax(axis=1), len(self.record.classes))
         sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
-        return float(scores_of(self.task, sums)[self.record.monitor])
+        return float(compute_scores(self.task, sums)[self.record.monitor])
 
     def measure(self, predictions: np.ndarray) -> Measurement:
         """Return the scores of `(N, C)` predictions for all rows, with intervals."""
-        sums = sums_of([person_tallies(self.task, predictions, self.labels, self.people)], self.draws)
-        scores = estimates(self.task, sums)
+        sums = sum_tallies([tally_people(self.task, predictions, self.labels, self.people)], self.draws)
+        scores = estimate_scores(self.task, sums)
         return Measurement(scores, scores[self.record.monitor], sums)
 
     def gain(self, first: Measurement, second: Measurement) -> Estimate:
         """Return how much better the first is, with a 95 % interval over the same resamples of the people."""
         worse, better = (second, first) if self.sign > 0 else (first, second)
-        return differences(self.task, worse.sums, better.sums)[self.record.monitor]
+        return estimate_differences(self.task, worse.sums, better.sums)[self.record.monitor]
 
 
 class Library:

@@ -6,27 +6,26 @@ import numpy as np
 import pytest
 
 from analysis.intervals import (
-    FoldAnswers,
-    class_f1,
-    corrected_sums,
-    differences,
-    estimates,
-    person_tallies,
-    resampled,
-    run_sums,
-    scores_of,
-    sums_of,
+    FoldPredictions,
+    compute_scores,
+    correct_sums,
+    draw_resamples,
+    estimate_differences,
+    estimate_scores,
+    sum_run,
+    sum_tallies,
+    tally_people,
 )
-from analysis.metrics import score
+from analysis.metrics import class_f1, score
 from data.tasks import TASKS
 
 
 def with_intervals(task, tallies, draws):
-    return estimates(task, sums_of(tallies, draws))
+    return estimate_scores(task, sum_tallies(tallies, draws))
 
 
 def corrected_for_selection(task, tallies, draws):
-    return estimates(task, corrected_sums(task, tallies, draws))
+    return estimate_scores(task, correct_sums(task, tallies, draws))
 
 
 def answers_of(task, rows, random):
@@ -41,18 +40,18 @@ def answers_of(task, rows, random):
 def test_tallies_of_people_come_to_the_scores_of_all_photographs(task):
     random = np.random.default_rng(0)
     probabilities, labels = answers_of(task, 70, random)
-    tallies = person_tallies(task, probabilities, labels, random.permutation(np.arange(70) % 10))
+    tallies = tally_people(task, probabilities, labels, random.permutation(np.arange(70) % 10))
     assert tallies.shape[0] == 10
-    got = scores_of(task, tallies.sum(axis=0))
+    got = compute_scores(task, tallies.sum(axis=0))
     assert got == pytest.approx(score(task, probabilities, labels))
 
 
 def test_tallies_by_hand():
     # Person 0: true 0 and 2, told 0 and 0. Person 1: true 1, told 1.
-    tallies = person_tallies("mask", np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
+    tallies = tally_people("mask", np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
     #                             right    told     true
     assert tallies.tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
-    assert class_f1("mask", tallies.sum(axis=0)) == pytest.approx([2 / 3, 1, 0])
+    assert class_f1(tallies.sum(axis=0).reshape(3, 3)) == pytest.approx([2 / 3, 1, 0])
 
 
 def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_do():
@@ -63,8 +62,8 @@ def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_
 
     def width(people, shots):
         rows = np.tile(np.repeat(np.arange(100), shots), people // 100)
-        tallies = person_tallies("mask", answers[rows], labels[rows], np.arange(len(rows)) // shots)
-        found = with_intervals("mask", [tallies], resampled([people], seed=0))["accuracy"]
+        tallies = tally_people("mask", answers[rows], labels[rows], np.arange(len(rows)) // shots)
+        found = with_intervals("mask", [tallies], draw_resamples([people], seed=0))["accuracy"]
         assert found.value == pytest.approx(right.mean())
         assert found.low < found.value < found.high
         return found.high - found.low
@@ -78,23 +77,23 @@ def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_
 def test_an_interval_stays_between_0_and_1():
     labels = np.repeat([0, 1, 2], 10)
     told = np.where(np.arange(30) == 0, 1, labels)
-    tallies = person_tallies("mask", np.eye(3)[told], labels, np.arange(30))
-    found = with_intervals("mask", [tallies], resampled([30], seed=0))["accuracy"]
+    tallies = tally_people("mask", np.eye(3)[told], labels, np.arange(30))
+    found = with_intervals("mask", [tallies], draw_resamples([30], seed=0))["accuracy"]
     assert found.value < found.high == 1
 
 
 def test_the_same_seed_gives_the_same_interval():
     random = np.random.default_rng(0)
-    tallies = [person_tallies("ageg", *answers_of("ageg", 40, random), np.arange(40)) for _ in range(2)]
-    first, second, other = (with_intervals("ageg", tallies, resampled([40, 40], seed=seed)) for seed in (1, 1, 2))
+    tallies = [tally_people("ageg", *answers_of("ageg", 40, random), np.arange(40)) for _ in range(2)]
+    first, second, other = (with_intervals("ageg", tallies, draw_resamples([40, 40], seed=seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
 @pytest.mark.parametrize("task", ["ageg", "age"])
 def test_where_there_is_one_epoch_nothing_is_corrected(task):
     random = np.random.default_rng(0)
-    tallies = [person_tallies(task, *answers_of(task, 40, random), np.arange(40)) for _ in range(2)]
-    draws = resampled([40, 40], seed=0)
+    tallies = [tally_people(task, *answers_of(task, 40, random), np.arange(40)) for _ in range(2)]
+    draws = draw_resamples([40, 40], seed=0)
     corrected = corrected_for_selection(task, [each[None] for each in tallies], draws)
     for name, found in with_intervals(task, tallies, draws).items():
         assert vars(corrected[name]) == pytest.approx(vars(found))
@@ -103,10 +102,10 @@ def test_where_there_is_one_epoch_nothing_is_corrected(task):
 def test_an_epoch_whose_answers_are_no_numbers_is_never_chosen():
     random = np.random.default_rng(0)
     probabilities, labels = answers_of("age", 40, random)
-    good = person_tallies("age", probabilities, labels, np.arange(40))
+    good = tally_people("age", probabilities, labels, np.arange(40))
     probabilities[3] = np.nan
-    bad = person_tallies("age", probabilities, labels, np.arange(40))
-    draws = resampled([40], seed=0)
+    bad = tally_people("age", probabilities, labels, np.arange(40))
+    draws = draw_resamples([40], seed=0)
     corrected = corrected_for_selection("age", [np.stack([bad, good])], draws)
     assert vars(corrected["rmse"]) == pytest.approx(vars(with_intervals("age", [good], draws)["rmse"]))
     assert np.isnan(with_intervals("age", [bad], draws)["mae"].value)
@@ -123,10 +122,10 @@ def test_the_best_of_many_epochs_that_know_nothing_is_flattered_and_corrected(ta
         for _ in range(3):
             labels = np.repeat(answers_of(task, 40, random)[1], 5)
             answers = np.stack([np.repeat(answers_of(task, 40, random)[0], 5, axis=0) for _ in range(8)])
-            tallies.append(person_tallies(task, answers, labels, np.repeat(np.arange(40), 5)))
-        sums = [scores_of(task, each.sum(axis=1))[monitor] for each in tallies]
+            tallies.append(tally_people(task, answers, labels, np.repeat(np.arange(40), 5)))
+        sums = [compute_scores(task, each.sum(axis=1))[monitor] for each in tallies]
         best = [each.argmax() if TASKS[task].higher_is_better else each.argmin() for each in sums]
-        draws = resampled([40] * 3, seed=seed, resamples=400)
+        draws = draw_resamples([40] * 3, seed=seed, resamples=400)
         plain = with_intervals(task, [each[k] for each, k in zip(tallies, best, strict=True)], draws)[monitor]
         found = corrected_for_selection(task, tallies, draws)[monitor]
         # Two independent ages, even from 10 to 80: the root of twice their variance.
@@ -146,17 +145,17 @@ def test_a_difference_is_told_apart_where_the_same_people_differ():
     labels = np.arange(120) % 2
     right = random.random(120) < 0.6
     more = right | (random.random(120) < 0.15)
-    draws = resampled([120], seed=0)
+    draws = draw_resamples([120], seed=0)
     first, second = (
-        sums_of([person_tallies("gender", np.eye(2)[np.where(r, labels, 1 - labels)], labels, np.arange(120))], draws)
+        sum_tallies([tally_people("gender", np.eye(2)[np.where(r, labels, 1 - labels)], labels, np.arange(120))], draws)
         for r in (right, more)
     )
-    found = differences("gender", first, second)["accuracy"]
+    found = estimate_differences("gender", first, second)["accuracy"]
     assert found.value == pytest.approx(more.mean() - right.mean())
     assert 0 < found.low < found.value < found.high
-    apart = estimates("gender", first)["accuracy"]
+    apart = estimate_scores("gender", first)["accuracy"]
     assert found.high - found.low < 0.7 * (apart.high - apart.low)
-    none = differences("gender", first, first)["accuracy"]
+    none = estimate_differences("gender", first, first)["accuracy"]
     assert none.low == none.value == none.high == 0
 
 
@@ -165,13 +164,15 @@ def test_a_fold_of_one_person_is_not_corrected_and_people_alone_have_no_interval
     probabilities, labels = answers_of("gender", 10, random)
 
     def fold(rows):
-        return FoldAnswers(
+        return FoldPredictions(
             labels[rows], np.array([f"{k}" for k in rows]), probabilities[rows], probabilities[None, rows]
         )
 
-    found = run_sums("gender", [fold(np.arange(9)), fold(np.array([9]))])
+    found = sum_run("gender", [fold(np.arange(9)), fold(np.array([9]))])
     assert list(found) == ["best_epochs", "last_epochs"]
-    alone = estimates("gender", run_sums("gender", [fold(np.array([k])) for k in range(10)])["best_epochs"])["accuracy"]
+    alone = estimate_scores("gender", sum_run("gender", [fold(np.array([k])) for k in range(10)])["best_epochs"])[
+        "accuracy"
+    ]
     assert alone.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
     assert np.isnan(alone.low)
     assert str(alone) == f"{alone.value:.4f}"
@@ -181,8 +182,8 @@ def test_people_who_are_validated_in_every_fold_are_not_taken_for_more_people():
     random = np.random.default_rng(0)
     probabilities, labels = answers_of("gender", 60, random)
     names = np.repeat([f"{k:06d}" for k in range(30)], 2)
-    one = FoldAnswers(labels, names, probabilities, probabilities[None])
-    once, thrice = (run_sums("gender", [one] * count) for count in (1, 3))
+    one = FoldPredictions(labels, names, probabilities, probabilities[None])
+    once, thrice = (sum_run("gender", [one] * count) for count in (1, 3))
     for what in ("best_epochs", "last_epochs", "corrected"):
-        a, b = (estimates("gender", sums[what])["accuracy"] for sums in (once, thrice))
+        a, b = (estimate_scores("gender", sums[what])["accuracy"] for sums in (once, thrice))
         assert vars(a) == pytest.approx(vars(b))

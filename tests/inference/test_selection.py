@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from analysis.intervals import Estimate, in_words
+from analysis.intervals import Estimate, describe_difference
 from analysis.metrics import fit_temperature, score, tempered
 from inference import voting
 from inference.recipe import Recipe, read_recipe
@@ -81,7 +81,7 @@ def test_fewer_years_of_error_are_a_gain():
     ],
 )
 def test_a_gain_in_words(gain, words):
-    assert in_words(Estimate(*gain)) == words
+    assert describe_difference(Estimate(*gain)) == words
 
 
 # ------------------------------------------------------------------------------------------------ selection
