@@ -310,14 +310,14 @@ def reachable(trained, make_data):
 
 
 @contextlib.contextmanager
-def without_rights(root):
-    """Nothing is forbidden to root, who becomes another user for a moment; what that one may read is in `root`."""
+def without_rights(root, mode=0o755):
+    """Root, who may do anything, becomes another user for a moment, who may read `root`, or write with another mode."""
     if os.geteuid() != 0:
         yield
         return
-    for module in ("encodings.utf_8_sig", "inference.predict", "training.kfold", "training.fold"):
+    for module in ("encodings.utf_8_sig", "inference.submission", "training.kfold", "training.fold"):
         importlib.import_module(module)  # that one may not be allowed to, where Python or the toolkit is root's own
-    root.chmod(0o755)
+    root.chmod(mode)
     try:
         os.seteuid(NOBODY)
     except PermissionError:
@@ -354,7 +354,7 @@ def locked(path):
 )
 def test_what_may_not_be_read_is_named(case, command, reachable, give):
     case.breaks(reachable)
-    with without_rights(reachable.tmp):
+    with without_rights(reachable.tmp, 0o777):
         give(command, case.words, pattern=case.pattern, lines=case.lines, world=reachable)
 
 
