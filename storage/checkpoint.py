@@ -1,4 +1,4 @@
-"""One checkpoint format: weights that know what they are. Saving, loading, keeping the best, finding an ensemble."""
+"""Read and write checkpoints: weights with a description from which their network can be rebuilt."""
 
 from __future__ import annotations
 
@@ -27,17 +27,21 @@ from storage.find_runs import checkpoint_files, existing_checkpoint
 from utils import UNREADABLE, UserError, atomic_write, first_line, shorten_list
 
 FORMAT_VERSION = 1
-OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what files of torch before 1.6 begin with
+OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
+DAMAGED = "it is truncated or damaged"
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a checkpoint says of its weights: enough to rebuild the network, feed it and rank it.
+    """The description of the weights in a checkpoint: enough to rebuild the network, to feed it and to rank it.
 
-    `fold`, `epoch` and `scores` are None for a bare state dict, of which nothing is known. `training_counts` holds for
-    each task of classes how many training photographs each class had, `training_age` their median age in years, and
-    `config` the options that the weights depend on.
+    The description of a bare state dict has no `fold`, `epoch` and `scores`.
+
+    Args:
+        training_counts: the number of training images per class, for each task that has classes.
+        training_age: the median age of the training images in years.
+        config: the options that the weights depend on.
     """
 
     task: str
@@ -63,11 +67,11 @@ class ModelInfo:
 
     @property
     def score(self) -> float | None:
-        """The monitored validation score, when it is known."""
+        """The monitored validation score; None for a bare state dict."""
         return None if self.scores is None else self.scores[self.monitor]
 
     def build(self) -> Network:
-        """A network of this kind with random weights."""
+        """Return a network of this kind with random weights."""
         return create_model(
             self.model_type,
             task=self.task,
@@ -81,9 +85,9 @@ class ModelInfo:
 
 
 def write_tensors(path: Path, value: Any) -> None:
-    """Write tensors and plain values by `torch.save`, whole or absent.
+    """Write tensors and plain values with `torch.save`; the file is whole or absent.
 
-    Torch's own file writer hides a full disk behind an error of its own, so it writes to memory first.
+    They are written to memory first, since torch hides a full disk behind an error of its own.
     """
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -91,17 +95,21 @@ def write_tensors(path: Path, value: Any) -> None:
 
 
 def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
-    """Write weights and their description, whole or absent; both load with `weights_only=True`."""
+    """Write weights and their description, to be loaded with `weights_only=True`; the file is whole or absent."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
     content = {"format_version": FORMAT_VERSION, "info": plain, "state_dict": network.state_dict()}
     write_tensors(path, content)
 
 
-def read_file(path: Path) -> Any:
-    """What `torch.save` wrote, tensors on the CPU; nothing in it is executed.
+def read_tensors(path: Path, advice: str | None = None) -> Any:
+    """Return what `torch.save` wrote, with tensors on the CPU, without running code from the file.
+
+    Args:
+        path: the file.
+        advice: what to do if it cannot be read, for the message.
 
     Raises:
-        UserError: no such file, or none that torch reads as plain weights.
+        UserError: there is no such file, or torch cannot read it as plain weights.
     """
     existing_checkpoint(path)
     head = b"?"
@@ -109,68 +117,76 @@ def read_file(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(len(OLD_FORMAT))
         if head[:2] == b"PK":
-            # Torch reads a flipped bit as a weight; the check sums of the zip file that it writes tell.
-            with zipfile.ZipFile(path) as archive:
-                # Torch packs no weights: a small file that unpacks to a huge one is not its.
-                if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size + 1_000_000:
-                    raise ValueError("packed")
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile
+            _check_zip(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # refused below if it is not weights
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # an error follows
             warnings.filterwarnings("ignore", message=".*TorchScript")
             return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, zlib.error):
-        why = "it is cut short or damaged; copy or download it again"
+        reason = DAMAGED
     except (*UNREADABLE, MemoryError) as error:
-        why = _why_unreadable(error, head)
-    raise UserError(f"{path} cannot be read as a checkpoint ({why}).")
+        reason = _explain(error, head)
+    if advice is None:
+        advice = "Copy or download it again." if reason == DAMAGED else "Use a file with weights alone, a state_dict."
+    raise UserError(f"{path} cannot be read as a checkpoint ({reason}). {advice}")
 
 
-def _why_unreadable(error: Exception, head: bytes) -> str:
-    """Why torch could not read a file that begins with `head` as plain weights, in words."""
+def _check_zip(path: Path) -> None:
+    """Compare the checksums of a zip file, which torch ignores: it would read a flipped bit as a weight."""
+    with zipfile.ZipFile(path) as archive:
+        # Torch does not compress weights: a small file with a huge content is not its own.
+        if sum(entry.file_size for entry in archive.infolist()) > 2 * path.stat().st_size + 1_000_000:
+            raise ValueError("compressed")
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+
+
+def _explain(error: Exception, head: bytes) -> str:
+    """Return why torch could not read a file that begins with `head` as plain weights."""
     text = str(error)
     if isinstance(error, MemoryError) or "allocate memory" in text:
-        return "it wants more memory than there is"
+        return "it needs more memory than is available"
     if isinstance(error, OSError) and head[:2] != b"PK":
         return error.strerror or text
     code = re.search(r"(?i:global) ([\w.]+)", text) if isinstance(error, pickle.UnpicklingError) else None
     if code or "TorchScript" in text:
-        named = code[1] if code else "TorchScript"
-        return f"it carries code, {named}, which was not run; ask for a file of its state_dict alone"
+        return f"it contains code, {code[1] if code else 'TorchScript'}, which was not run"
     if head[:1] == b"\x80":
-        cut = "EOF" in text or "truncated" in text or isinstance(error, EOFError)
-        if cut or OLD_FORMAT.startswith(head):
-            return "it is cut short or damaged; copy or download it again"
-        return "it is a pickle of something other than weights and may carry code, of which nothing was run"
+        truncated = "EOF" in text or "truncated" in text or isinstance(error, EOFError)
+        if truncated or OLD_FORMAT.startswith(head):
+            return DAMAGED
+        return "it is a pickle without weights and may contain code, which was not run"
     if head[:2] == b"PK":
         return "it is a zip file, but not of torch"
-    return "it is no file of torch" if head else "it is empty"
+    return "it is not a file of torch" if head else "it is empty"
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | None]:
-    """The weights in a file, and what it says of them: None for a bare state dict made elsewhere.
+    """Return the weights in a file and their description, which is None for a bare state dict.
 
     Raises:
-        UserError: the file cannot be read, or holds neither.
+        UserError: the file cannot be read, or holds neither a checkpoint nor a state dict.
     """
-    content = read_file(Path(path))
+    content = read_tensors(Path(path))
     if isinstance(content, dict) and "format_version" in content:
         version = content["format_version"]
         if not isinstance(version, int) or version != FORMAT_VERSION:
-            raise UserError(f"{path} is of checkpoint format {version}; this toolkit reads {FORMAT_VERSION}.")
+            raise UserError(
+                f"{path} has checkpoint format {version}, and this toolkit reads {FORMAT_VERSION}. Use the version of "
+                "the toolkit that wrote it."
+            )
         try:
-            known = {f.name for f in fields(ModelInfo)}
-            info = {k: tuple(v) if isinstance(v, list) else v for k, v in content["info"].items() if k in known}
             if not _is_state_dict(content["state_dict"]):
-                raise TypeError("its weights are no state dict")
-            return content["state_dict"], _checked(ModelInfo(**info), path)
+                raise TypeError("its weights are not a state dict")
+            return content["state_dict"], _read_info(content["info"], path)
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is a checkpoint with parts missing ({first_line(error)}).") from None
+            raise UserError(
+                f"{path} is a checkpoint with missing or wrong parts ({first_line(error)}). Use another file."
+            ) from None
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not _is_state_dict(weights):
-        raise UserError(f"{path} is no checkpoint and no state dict.")
-    # Networks wrapped for several GPUs save their weights with this prefix.
+        raise UserError(f"{path} holds neither a checkpoint nor a state dict. Use another file.")
+    # Networks that were wrapped for several GPUs save their weights with this prefix.
     return {name.removeprefix("module."): value for name, value in weights.items()}, None
 
 
@@ -184,7 +200,14 @@ def _are_numbers(values: Any, count: int | None = None) -> bool:
     return numbers and count in (None, len(values))
 
 
-def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value <= 1
+
+
+def _read_info(values: dict[str, Any], path: str | Path) -> ModelInfo:
+    """Return the description in a checkpoint after checking it; what later versions add is ignored."""
+    known = {f.name for f in fields(ModelInfo)}
+    info = ModelInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
     names = {
         name: resolve_name(f"The {name.replace('_', ' ')} of {path}", getattr(info, name), allowed)
         for name, allowed in CHOICES.items()
@@ -193,23 +216,23 @@ def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
     if record.library is None:
         names["backbone"] = resolve_name(f"The backbone of {path}", info.backbone, record.backbones)
     info = replace(info, **names)
-    numbers = {
+    valid = {
         "image_size": isinstance(info.image_size, int) and info.image_size >= MIN_IMAGE_SIZE,
         "mean": _are_numbers(info.mean, 3),
         "std": _are_numbers(info.std, 3),
-        "crop_scale": _are_numbers([info.crop_scale]) and 0 < info.crop_scale <= 1,
-        "inference_crop": info.inference_crop is None
-        or (_are_numbers([info.inference_crop]) and 0 < info.inference_crop <= 1),
+        "crop_scale": _is_share(info.crop_scale),
+        "inference_crop": info.inference_crop is None or _is_share(info.inference_crop),
         "scores": info.scores is None or _are_numbers([info.scores[info.monitor], *info.scores.values()]),
         "config": info.config is None or isinstance(info.config["cv"], int),
         "fold": info.fold is None or isinstance(info.fold, int),
     }
-    for name, sound in numbers.items():
-        if not sound:
+    for name, is_valid in valid.items():
+        if not is_valid:
             raise TypeError(f"its {name.replace('_', ' ')} is {getattr(info, name)}")
     if info.classes != TASKS[info.task].classes:
         raise UserError(
-            f"{path} was trained on other classes than task {info.task} has: {shorten_list(info.classes, 18)}."
+            f"{path} was trained on other classes than those of task {info.task}: {shorten_list(info.classes, 18)}. "
+            "Use another checkpoint."
         )
     return info
 
@@ -217,14 +240,17 @@ def _checked(info: ModelInfo, path: str | Path) -> ModelInfo:
 def load_weights(
     network: Network, weights: dict[str, Tensor], source: str | Path, kind: str, *, new_head: bool = False
 ) -> list[str]:
-    """Copy weights into a network, all of them.
+    """Copy weights into a network.
 
     Args:
-        source, kind: the file and the network, for messages.
-        new_head: take the backbone alone; the head stays as it is in the network.
+        network: the network, which is changed.
+        weights: a state dict with all its weights.
+        source: the file, for messages.
+        kind: the network, for messages.
+        new_head: copy only the backbone, and keep the head of the network.
 
     Returns:
-        The weights that were left out, each with its shape; empty without `new_head`.
+        The names and shapes of weights that were left out, which only happens with `new_head`.
 
     Raises:
         UserError: names or shapes differ, or weights are not finite; the message names the first ones.
@@ -232,10 +258,10 @@ def load_weights(
     own = network.state_dict()
     left_out = []
     if new_head:
-        backbone = f"{network.backbone_name}."
-        left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if not name.startswith(backbone)]
-        weights = {name: value for name, value in weights.items() if name.startswith(backbone)}
-        own = {name: value for name, value in own.items() if name.startswith(backbone)}
+        prefix = f"{network.backbone_name}."
+        left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if not name.startswith(prefix)]
+        weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
+        own = {name: value for name, value in own.items() if name.startswith(prefix)}
     different = [f"{name} is missing" for name in own if name not in weights]
     different += [f"{name} is not part of it" for name in weights if name not in own]
     different += [
@@ -244,12 +270,11 @@ def load_weights(
         if name in weights and weights[name].shape != own[name].shape
     ]
     if different:
-        raise UserError(f"The weights in {source} do not fit {kind}: {shorten_list(different, 3)}.")
+        raise UserError(f"The weights in {source} do not fit {kind}: {shorten_list(different, 3)}. Use other weights.")
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(
-            f"{source} holds weights that are not numbers: {shorten_list(broken, 3)}. Take an earlier checkpoint."
-        )
+        names = shorten_list(broken, 3)
+        raise UserError(f"{source} contains NaN or infinite weights: {names}. Use an earlier checkpoint.")
     network.load_state_dict({**network.state_dict(), **weights})
     return left_out
 
@@ -258,21 +283,21 @@ def load_weights(
 
 
 def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
-    """The file name of a checkpoint, for people: epoch012_f1-0.7706.pt. Nothing is ever read back from it."""
+    """Return the file name of a checkpoint, as in epoch012_f1-0.7706.pt; nothing is read back from it."""
     return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"
 
 
 class BestKeeper:
     """Keeps the best N checkpoints in a folder.
 
-    Of equal scores the earlier epoch ranks higher; a score that is not a number is never kept.
+    Of equal scores the earlier epoch ranks higher. NaN and infinite scores are never kept.
 
     Args:
-        folder: where they lie.
-        top_n: how many to keep.
-        monitor: name of the score.
+        folder: the folder of the checkpoints.
+        top_n: the number of checkpoints to keep.
+        monitor: the name of the score.
         higher_is_better: its direction.
-        kept: (epoch, score, file name) of those there already, best first.
+        kept: (epoch, score, file name) of the existing ones, best first.
     """
 
     def __init__(
@@ -289,9 +314,9 @@ class BestKeeper:
         self.kept = [(int(epoch), float(value), str(name)) for epoch, value, name in kept]
 
     def offer(self, epoch: int, value: float, save: Callable[[Path], None]) -> Path | None:
-        """Save the weights of an epoch by `save(path)` if they are among the best: their path, else None.
+        """Save an epoch's weights by `save(path)` if they are among the best; return their path, otherwise None.
 
-        Those that they replace stay on disk until `remove_others`.
+        The checkpoints that they replace stay on disk until `remove_others`.
         """
         if not np.isfinite(value):
             return None
@@ -305,7 +330,7 @@ class BestKeeper:
         return path
 
     def remove_others(self) -> None:
-        """Delete checkpoints that are not kept: replaced ones, and those of an epoch cut before it was counted."""
+        """Delete the checkpoints that were replaced, and those of an epoch that was interrupted."""
         names = {name for _, _, name in self.kept}
         for path in checkpoint_files(self.folder):
             if path.name not in names:

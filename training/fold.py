@@ -272,7 +272,7 @@ class FoldTrainer:
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         scores = score(self.config.task, result.probabilities, self.valid_loader.dataset.targets[self.config.task])
         self.epoch += 1
-        self.files.write_answers(self.epoch, result.probabilities)
+        self.files.write_predictions(self.epoch, result.probabilities)
         saved, is_best = self.files.offer(self.epoch, scores, self.judged)
         if is_best:
             self.best = torch.from_numpy(result.probabilities)

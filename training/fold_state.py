@@ -1,4 +1,4 @@
-"""The files of one fold: its checkpoints, log, out-of-fold predictions, and the state that it is taken up from."""
+"""Read and write the files of one fold: checkpoints, log, out-of-fold predictions and resume state."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ from data.label_math import make_targets
 from data.prepare import Data
 from data.tasks import TASKS
 from model import Network
-from storage.checkpoint import BestKeeper, ModelInfo, read_file, save_checkpoint, write_tensors
+from storage.checkpoint import BestKeeper, ModelInfo, read_tensors, save_checkpoint, write_tensors
 from storage.resume import lasting_options
 from storage.run_folder import RunFolder, prediction_columns
 from training.distributed import ALONE, Processes
 from utils import UserError, library_versions, shorten_list
 
-STATE_FORMAT = 1  # of the file that a fold is resumed from
-STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # what the file holds
-STATE_KEYS_WITHIN = STATE_KEYS | {  # and what more until the fold is finished
+STATE_FORMAT = 1
+STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # of every resume state
+UNFINISHED_KEYS = STATE_KEYS | {  # of the state of a fold that is not finished
     *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine", "scaler")
 }
 
 
 class FoldFiles:
-    """Reads and writes the files of one fold; of several processes the main one writes, and the others do nothing.
+    """The files of one fold. Only the main process writes; the methods of the others do nothing.
 
     Args:
-        config: the options of the run. run: its folder. data: what it is trained on. number: of the fold.
-        dist: the processes that train it, which all have to make this.
+        config: the options of the run.
+        run: the folder of the run.
+        data: the images and the split.
+        number: the fold.
+        dist: the processes that train the fold; all of them must create this object.
 
     Raises:
-        UserError: the fold's state is damaged or of another run.
+        UserError: the resume state is damaged or belongs to another run.
     """
 
     def __init__(self, config: TrainConfig, run: RunFolder, data: Data, number: int, dist: Processes = ALONE) -> None:
         self.config, self.run, self.number, self.main = config, run, number, dist.is_main
         self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        self.state: dict[str, Any] = dist.run_on_main(self._read_state)  # empty where the fold was not begun
+        self.state: dict[str, Any] = dist.run_on_main(self._read_state)  # empty if the fold was not started
         self.keeper = BestKeeper(
             run.fold(number),
             config.top_n,
@@ -52,33 +55,30 @@ class FoldFiles:
         )
 
     def _read_state(self) -> dict[str, Any]:
-        path = self.run.state(self.number)
+        path, advice = self.run.state(self.number), "Delete it to train the fold again."
         if not path.exists():
             return {}
-        try:
-            state = read_file(path)
-        except UserError as error:
-            raise UserError(f"{error} Delete it to train the fold anew.") from None
+        state = read_tensors(path, advice)
         state = state if isinstance(state, dict) else {}
-        finished = state.get("epoch") == self.config.epochs
+        needed = STATE_KEYS if state.get("epoch") == self.config.epochs else UNFINISHED_KEYS
         if (
-            not (STATE_KEYS if finished else STATE_KEYS_WITHIN) <= state.keys()
+            not needed <= state.keys()
             or state["format"] != STATE_FORMAT
             or state["epoch"] not in range(self.config.epochs + 1)
         ):
-            raise UserError(f"{path} is no state of this run and toolkit; delete it to train the fold anew.")
+            raise UserError(f"{path} is not a resume state of this run and this toolkit. {advice}")
         if state["split"] != self.fingerprint:
             raise UserError(
-                f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}); put the right "
-                "one back, or delete it to train the fold anew."
+                f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}). Restore the "
+                "right file, or delete it to train the fold again."
             )
         return state
 
     def check(self) -> None:
-        """Refuse a fold of which files are gone: the scores of a run would quietly miss them.
+        """Check that the files of the fold's finished epochs exist; without them the scores would lack the fold.
 
         Raises:
-            UserError: they are.
+            UserError: a file is missing.
         """
         if not self.main:
             return
@@ -86,19 +86,22 @@ class FoldFiles:
         needed = [run.fold(number) / name for *_, name in self.keeper.kept]
         if needed:
             needed = [run.fold_log(number), run.fold_oof(number), *needed]
-        gone = [path.name for path in needed if not path.is_file()]
-        if gone:
+        missing = [path.name for path in needed if not path.is_file()]
+        if missing:
             what = "a finished fold" if epoch == self.config.epochs else f"a fold of {epoch} epochs"
             raise UserError(
-                f"{run.fold(number)} is {what} without {shorten_list(gone)}; put it back, or delete the folder to train the "
-                "fold again."
+                f"{run.fold(number)} is {what} without {shorten_list(missing)}. Restore the missing files, or delete "
+                "the folder to train the fold again."
             )
         self.remove_others()
 
     def offer(self, epoch: int, scores: dict[str, float], network: Network) -> tuple[Path | None, bool]:
-        """Save the weights of an epoch if they are among the best: their path or None, and whether they are the best.
+        """Save the weights of an epoch if they are among the best.
 
-        Those that they replace stay on disk until `remove_others`.
+        The checkpoints that they replace stay on disk until `remove_others`.
+
+        Returns:
+            Their path or None, and whether they are the best.
         """
 
         def save(path: Path) -> None:
@@ -109,7 +112,7 @@ class FoldFiles:
         return path, path is not None and path.name == self.keeper.kept[0][2]
 
     def remove_others(self) -> None:
-        """Delete checkpoints that are not kept, once the state names no other ones."""
+        """Delete the checkpoints that are not kept, which the resume state must not name any more."""
         if self.main:
             self.keeper.remove_others()
 
@@ -142,7 +145,7 @@ class FoldFiles:
         )
 
     def write_oof(self, probabilities: np.ndarray) -> None:
-        """Write what the best epoch answers of the validation images, `(N, C)`."""
+        """Write the best epoch's predictions of the validation images, `(N, C)`."""
         if not self.main:
             return
         about = pd.DataFrame(
@@ -153,25 +156,27 @@ class FoldFiles:
                 "label": make_targets(self.valid_table)[self.config.task],
             }
         )
-        answers = prediction_columns(self.config.task, probabilities)
-        self.run.write_fold_oof(self.number, pd.concat([about, answers], axis=1))
+        predictions = prediction_columns(self.config.task, probabilities)
+        self.run.write_fold_oof(self.number, pd.concat([about, predictions], axis=1))
 
-    def write_answers(self, epoch: int, probabilities: np.ndarray) -> None:
-        """Write what an epoch answers of the validation images, `(N, C)`."""
+    def write_predictions(self, epoch: int, probabilities: np.ndarray) -> None:
+        """Write an epoch's predictions of the validation images, `(N, C)`."""
         if self.main:
             self.run.write_epoch_predictions(self.number, epoch, probabilities)
 
     def write_log(self, rows: list[dict[str, Any]]) -> None:
-        """Write the rows of the epochs so far."""
+        """Write the rows of the finished epochs."""
         if self.main:
             self.run.write_fold_log(self.number, rows)
 
     def write_state(self, epoch: int, rows: list[dict[str, Any]], best: torch.Tensor | None, within: dict) -> None:
-        """Write what the fold is taken up from.
+        """Write the state from which the fold is resumed.
 
         Args:
-            epoch: how many epochs are done. rows: of the log. best: what the best one answers out of fold.
-            within: what more there is to take up until the fold is finished.
+            epoch: the number of finished epochs.
+            rows: the rows of the log.
+            best: the best epoch's predictions of the validation images, `(N, C)`.
+            within: the UNFINISHED_KEYS until the fold is finished.
         """
         if not self.main:
             return

@@ -91,10 +91,8 @@ def given_weights(case, command, world):
 
 
 BARE_FOR = {"train": "--backbone shufflenet_v2_x0_5", "submit_singular": BARE, "submit_ensemble": BARE}
-CODE = (
-    r"\.pt cannot be read as a checkpoint \(it (carries|is a pickle of something other than weights and may carry) code"
-)
-DAMAGED = r"\.pt cannot be read as a checkpoint \(it is cut short or damaged"
+CODE = r"\.pt cannot be read as a checkpoint \(it (contains|is a pickle without weights and may contain) code"
+DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
 
 
 @rows(
@@ -123,24 +121,24 @@ DAMAGED = r"\.pt cannot be read as a checkpoint \(it is cut short or damaged"
     weights("the old format cut early", DAMAGED, lambda good, bad: legacy(good, bad, 0.0001)),
     weights("the old format", "", legacy, code=0),
     weights("another zip file", r"\(it is a zip file, but not of torch\)", lambda good, bad: other_zip(bad)),
-    weights("text", r"\(it is no file of torch\)", lambda good, bad: put(bad, "hello\n")),
-    weights("a web page", r"\(it is no file of torch\)", lambda good, bad: put(bad, "<!DOCTYPE html><html></html>")),
+    weights("text", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "hello\n")),
+    weights("a web page", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "<!DOCTYPE html><html></html>")),
     weights(
-        "a pointer of Git LFS", r"\(it is no file of torch\)", lambda good, bad: put(bad, "version https://git-lfs")
+        "a pointer of Git LFS", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "version https://git-lfs")
     ),
     weights("nothing", r"\(it is empty\)", lambda good, bad: put(bad, b"")),
     weights(
-        "another format", r"is of checkpoint format 2; this", lambda good, bad: change(good, bad, format_version=2)
+        "another format", r"has checkpoint format 2, and this", lambda good, bad: change(good, bad, format_version=2)
     ),
     weights(
-        "a format that is a tensor", r"\.pt is ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))
+        "a format that is a tensor", r"\.pt has ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))
     ),
-    weights("no description", r"checkpoint with parts missing", lambda good, bad: change(good, bad, info=None)),
-    weights("weights that are no numbers", r"\.pt holds weights that are not numbers: linear\.bias\.", not_a_number),
+    weights("no description", r"missing or wrong parts", lambda good, bad: change(good, bad, info=None)),
+    weights("weights that are no numbers", r"\.pt contains NaN or infinite weights: linear\.bias\.", not_a_number),
     *(
         weights(
             f"an image size of {size}",
-            r"\.pt is a checkpoint with parts missing \(its image size is",
+            r"\.pt is a checkpoint with missing or wrong parts \(its image size is",
             lambda good, bad, size=size: edit(good, bad, image_size=size),
         )
         for size in (-5, "large", None, 2.5, True)
@@ -148,7 +146,7 @@ DAMAGED = r"\.pt cannot be read as a checkpoint \(it is cut short or damaged"
     weights(
         "an unknown network", r"model type of .*must be one of", lambda good, bad: edit(good, bad, model_type="ViT")
     ),
-    weights("a task that is a number", r"with parts missing", lambda good, bad: edit(good, bad, task=7)),
+    weights("a task that is a number", r"with missing or wrong parts", lambda good, bad: edit(good, bad, task=7)),
     weights("other classes", r"was trained on other classes", lambda good, bad: edit(good, bad, classes=["a", "b"])),
     weights("a mean that is text", r"\.pt", lambda good, bad: edit(good, bad, mean="dark")),
     weights("no score", r"\.pt", lambda good, bad: edit(good, bad, scores={})),
@@ -177,7 +175,7 @@ def test_weights(case, command, world, give):
     ),
     weights(
         "bare weights that are no numbers",
-        r"not numbers: linear\.bias",
+        r"NaN or infinite weights: linear\.bias",
         lambda good, bad: bare(good, bad, **{"linear.bias": torch.full((2,), torch.nan)}),
     ),
     weights(

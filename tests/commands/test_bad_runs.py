@@ -44,26 +44,26 @@ CONFIG, SPLIT = r"config\.json is missing or damaged", r"split\.json is missing 
     Case(
         "a state with a command",
         "train",
-        STATE + r".*it carries code, .*Delete it to train the fold anew",
+        STATE + r".*it contains code, .*Delete it to train the fold again",
         lambda w: saved(evil(w.saved), w.run / "fold00" / "resume.state"),
         "--resume",
     ),
     Case(
         "a state that is a pickle",
         "train",
-        STATE + r".*carr(y|ies) code.*Delete it to train the fold anew",
+        STATE + r".*contains? code.*Delete it to train the fold again",
         lambda w: put(w.run / "fold00" / "resume.state", pickle.dumps(evil(w.saved))),
         "--resume",
     ),
     state("a state that is empty", STATE + r".*\(it is empty\).*Delete it", lambda old: b""),
-    state("a state that is text", STATE + r".*\(it is no file of torch\).*Delete it", lambda old: "hello\n"),
-    state("a state that is a list", STATE + r"is no state of this run and toolkit", lambda old: [1, 2]),
-    state("a state of another format", STATE + r"is no state of this run and toolkit", lambda old: old | {"format": 9}),
+    state("a state that is text", STATE + r".*\(it is not a file of torch\).*Delete it", lambda old: "hello\n"),
+    state("a state that is a list", STATE + r"is not a resume state of this run", lambda old: [1, 2]),
+    state("a state of another format", STATE + r"is not a resume state of this run", lambda old: old | {"format": 9}),
     state("a state of another split", STATE + r"belongs to another split \(x, ", lambda old: old | {"split": "x"}),
     state("a state without its parts", STATE, lambda old: {"format": old["format"]}),
     state("a state of too many epochs", STATE, lambda old: old | {"epoch": 7}),
     Case(
-        "a cut state", "train", STATE + r".*cut short", lambda w: half_of(w.run / "fold00" / "resume.state"), "--resume"
+        "a cut state", "train", STATE + r".*truncated", lambda w: half_of(w.run / "fold00" / "resume.state"), "--resume"
     ),
     Case(
         "a state that is a folder",

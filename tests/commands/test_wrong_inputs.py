@@ -265,7 +265,7 @@ def test_a_file_of_torch_that_is_no_checkpoint(content, world, run):
     told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
     assert_error(
         told,
-        r"file\.txt (is no checkpoint|is a checkpoint with parts missing|is of checkpoint format 99"
+        r"file\.txt (holds neither a checkpoint|is a checkpoint with missing or wrong parts|has checkpoint format 99"
         r"|cannot be read as a checkpoint)",
     )
 

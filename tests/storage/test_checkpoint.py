@@ -23,7 +23,7 @@ from storage.checkpoint import (
     checkpoint_name,
     load_checkpoint,
     load_weights,
-    read_file,
+    read_tensors,
     save_checkpoint,
 )
 from storage.find_runs import find_single
@@ -317,7 +317,7 @@ def assert_refused(path: Path, pattern: str) -> None:
     assert "\n" not in sentence
 
 
-CANNOT = r"cannot be read as a checkpoint|is no checkpoint|is a checkpoint with parts missing"
+CANNOT = r"cannot be read as a checkpoint|holds neither a checkpoint|is a checkpoint with missing or wrong parts"
 
 
 def test_a_file_that_is_not_there(tmp_path):
@@ -391,7 +391,7 @@ def test_a_file_with_a_wrong_byte_is_refused_or_read_and_no_bug(tmp_path):
 def test_another_format_version(version, tmp_path):
     path = tmp_path / "a.pt"
     torch.save({"format_version": version, "info": {}, "state_dict": {}}, path)
-    assert_refused(path, rf"is of checkpoint format {version}; this toolkit reads {FORMAT_VERSION}")
+    assert_refused(path, rf"has checkpoint format {version}, and this toolkit reads {FORMAT_VERSION}")
 
 
 @pytest.mark.parametrize(
@@ -759,7 +759,7 @@ def test_a_resume_state_is_no_checkpoint(tmp_path):
     optimizer.step()
     state = {"epoch": 3, "rows": [{"epoch": 1, "lr": 0.1}], "kept": [(1, 0.5, "a.pt")]}
     torch.save({**state, "network": network.state_dict(), "optimizer": optimizer.state_dict()}, path)
-    got = read_file(path)
+    got = read_tensors(path)
     assert {name: got[name] for name in state} == state
     assert got["optimizer"]["state"][0]["step"] == 1
     assert_refused(path, CANNOT)
@@ -769,5 +769,5 @@ def test_kept_scores_survive_a_resume_state(tmp_path):
     notes = keeper_in(tmp_path / "fold00", 2)
     notes.offer(1, np.float64(0.5).item())
     torch.save({"kept": notes.keeper.kept}, tmp_path / "resume.state")
-    again = keeper_in(tmp_path / "fold00", 2, kept=read_file(tmp_path / "resume.state")["kept"])
+    again = keeper_in(tmp_path / "fold00", 2, kept=read_tensors(tmp_path / "resume.state")["kept"])
     assert again.keeper.kept == notes.keeper.kept

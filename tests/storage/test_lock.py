@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from filelock import SoftFileLease
@@ -103,7 +102,7 @@ def test_another_process_with_the_number_of_a_dead_one_is_not_its_owner(path):
 
 def test_a_dead_process_that_nobody_waited_for_is_dead(path, watched):
     owner = run_python("")
-    wait_for(lambda: " Z " in Path(f"/proc/{owner.pid}/stat").read_text())
+    os.waitid(os.P_PID, owner.pid, os.WEXITED | os.WNOWAIT)
     record(path, pid=owner.pid)
     locks(path).check()
     assert not path.exists()
