@@ -1,0 +1,65 @@
+"""Files that an earlier version wrote are still read; parts of some are stored in files/."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from config import TrainConfig
+from storage.checkpoint import load_checkpoint
+from storage.run_folder import RunFolder
+from training.fold_state import FoldFiles
+from utils import UserError
+
+FILES = Path(__file__).with_name("files")
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """A run of which one epoch of two is trained."""
+    folder = RunFolder(tmp_path / "run")
+    folder.fold(0).mkdir(parents=True)
+    shutil.copy(FILES / "config.json", folder.config)
+    shutil.copy(FILES / "resume.state", folder.state(0))
+    return folder
+
+
+def test_a_checkpoint_describes_its_network():
+    weights, info = load_checkpoint(FILES / "checkpoint.pt")
+    assert (info.task, info.model_type, info.backbone) == ("main", "JointHeads", "shufflenet_v2_x0_5")
+    assert (info.image_size, info.transform_type, info.crop_scale, info.epoch) == (32, "random", 0.35, 1)
+    assert info.score == info.scores["macro_f1"] > 0
+    own = info.build().state_dict()
+    assert {name: value.shape for name, value in weights.items()} == {name: own[name].shape for name in weights}
+    assert len(weights) == 28
+
+
+def test_options_that_no_longer_exist_do_not_stop_a_run(run):
+    """This config.json has an option that is gone and a choice of --cache that is gone."""
+    stored, config = json.loads(run.config.read_text()), run.read_config()
+    assert stored["cache"] == "disk"
+    assert config.cache == TrainConfig.cache
+    assert {**config.as_dict(), "cache": "disk", "folds": None} == {name: stored[name] for name in config.as_dict()}
+
+
+def test_a_choice_that_changes_results_is_not_replaced(run):
+    run.config.write_text(json.dumps(json.loads(run.config.read_text()) | {"lr_scheduler": "steps"}))
+    with pytest.raises(UserError, match=r"config\.json does not hold the options of a run \(--lr-scheduler must be"):
+        run.read_config()
+
+
+def test_a_resume_state_continues_the_fold(run):
+    data = SimpleNamespace(
+        split=SimpleNamespace(fingerprint="d86e7050681348db", folds=[None]),
+        fold_tables=lambda fold: (pd.DataFrame(), pd.DataFrame()),
+    )
+    files = FoldFiles(run.read_config(), run, data, 0)
+    assert (files.state["epoch"], files.state["images"], len(files.state["losses"])) == (1, 16, 1)
+    assert files.state["rows"][0]["macro_f1"] == files.keeper.kept[0][1] == pytest.approx(0.03907, abs=1e-5)
+    assert files.keeper.kept[0][2] == "epoch001_f1-0.0391.pt"
+    assert files.state["best"].shape == (84, 18)
