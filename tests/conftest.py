@@ -236,8 +236,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
             code = main([str(word) for word in (words if script else (name, *words))])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        told = capsys.readouterr()
-        return Outcome(code, told.out, told.err)
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
 
     return command
 

@@ -258,9 +258,9 @@ def no_network(monkeypatch, tmp_path):
 )
 def test_imagenet_weights_without_a_network(network, backbone, file, world, no_network, run, tiny_training):
     common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
-    told = run("train", *common, "--pretrained", "--model-type", network, "--backbone", backbone)
-    assert told.code == 2
-    line = told.err.splitlines()[-1]  # after what torch says of its download
+    printed = run("train", *common, "--pretrained", "--model-type", network, "--backbone", backbone)
+    assert printed.code == 2
+    line = printed.err.splitlines()[-1]  # after what torch says of its download
     assert re.search(rf"no way out.*Put https?://\S+{re.escape(file)} at {re.escape(str(no_network / file))}", line)
     assert "--no-pretrained" in line
     assert not world.saved.exists()
@@ -275,8 +275,8 @@ def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_
         cut(file)
     else:
         file.write_bytes(content)
-    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_error(told, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
+    printed = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_error(printed, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
     assert not world.saved.exists()
 
 
@@ -284,6 +284,6 @@ def test_imagenet_weights_of_another_network(world, no_network, run, tiny_traini
     file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
     torch.save({"conv1.weight": torch.zeros(3)}, file)
-    told = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_error(told, rf"{re.escape(str(file))}.*--no-pretrained")
+    printed = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
+    assert_error(printed, rf"{re.escape(str(file))}.*--no-pretrained")
     assert not world.saved.exists()

@@ -361,9 +361,9 @@ def test_what_may_not_be_read_is_named(case, command, reachable, give):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="the owner of a folder may always write")
 @pytest.mark.parametrize("command", ["train", PREDICTION.split()[0]])
 def test_where_nothing_may_be_written_is_named(command, reachable, give):
-    told = r"could not be written \(Permission denied\)\. Make the folder writable"
+    printed = r"could not be written \(Permission denied\)\. Make the folder writable"
     with without_rights(reachable.tmp):
-        give(command, pattern=told, code=1, world=reachable)
+        give(command, pattern=printed, code=1, world=reachable)
 
 
 SKIP = "--on-bad-image skip"
@@ -379,8 +379,8 @@ def spoil(world):
 
 def test_training_goes_on_without_pictures_that_cannot_be_read(world, give):
     spoil(world)
-    told = give("train", SKIP, pattern=r"^Left out 3 of 12 images that cannot be read: .*normal\.jpg", code=0)
-    assert " 6 people, 9 images" in told.out
+    printed = give("train", SKIP, pattern=r"^Left out 3 of 12 images that cannot be read: .*normal\.jpg", code=0)
+    assert " 6 people, 9 images" in printed.out
     run = world.saved / "gender" / f"single-{NETWORK}"
     table = pd.read_csv(run / "unreadable.csv")
     assert table["file"].tolist() == [str(world.data.folder(number) / "normal.jpg") for number in (0, 2, 5)]
@@ -435,8 +435,8 @@ def test_bare_weights_lose_no_row_either(command, world, give):
         bare(path, path)
     said = give(command, f"{SKIP} {BARE}", pattern=SKIPPED.split(" training")[0], code=0)
     assert "answer of the other images, since the weights come without training counts" in said.out
-    told = answers(world)
-    assert told.pop(world.ids[0]) in told.values()
+    printed = answers(world)
+    assert printed.pop(world.ids[0]) in printed.values()
 
 
 def spoil_all(world):

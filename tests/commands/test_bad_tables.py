@@ -322,11 +322,11 @@ def test_corrections(case, command, world, give):
     give_case(give, case, command, world)
 
 
-def scored(id, pattern, told, true=None, *, words="", code=2):
+def scored(id, pattern, printed, true=None, *, words="", code=2):
     """The text of the submission and of the answers; what is None stays good."""
 
     def breaks(world):
-        for path, content in ((world.submission, told), (world.answers, true)):
+        for path, content in ((world.submission, printed), (world.answers, true)):
             if content is not None:
                 put(path, content)
 
@@ -359,7 +359,7 @@ AGES = "ImageID,ans\na.jpg,20\nb.jpg,61.5\n"
         words="--task age",
     ),
     scored(
-        "told ages infinite",
+        "submitted ages infinite",
         r"holds an answer that is not a number",
         AGES.replace("20", "inf"),
         AGES,
@@ -373,11 +373,11 @@ AGES = "ImageID,ans\na.jpg,20\nb.jpg,61.5\n"
     ),
     scored("answers in surplus", r"do not list the same images: c\.jpg\.", None, GOOD + "c.jpg,0\n"),
     scored("answers twice", r"answers\.csv lists images twice: a\.jpg", None, GOOD + "a.jpg,0\n"),
-    scored("told NaN", r"submission\.csv holds an answer", "ImageID,ans\na.jpg,nan\nb.jpg,1\n"),
-    scored("told no columns", r"submission\.csv has no column ImageID, ans", "hello\n"),
-    scored("told in CRLF with a mark", "", "\ufeff" + GOOD.replace("\n", "\r\n"), code=0),
-    scored("told with more columns", "", "no,ImageID,ans\n0,a.jpg,0\n1,b.jpg,1\n", code=0),
-    scored("told in another order", "", "ImageID,ans\nb.jpg,1\na.jpg,0\n", code=0),
+    scored("a submission with NaN", r"submission\.csv holds an answer", "ImageID,ans\na.jpg,nan\nb.jpg,1\n"),
+    scored("a submission with no columns", r"submission\.csv has no column ImageID, ans", "hello\n"),
+    scored("a submission with in CRLF with a mark", "", "\ufeff" + GOOD.replace("\n", "\r\n"), code=0),
+    scored("a submission with with more columns", "", "no,ImageID,ans\n0,a.jpg,0\n1,b.jpg,1\n", code=0),
+    scored("a submission with in another order", "", "ImageID,ans\nb.jpg,1\na.jpg,0\n", code=0),
     Case("answers that are a folder", "score_submission", r"answers\.csv", lambda w: folder(w.answers)),
     Case("answers that are a dangling link", "score_submission", r"answers\.csv", lambda w: dangling(w.answers)),
     *(

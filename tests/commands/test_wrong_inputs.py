@@ -121,8 +121,8 @@ def break_twice(world):
 def test_train(case, world, run, tiny_training):
     case.breaks(world)
     common = [*tiny_training, "--train-root", world.train, "--save-path", world.saved]
-    told = run("train", *common, *filled_in(case.words, world))
-    assert_error(told, rf"^train\.py: (?s:.*){case.pattern}", case.lines)
+    printed = run("train", *common, *filled_in(case.words, world))
+    assert_error(printed, rf"^train\.py: (?s:.*){case.pattern}", case.lines)
     assert not world.saved.exists()
 
 
@@ -141,8 +141,8 @@ def test_train_where_a_run_is(case, world, trained, run, tiny_training):
     copy_run(world.single, world.saved / "gender" / world.single.name)
     before = contents(world.saved)
     common = [*tiny_training, "--task", "gender", "--train-root", trained.images, "--save-path", world.saved]
-    told = run("train", *common, *filled_in(case.words, world))
-    assert_error(told, case.pattern, case.lines)
+    printed = run("train", *common, *filled_in(case.words, world))
+    assert_error(printed, case.pattern, case.lines)
     assert contents(world.saved) == before
 
 
@@ -152,8 +152,8 @@ def test_folds_of_one_run_are_not_validated_in_different_places(world, trained, 
     common = [*tiny_training, "--task=age", "--cv=2", "--resume", "--save-path", world.saved]
     for path in world.train.iterdir():
         path.rename(path.with_name("1" + path.name))  # other people than those trained on
-    told = run("train", *common, "--train-root", trained.images, "--valid-root", world.train)
-    assert_error(told, r"valid")
+    printed = run("train", *common, "--train-root", trained.images, "--valid-root", world.train)
+    assert_error(printed, r"valid")
     assert contents(world.saved) == before
 
 
@@ -161,16 +161,16 @@ def test_files_in_the_place_of_a_run_stay(world, run, tiny_training):
     notes = world.saved / "main" / f"single-{NETWORK}" / "notes.txt"
     put(notes)
     for more in ([], ["--resume"], ["--overwrite"]):
-        told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.saved, *more)
-        assert_error(told, r"holds files that are not of a run.*--save-path")
+        printed = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.saved, *more)
+        assert_error(printed, r"holds files that are not of a run.*--save-path")
     assert list(contents(world.saved)) == [notes.relative_to(world.saved)]
     assert notes.read_text() == "hello\n"
 
 
 def test_a_save_path_that_is_a_file(world, run, tiny_training):
     put(world.file)
-    told = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.file)
-    assert_error(told, r"file\.txt")
+    printed = run("train", *tiny_training, "--train-root", world.train, "--save-path", world.file)
+    assert_error(printed, r"file\.txt")
 
 
 def lose_first_image(world):
@@ -207,8 +207,8 @@ def refuse_prediction(case, world, run, command, *words):
     case.breaks(world)
     before = contents(world.runs)
     places = ["--data-root", world.images, "--save-path", world.prediction]
-    told = run(command, *words, *places, "--num-workers=0", "--device=cpu", *filled_in(case.words, world))
-    assert_error(told, rf"^{command}\.py: (?s:.*){case.pattern}", case.lines)
+    printed = run(command, *words, *places, "--num-workers=0", "--device=cpu", *filled_in(case.words, world))
+    assert_error(printed, rf"^{command}\.py: (?s:.*){case.pattern}", case.lines)
     assert not world.prediction.exists()
     assert contents(world.runs) == before
 
@@ -244,15 +244,15 @@ def test_submit_singular(case, world, run):
 )
 def test_a_file_that_is_no_checkpoint(content, world, run):
     world.file.write_bytes(content)
-    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
-    assert_error(told, r"file\.txt cannot be read as a checkpoint")
+    printed = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    assert_error(printed, r"file\.txt cannot be read as a checkpoint")
 
 
 @pytest.mark.parametrize("size", [1, 1_000, 1_000_000])
 def test_a_checkpoint_of_which_only_the_beginning_is_there(size, world, run):
     world.file.write_bytes(world.checkpoint.read_bytes()[:size])
-    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
-    assert_error(told, r"file\.txt cannot be read as a checkpoint")
+    printed = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    assert_error(printed, r"file\.txt cannot be read as a checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -262,17 +262,17 @@ def test_a_checkpoint_of_which_only_the_beginning_is_there(size, world, run):
 )
 def test_a_file_of_torch_that_is_no_checkpoint(content, world, run):
     torch.save(content, world.file)
-    told = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
+    printed = run("submit_singular", "--load-state-dict", world.file, "--data-root", world.images)
     assert_error(
-        told,
+        printed,
         r"file\.txt (holds neither a checkpoint|is a checkpoint with missing or wrong parts|has checkpoint format 99"
         r"|cannot be read as a checkpoint)",
     )
 
 
 def test_submit_singular_before_anything_is_trained(world, run):
-    told = run("submit_singular", "--task", "gender", "--data-root", world.images)
-    assert_error(told, r"no single-run checkpoint in .*single-VanillaEfficientNet.*train\.py --task gender")
+    printed = run("submit_singular", "--task", "gender", "--data-root", world.images)
+    assert_error(printed, r"no single-run checkpoint in .*single-VanillaEfficientNet.*train\.py --task gender")
 
 
 def no_second_fold(world):
@@ -308,8 +308,8 @@ def test_submit_ensemble(case, world, run):
 
 
 def test_submit_ensemble_before_anything_is_trained(world, run):
-    told = run("submit_ensemble", "--data-root", world.images)
-    assert_error(told, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
+    printed = run("submit_ensemble", "--data-root", world.images)
+    assert_error(printed, r"There is no folder .*main\. Train with: python train\.py --task main --cv 5")
 
 
 @pytest.mark.parametrize("name", [NETWORK.lower(), NETWORK])
