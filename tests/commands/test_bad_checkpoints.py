@@ -134,7 +134,7 @@ DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
         "a format that is a tensor", r"\.pt has ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))
     ),
     weights("no description", r"missing or wrong parts", lambda good, bad: change(good, bad, info=None)),
-    weights("weights that are no numbers", r"\.pt contains NaN or infinite weights: linear\.bias\.", not_a_number),
+    weights("weights with NaN", r"\.pt contains NaN or infinite weights: linear\.bias\.", not_a_number),
     *(
         weights(
             f"an image size of {size}",
@@ -174,7 +174,7 @@ def test_weights(case, command, world, give):
         lambda good, bad: bare(good, bad, **{f"layer5.{k}": torch.ones(1) for k in range(9)}),
     ),
     weights(
-        "bare weights that are no numbers",
+        "bare weights with NaN",
         r"NaN or infinite weights: linear\.bias",
         lambda good, bad: bare(good, bad, **{"linear.bias": torch.full((2,), torch.nan)}),
     ),

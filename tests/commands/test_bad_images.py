@@ -165,7 +165,7 @@ SHOWN = (
     Shown("one row", ".png", lambda: encoded(Image.new("RGB", (500, 1), RED), "PNG"), {(499, 0): RED}, (500, 1)),
     Shown("one bit", ".png", lambda: encoded(halves(0, 1, "1"), "PNG"), {LEFT: BLACK, RIGHT: WHITE}),
     Shown("a JPEG with bytes after it", ".jpg", lambda: encoded(halves(), "JPEG", quality=95) + b"\0" * 500, TWO),
-    # What is wrong with these is beside the picture, which is whole.
+    # The damage is outside the pixels, which are whole.
     Shown("EXIF of no sense", ".jpg", lambda: with_exif(b"\xff" * 40), TWO),
     Shown("EXIF that is empty", ".jpg", lambda: with_exif(b""), TWO),
     Shown("EXIF that is cut", ".jpg", lambda: with_exif(orientation(3, 1, b"\6\0\0\0")[:14]), TWO),
@@ -335,7 +335,7 @@ def locked(path):
     path.chmod(0)
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no such rights here")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX users")
 @rows(
     Case(
         "pictures",
@@ -391,7 +391,7 @@ def test_training_goes_on_without_pictures_that_cannot_be_read(world, give):
 
 
 def answers(world):
-    """The answers of the only prediction, by ImageID; its list of skipped ones stands beside it."""
+    """Return the answers of the only prediction by ImageID, and check the list of skipped images next to it."""
     file = sorted(world.prediction.rglob("submission*.csv"))[0]
     table = pd.read_csv(file)
     assert table["ImageID"].tolist() == world.ids
