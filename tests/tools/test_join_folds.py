@@ -1,4 +1,4 @@
-"""Folds that were trained by several commands, joined to what one command leaves."""
+"""Folds of several commands are joined to the files that one command writes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME = "kfold-ensemble-VanillaTorchvision"
 
 @pytest.fixture(scope="module")
 def trained(small_data, tiny_training, tmp_path_factory):
-    """A run whose three folds one command trained, and one of which each fold had its own command."""
+    """A run that one command trained, and one with a command per fold."""
     import train
 
     places = []
@@ -41,7 +41,7 @@ def trained(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture
 def apart(trained, tmp_path):
-    """A copy of the run whose folds had a command each, as in a save path, without what joins them."""
+    """A copy of the run with a command per fold, without the joined files."""
     run = tmp_path / "models" / "main" / NAME
     shutil.copytree(trained[1], run)
     for name in ("log.csv", "oof.csv", "summary.json"):
@@ -69,7 +69,7 @@ def test_folds_of_several_commands_in_one_save_path_are_one_run(trained):
 
 
 @pytest.mark.parametrize("root", ["the run", "the save path"])
-def test_joining_leaves_what_one_command_leaves(root, run, apart, trained):
+def test_joined_folds_are_those_of_one_command(root, run, apart, trained):
     outcome = run("join_folds", "--root", apart if root == "the run" else apart.parents[1])
     assert outcome.code == 0, outcome.err
     assert_as_one_run(apart, trained[0])
@@ -90,7 +90,7 @@ def test_folds_of_several_machines_are_copied_into_one_folder(run, small_data, t
     assert_as_one_run(joined, trained[0])
 
 
-def test_a_fold_that_is_not_finished_is_left_out_and_told(run, apart):
+def test_an_unfinished_fold_is_left_out(run, apart):
     shutil.rmtree(apart / "fold01")
     outcome = run("join_folds", "--root", apart)
     assert outcome.code == 0, outcome.err
@@ -107,14 +107,14 @@ def test_nothing_is_finished(run, apart):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "error"),
     [
         (("--seed", 7), "its split is "),
         (("--lr", 0.02), "--lr was 0.02 and is 0.005"),
         (("--transform-type", "random"), "--transform-type was random and is base"),
     ],
 )
-def test_a_fold_of_another_run_is_refused(words, told, run, small_data, tiny_training, apart, tmp_path):
+def test_a_fold_of_another_run(words, error, run, small_data, tiny_training, apart, tmp_path):
     other = tmp_path / "other"
     options = (*tiny_training, "--train-root", small_data.train_root, "--cv", 3, "--folds", 1, "--save-path", other)
     assert run("train", *options, *words).code == 0
@@ -123,12 +123,12 @@ def test_a_fold_of_another_run_is_refused(words, told, run, small_data, tiny_tra
     outcome = run("join_folds", "--root", apart)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert f"does not belong to the run in {apart}: " in outcome.err
-    assert told in outcome.err
+    assert error in outcome.err
     assert not (apart / "summary.json").exists()
 
 
 @pytest.mark.parametrize("lost", ["oof.csv", "*.pt", "config.json", "split.json"])
-def test_what_was_not_copied_is_named(lost, run, apart):
+def test_missing_files_are_named(lost, run, apart):
     for path in (apart / "fold02").glob(lost) if lost in ("oof.csv", "*.pt") else [apart / lost]:
         path.unlink()
     outcome = run("join_folds", "--root", apart)
@@ -139,7 +139,7 @@ def test_what_was_not_copied_is_named(lost, run, apart):
 
 
 @pytest.mark.parametrize("epochs", [2, 3])
-def test_a_fold_of_a_run_of_other_epochs_is_refused(epochs, run, small_data, tiny_training, apart, tmp_path):
+def test_a_fold_of_a_run_with_other_epochs(epochs, run, small_data, tiny_training, apart, tmp_path):
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "other", "--cv", 3)
     assert run("train", *words, "--folds", 1, "--epochs", epochs).code == 0
     shutil.rmtree(apart / "fold01")
@@ -149,7 +149,7 @@ def test_a_fold_of_a_run_of_other_epochs_is_refused(epochs, run, small_data, tin
     assert f"--epochs was {epochs} and is 1" in outcome.err
 
 
-def test_the_folds_of_another_folder_are_swapped(run, apart):
+def test_swapped_folds(run, apart):
     (apart / "fold00").rename(apart / "aside")
     (apart / "fold01").rename(apart / "fold00")
     (apart / "aside").rename(apart / "fold01")
