@@ -24,17 +24,8 @@ def trained(small_data, tiny_training, tmp_path_factory):
     for commands in ([()], [("--folds", "2"), ("--folds", "0"), ("--folds", "1")]):
         place = tmp_path_factory.mktemp("models")
         for words in commands:
-            options = (
-                *tiny_training,
-                "--train-root",
-                small_data.train_root,
-                "--save-path",
-                place,
-                "--cv",
-                3,
-                "--resume",
-            )
-            assert train.main([*map(str, options), *words]) == 0
+            options = (*tiny_training, "--train-root", small_data.train_root, "--save-path", place, *words)
+            assert train.main([*map(str, options), "--cv", "3", "--resume"]) == 0
         places.append(place / "main" / NAME)
     return places
 
