@@ -687,7 +687,7 @@ def test_a_checkpoint_in_the_folder_of_another_fold_is_refused(train, run, small
 def test_age_filter_is_refused_where_no_age_group_is_learnt(task, run):
     outcome = run("train", "--task", task, "--age-filter", 58)
     assert outcome.code == 2
-    assert f"task {task} has not" in outcome.err
+    assert f"task {task} has none" in outcome.err
 
 
 @pytest.mark.parametrize("name", ["oof.csv", "log.csv", "*.pt"])
