@@ -48,7 +48,6 @@ def submit(config: SingularConfig, context: Context) -> None:
         batch_size=config.batch_size,
         workers=config.num_workers,
         transform_type=config.transform_type,
-        members_at_once=1,
         max_megapixels=config.max_megapixels,
         on_bad_image=config.on_bad_image,
     )

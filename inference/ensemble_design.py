@@ -23,7 +23,7 @@ from analysis.metrics import log_loss, tempered
 from analysis.summary import as_plain
 from data.tasks import SCORE_TITLES, TASKS
 from inference import voting
-from inference.oof_members import AnyRun, Candidate, JointRun, OofRun, Validation, join_runs
+from inference.oof_members import Candidate, OofRun, Validation, Voter, list_voters
 from inference.recipe import RECIPE_FORMAT
 from inference.selection import (
     MEANS,
@@ -66,20 +66,21 @@ def design_ensemble(
         calibrated: whether to calibrate the probabilities.
     """
     task, views = scorer.task, validation.settings.views
-    singles = [run for run in runs if run.task == task]
-    voters: list[AnyRun] = [*singles, *(join_runs(runs) if task == "main" else [])]
+    voters = list_voters(runs, task)
     rows = compare_votes(voters, scorer, top_k=top_k, views=views)
     print_votes(rows, scorer.record.monitor)
     _clear_earlier(folder)
     write_text(folder / "table.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     mean, views = choose_mean(rows, scorer)
     candidates = [
-        Candidate(run, rank, run.of_rank(rank), each) for run in voters for rank, each in enumerate(run.ranked(views))
+        Candidate(voter, rank, voter.of_rank(rank), each)
+        for voter in voters
+        for rank, each in enumerate(voter.ranked(views))
     ]
     if soups and top_k > 1:
         validation = replace(validation, settings=replace(validation.settings, views=views))
-        for number, run in enumerate(singles):
-            candidates += make_soups(run, validation, scorer, folder / "soups", f"run{number}")
+        for number, voter in enumerate(each for each in voters if not each.joint):
+            candidates += make_soups(voter, validation, scorer, folder / "soups", f"run{number}")
     library = Library([each.answers for each in candidates], mean, years=scorer.record.regression)
     selection = select_members(candidates, library, scorer, top_k)
     calibration = calibrate(library, selection, scorer) if calibrated else Calibration()
@@ -129,7 +130,7 @@ def _describe(runs: Sequence[OofRun], scorer: Scorer, top_k: int) -> dict[str, A
 # ------------------------------------------------------------------------------------------------ ways to vote
 
 
-def compare_votes(runs: Sequence[AnyRun], scorer: Scorer, *, top_k: int, views: int) -> list[dict[str, Any]]:
+def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views: int) -> list[dict[str, Any]]:
     """Return the score and cost of each run with 1 to `top_k` members per fold, 1 to `views` views and each vote.
 
     Returns:
@@ -138,16 +139,16 @@ def compare_votes(runs: Sequence[AnyRun], scorer: Scorer, *, top_k: int, views: 
     """
     monitor = scorer.record.monitor
     rows, measured = [], []
-    for run in runs:
+    for voter in voters:
         for count in range(1, views + 1):
-            ranked = run.ranked(count)
+            ranked = voter.ranked(count)
             for k in range(1, top_k + 1):
-                for method, answers in _vote(run, ranked[:k], scorer).items():
+                for method, answers in _vote(voter, ranked[:k], scorer).items():
                     measured.append(scorer.measure(answers))
                     value = measured[-1].value
-                    row = {"run": run.name, "views": count, "top_k": k, "method": method, monitor: value.value}
-                    row |= {"low": value.low, "high": value.high, "passes": run.passes * k * count}
-                    rows.append(row | {"images_per_s": 1 / (k * count * run.cost), "label": run.label})
+                    row = {"run": voter.name, "views": count, "top_k": k, "method": method, monitor: value.value}
+                    row |= {"low": value.low, "high": value.high, "passes": voter.passes * k * count}
+                    rows.append(row | {"images_per_s": 1 / (k * count * voter.cost), "label": voter.label})
     goodness = scorer.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
     gains = [scorer.gain(measured[best], each) for each in measured]
@@ -159,7 +160,7 @@ def compare_votes(runs: Sequence[AnyRun], scorer: Scorer, *, top_k: int, views: 
     return rows
 
 
-def _vote(run: AnyRun, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndarray]:
+def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndarray]:
     """Return `(N, C)` predictions by each method from those of the best k members of each fold, `(k, S, N, C)`."""
     members = ranked.reshape(-1, *ranked.shape[2:])
     if len(members) == 1:  # all methods are the same
@@ -168,8 +169,8 @@ def _vote(run: AnyRun, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndarr
         "arithmetic": voting.arithmetic_mean(members),
         "geometric": voting.geometric_mean(members, years=scorer.record.regression),
     }
-    if isinstance(run, OofRun):  # the scores of joint runs are those of several tasks
-        weights = _weigh_rows(run, ranked, higher_is_better=scorer.record.higher_is_better)
+    if not voter.joint:  # else the scores are those of several tasks
+        weights = _weigh_rows(voter.runs[0], ranked, higher_is_better=scorer.record.higher_is_better)
         if weights is not None:
             found["weighted_mean"] = voting.weighted_mean(members, weights.reshape(members.shape[:2]))
     if not scorer.record.regression:
@@ -239,8 +240,8 @@ class Selection:
 def select_members(candidates: Sequence[Candidate], library: Library, scorer: Scorer, top_k: int) -> Selection:
     """Select by greedy selection or take the best plain mean of a run's k best, whichever is better on other people."""
     plain = [
-        [each.run is run and each.rank is not None and each.rank < k for each in candidates]
-        for run in dict.fromkeys(each.run for each in candidates)
+        [each.voter is voter and each.rank is not None and each.rank < k for each in candidates]
+        for voter in dict.fromkeys(each.voter for each in candidates)
         for k in range(1, top_k + 1)
     ]
     ways: dict[str, Callable[[Rows], np.ndarray]] = {
@@ -331,7 +332,7 @@ def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: s
     """
     entries: dict[tuple[Path, int | None], dict[str, Any]] = {}
     for number, (candidate, weight) in enumerate(taken):
-        joint = number if isinstance(candidate.run, JointRun) else None
+        joint = number if candidate.voter.joint else None
         for member in candidate.members:
             path, info = member.path.resolve(), member.info
             own = task if joint is None else info.task
@@ -340,7 +341,7 @@ def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: s
             if joint is not None:
                 entry["joint"] = joint
             if TASKS[own].regression and joint is not None:
-                entry["rmse"] = next(run for run in candidate.run.runs if run.task == own).error(candidate.rank)
+                entry["rmse"] = next(run for run in candidate.voter.runs if run.task == own).error(candidate.rank)
             entries.setdefault((path, joint), entry)["weight"] += float(weight) / len(candidate.members)
     return list(entries.values())
 
@@ -356,4 +357,6 @@ def _measure_seconds(runs: Sequence[OofRun], candidates: Sequence[Candidate]) ->
     """Return the seconds that each checkpoint of some candidates takes for a view."""
     known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
     members = {member.path: each for each in candidates for member in each.members}
-    return [known.get(path) or each.run.seconds for path, each in members.items()]  # soups are as fast as their run
+    return [
+        known.get(path) or each.voter.runs[0].seconds for path, each in members.items()
+    ]  # soups are as fast as their run

@@ -50,18 +50,8 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        """Return the name in tables."""
+        """Return the name in tables and messages."""
         return str(self.folder.path)
-
-    @property
-    def label(self) -> str:
-        """Return a short name, for tables with the folder in another place."""
-        return self.folder.name
-
-    @property
-    def passes(self) -> int:
-        """Return the number of networks that predict a new image, of each rank."""
-        return len(self.folds)
 
     def of_rank(self, rank: int) -> list[Member]:
         """Return the members of a rank, one of each fold."""
@@ -93,32 +83,22 @@ class OofRun(TrainedRun):
     answers: np.ndarray
     seconds: float
 
-    @property
-    def cost(self) -> float:
-        """Return the seconds that the networks of a rank take for a view."""
-        return self.passes * self.seconds
-
     def ranked(self, views: int) -> np.ndarray:
         """Return the mean predictions over the first views, `(R, S, N, C)`."""
         return self.answers[:, :, :views].mean(axis=2).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class JointRun:
-    """Runs of several tasks that predict main together: each attribute by the run that was trained on it.
+class Voter:
+    """A run, or runs of several tasks that predict main together: each attribute by the run that was trained on it.
 
     Args:
-        base: the run of main that predicts the other attributes; None if all have a run.
-        parts: the runs of attributes.
+        runs: the runs.
+        joint: whether they are joined; the run of main, if any, predicts the attributes that have no run.
     """
 
-    base: OofRun | None
-    parts: list[OofRun]
-
-    @property
-    def runs(self) -> list[OofRun]:
-        """Return all runs."""
-        return [self.base, *self.parts] if self.base else self.parts
+    runs: list[OofRun]
+    joint: bool = False
 
     @property
     def name(self) -> str:
@@ -128,24 +108,26 @@ class JointRun:
     @property
     def label(self) -> str:
         """Return a short name, for tables with the folders in another place."""
-        return " with ".join(run.task for run in self.runs)
+        return " with ".join(run.task if self.joint else run.folder.name for run in self.runs)
 
     @property
     def passes(self) -> int:
         """Return the number of networks that predict a new image, of each rank."""
-        return sum(run.passes for run in self.runs)
+        return sum(len(run.folds) for run in self.runs)
 
     @property
     def cost(self) -> float:
         """Return the seconds that the networks of a rank take for a view."""
-        return sum(run.cost for run in self.runs)
+        return sum(len(run.folds) * run.seconds for run in self.runs)
 
     def of_rank(self, rank: int) -> list[Member]:
         """Return the members of a rank, one of each fold of each run."""
         return [member for run in self.runs for member in run.of_rank(rank)]
 
     def ranked(self, views: int) -> np.ndarray:
-        """Return the joint mean predictions of each rank over the first views, `(R, 1, N, 18)`."""
+        """Return the mean predictions of each rank over the first views, `(R, S, N, C)`, of joint runs with S = 1."""
+        if not self.joint:
+            return self.runs[0].ranked(views)
         found = [[] for _ in range(self.runs[0].answers.shape[1])]
         for run in self.runs:
             answers = run.ranked(views).mean(axis=1)  # over the folds that predict an image
@@ -154,27 +136,24 @@ class JointRun:
         return np.stack([join_parts(parts) for parts in found])[:, None]
 
 
-AnyRun = OofRun | JointRun
-
-
 @dataclass(frozen=True)
 class Candidate:
     """Members that are selected together: those of one rank of all folds, or the soups of the folds.
 
     Args:
-        run: their run.
+        voter: their run.
         rank: their rank; None for soups.
         members: the members.
         answers: their out-of-fold predictions, `(S, N, C)`.
     """
 
-    run: AnyRun
+    voter: Voter
     rank: int | None
     members: list[Member]
     answers: np.ndarray
 
     def __str__(self) -> str:
-        return f"{self.run.name}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
+        return f"{self.voter.name}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
 
 
 def open_run(folder: RunFolder, *, top_k: int, views: int) -> TrainedRun:
@@ -327,14 +306,14 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
     return OofRun(**vars(run), rows=rows, answers=answers, seconds=seconds / passes)
 
 
-def join_runs(runs: Sequence[OofRun]) -> list[JointRun]:
-    """Return the ways to predict main with runs of other tasks, one per attribute: alone, and with each run of main."""
+def list_voters(runs: Sequence[OofRun], task: str) -> list[Voter]:
+    """Return the runs of a task, and for main the joint ones: one run per attribute, alone or with a run of main."""
+    singles = [run for run in runs if run.task == task]
     by_attribute: dict[str, list[OofRun]] = {}
     for run in runs:
-        if run.task != "main":
+        if task == "main" != run.task:
             by_attribute.setdefault(TASKS[run.task].class_task, []).append(run)
-    if not by_attribute:
-        return []
-    bases: list[OofRun | None] = [None] if covers_main(by_attribute) else []
-    bases += [run for run in runs if run.task == "main"]
-    return [JointRun(base, list(parts)) for base in bases for parts in product(*by_attribute.values())]
+    bases = [[]] if covers_main(by_attribute) else []
+    bases += [[run] for run in singles] if by_attribute else []
+    joint = [[*base, *parts] for base in bases for parts in product(*by_attribute.values())]
+    return [Voter([run]) for run in singles] + [Voter(each, joint=True) for each in joint]

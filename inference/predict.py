@@ -93,24 +93,19 @@ class Prediction:
     """The predictions of several members.
 
     Args:
-        members: the members.
-        tasks: the task of each.
+        members, tasks: the members and the task of each.
         images: the images.
+        settings: how they were predicted.
         probabilities: `(N, C)` of each member, or `(N, 1)` years.
         unreadable: why images could not be read, by their ids. They got the prediction of `usual_prediction`.
-        views: test-time views of each image.
-        transforms: the names of the transforms.
-        device: where it was computed.
     """
 
     members: Sequence[Member]
     tasks: Sequence[str]
     images: PredictionList
+    settings: PredictionSettings
     probabilities: list[np.ndarray]
     unreadable: dict[str, str]
-    views: int
-    transforms: list[str]
-    device: torch.device
 
     def combine(self, method: str) -> dict[str, np.ndarray]:
         """Return the submissions of a method by file stem; see `voting.combine`."""
@@ -133,8 +128,7 @@ def predict_images(
     """Predict every image with every member; each image is decoded once.
 
     Args:
-        members: the members.
-        tasks: the task of each.
+        members, tasks: the members and the task of each.
         images: the images.
         settings: how they are predicted.
         context: records whether this process is connected to others.
@@ -165,16 +159,9 @@ def predict_images(
         raise UserError(f"None of the {len(paths)} images in {images.paths[0].parent} can be read. Check the folder.")
     check_finite(answers[:, readable], members, settings.dtype)
     probabilities = [rows[:, : TASKS[task].outputs] for rows, task in zip(answers, tasks, strict=True)]
-    return Prediction(
-        members=members,
-        tasks=tasks,
-        images=images,
-        probabilities=_fill_unreadable(probabilities, members, tasks, readable),
-        unreadable={images.ids[row]: error for row, error in loader.errors.items()},
-        views=settings.views,
-        transforms=list(dict.fromkeys(settings.transform_type or member.info.transform_type for member in members)),
-        device=device,
-    )
+    probabilities = _fill_unreadable(probabilities, members, tasks, readable)
+    unreadable = {images.ids[row]: error for row, error in loader.errors.items()}
+    return Prediction(members, tasks, images, settings, probabilities, unreadable)
 
 
 class CheckedLoader(Loader):
@@ -310,8 +297,8 @@ def usual_prediction(members: Sequence[Member], task: str, answers: np.ndarray) 
     Bare state dicts have no training counts; then the predictions of the other images are counted.
 
     Args:
-        members: the members.
-        task: the task.
+        members: all members.
+        task: one of their tasks.
         answers: `(M, N, C)` predictions of the readable images, of each member with this task.
 
     Returns:
@@ -329,10 +316,8 @@ def usual_prediction(members: Sequence[Member], task: str, answers: np.ndarray) 
 
 def has_training_counts(members: Sequence[Member], task: str) -> bool:
     """Return whether all members have the counts, or for age the median, of their training labels."""
-    infos = [member.info for member in members]
-    if TASKS[task].regression:
-        return all(info.training_age is not None for info in infos)
-    return all(info.training_counts is not None for info in infos)
+    name = "training_age" if TASKS[task].regression else "training_counts"
+    return all(getattr(member.info, name) is not None for member in members)
 
 
 def open_recipe(recipe: Recipe, path: str | Path) -> tuple[list[Member], list[str], list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from analysis.metrics import score
-from inference.oof_members import Candidate, OofRun, Validation
+from inference.oof_members import Candidate, OofRun, Validation, Voter
 from inference.selection import Scorer
 from model import Network, inference_network
 from storage.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
@@ -19,16 +19,17 @@ from training.engine import prepare
 from utils import library_versions, make_folder, shorten_list
 
 
-def make_soups(run: OofRun, validation: Validation, scorer: Scorer, folder: Path, prefix: str) -> list[Candidate]:
+def make_soups(voter: Voter, validation: Validation, scorer: Scorer, folder: Path, prefix: str) -> list[Candidate]:
     """Return the soups of a run's folds as a candidate, or an empty list if they score worse.
 
     Args:
-        run: the run.
+        voter: the run.
         validation: predicts the images of each fold.
         scorer: scores the predictions.
         folder: where to save the soups.
         prefix: of their file names.
     """
+    run = voter.runs[0]
     best = run.ranked(validation.settings.views)[0]
     answers, soups, counts = best.copy(), {}, []
     for fold, rows in enumerate(run.rows):
@@ -50,7 +51,7 @@ def make_soups(run: OofRun, validation: Validation, scorer: Scorer, folder: Path
         path = folder / f"{prefix}_fold{fold:02d}_{checkpoint_name(info.epoch, info.monitor, info.score)}"
         save_checkpoint(path, network, info)
         members[fold] = Member(path, info, fold)
-    return [Candidate(run, None, members, answers)]
+    return [Candidate(voter, None, members, answers)]
 
 
 def _make_soup(

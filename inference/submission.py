@@ -78,18 +78,19 @@ def write_prediction(
         data_root: the folder of the images.
         recipe: how a recipe mixes the members.
     """
-    members, images, views = prediction.members, prediction.images, prediction.views
+    members, images, views = prediction.members, prediction.images, prediction.settings.views
     files = _name_files(members)
-    settings = {
+    transforms = dict.fromkeys(prediction.settings.transform_type or member.info.transform_type for member in members)
+    about = {
         "task": task,
-        "transform_type": ", ".join(prediction.transforms),
+        "transform_type": ", ".join(transforms),
         "tta": views,
         "data_root": str(Path(data_root).resolve()),
         "unreadable": list(prediction.unreadable),
         **({} if recipe is None else {"recipe": recipe}),
         "members": [_describe(member, name) for member, name in zip(members, files, strict=True)],
     }
-    _clear_earlier(folder, settings)
+    _clear_earlier(folder, about)
     for name, probabilities in zip(files, prediction.probabilities, strict=True):
         columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
         rows = pd.DataFrame({"ImageID": images.ids, **columns})
@@ -98,12 +99,12 @@ def write_prediction(
         write_submission(folder / f"{name}.csv", images.ids, task, answers)
     if prediction.unreadable:
         _write_unreadable(folder / UNREADABLE_LIST, task, prediction)
-    write_json(folder / "prediction.json", settings)
+    write_json(folder / "prediction.json", about)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {views} view{'s' if views > 1 else ''}"
     read = len(images.ids) - len(prediction.unreadable)
     print(
         f"Averaged {count} = {len(members) * views} predictions of {read} images "
-        f"(task {task}, transform {settings['transform_type']}, device {prediction.device})."
+        f"(task {task}, transform {about['transform_type']}, device {prediction.settings.device})."
     )
     for name in submissions:
         print(f"  {folder / f'{name}.csv'}")
@@ -148,29 +149,20 @@ def _name_files(members: Sequence[Member]) -> list[str]:
 
 
 def _describe(member: Member, answers: str) -> dict[str, Any]:
-    info = member.info
-    return {
-        "file": str(member.path.resolve()),
-        "answers": answers,
-        "split": info.split_fingerprint,
-        "model_type": info.model_type,
-        "backbone": info.backbone,
-        "image_size": info.image_size,
-        "fold": info.fold,
-        "epoch": info.epoch,
-        "score": info.score,
-    }
+    names = ("model_type", "backbone", "image_size", "fold", "epoch", "score")
+    known = {name: getattr(member.info, name) for name in names}
+    return {"file": str(member.path.resolve()), "answers": answers, "split": member.info.split_fingerprint, **known}
 
 
-def _clear_earlier(folder: Path, settings: Mapping[str, Any]) -> None:
+def _clear_earlier(folder: Path, about: Mapping[str, Any]) -> None:
     """Remove an earlier prediction that was made with other settings, so that the two are not mixed."""
     remove_leftovers(folder)
     remove_leftovers(folder / "members")
-    about = folder / "prediction.json"
+    path = folder / "prediction.json"
     with suppress(UserError):  # damaged, so it does not describe this prediction
-        if about.is_file() and read_json(about) == settings:
+        if path.is_file() and read_json(path) == about:
             return
-    about.unlink(missing_ok=True)  # first, so that an interrupted deletion leaves no seemingly whole prediction
+    path.unlink(missing_ok=True)  # first, so that an interrupted deletion leaves no seemingly whole prediction
     old = list(folder.glob("submission*.csv"))
     if old:
         print(f"Replacing the earlier prediction in {folder}, which was made with other members, views or images.")
