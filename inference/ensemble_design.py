@@ -357,6 +357,5 @@ def _measure_seconds(runs: Sequence[OofRun], candidates: Sequence[Candidate]) ->
     """Return the seconds that each checkpoint of some candidates takes for a view."""
     known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
     members = {member.path: each for each in candidates for member in each.members}
-    return [
-        known.get(path) or each.voter.runs[0].seconds for path, each in members.items()
-    ]  # soups are as fast as their run
+    # Soups are as fast as the checkpoints of their run.
+    return [known.get(path, each.voter.runs[0].seconds) for path, each in members.items()]

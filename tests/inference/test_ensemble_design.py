@@ -1,4 +1,4 @@
-"""Designing an ensemble on tiny runs: who is asked about whom, what is written, what submit_ensemble makes of it."""
+"""Design ensembles of tiny runs: who predicts whom, which files are written, and how submit_ensemble uses them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train_run(data, tiny_training, place, *words):
 
 @pytest.fixture(scope="module")
 def runs(small_data, tiny_training, tmp_path_factory):
-    """Two runs of the same photographs: another network, another split."""
+    """Two runs on the same images with different networks and splits."""
     place = tmp_path_factory.mktemp("runs")
     words = ("--model-type", "JointHeads", "--seed", 7, "--image-size", 40)
     return [
@@ -43,7 +43,7 @@ def runs(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def attribute_runs(small_data, tiny_training, tmp_path_factory):
-    """A run of each of mask, gender, ageg and age, of the same photographs."""
+    """A run of each of mask, gender, ageg and age on the same images."""
     place = tmp_path_factory.mktemp("runs")
     return {
         task: train_run(small_data, tiny_training, place, "--task", task) for task in ("mask", "gender", "ageg", "age")
@@ -52,7 +52,7 @@ def attribute_runs(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture
 def design_of(run, tmp_path):
-    """Runs design_ensemble.py and returns its outcome and the folder of the recipe."""
+    """Run design_ensemble and return its outcome and the folder of the recipe."""
 
     def command(roots, *words):
         root = ",".join(str(path) for path in roots)
@@ -66,7 +66,7 @@ def design_of(run, tmp_path):
 
 @pytest.fixture
 def copied(runs, tmp_path):
-    """A copy of the first run, to be damaged."""
+    """A copy of the first run, to damage."""
     return Path(shutil.copytree(runs[0], tmp_path / "copy" / "main" / NAME))
 
 
@@ -78,7 +78,7 @@ def listing(folder):
     return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
 
-# ------------------------------------------------------------------------------------------------ what it does
+# ------------------------------------------------------------------------------------------------ outputs
 
 
 def test_what_a_design_leaves(runs, design_of):
@@ -113,10 +113,10 @@ def test_what_a_design_leaves(runs, design_of):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_nobody_is_judged_by_a_member_that_was_trained_on_them(
+def test_nobody_is_predicted_by_a_member_that_was_trained_on_them(
     elsewhere, runs, design_of, monkeypatch, small_data, make_data, make_person, tiny_training, tmp_path
 ):
-    """With --valid-root as well, where every fold answers everybody there."""
+    """With --valid-root as well, where every fold predicts everybody there."""
     asked = []
 
     def watched(self, networks, members, task, rows):
@@ -152,7 +152,7 @@ def test_one_view_of_the_best_checkpoints_is_what_training_scored(runs, design_o
     assert "soups" not in outcome.out.lower()
 
 
-def test_the_same_again_replaces_the_recipe_and_says_so(runs, design_of):
+def test_a_second_design_replaces_the_recipe_and_prints_so(runs, design_of):
     first, place = design_of(runs[:1])
     recipe = read(place)
     second, _ = design_of(runs[:1])
@@ -163,7 +163,7 @@ def test_the_same_again_replaces_the_recipe_and_says_so(runs, design_of):
 
 
 def test_soups_are_means_of_a_folds_checkpoints(runs, design_of, monkeypatch):
-    """Where no score is worse than another, every checkpoint stays in the soup and the soups take part."""
+    """If no score is worse than another, every checkpoint stays in the soup and the soups take part."""
     monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows=slice(None): 0.5)
     outcome, place = design_of(runs[:1])
     assert outcome.code == 0, outcome.err
@@ -190,18 +190,18 @@ def test_a_soups_scores_are_those_of_its_weights(runs, design_of, monkeypatch, r
     assert outcome.code == 0, outcome.err
     path = sorted((place / "soups").iterdir())[1]
     oof = pd.read_csv(runs[0] / "fold01" / "oof.csv")
-    photographs = tmp_path / "photographs" / "images"
-    photographs.mkdir(parents=True)
+    images = tmp_path / "images" / "images"
+    images.mkdir(parents=True)
     for number, image in enumerate(oof["ImageID"]):
-        shutil.copy(small_data.train_root / image, photographs / f"{number:03d}.jpg")
-    words = ("--load-state-dict", path, "--data-root", photographs, "--save-path", tmp_path / "p", "--num-workers", 0)
+        shutil.copy(small_data.train_root / image, images / f"{number:03d}.jpg")
+    words = ("--load-state-dict", path, "--data-root", images, "--save-path", tmp_path / "p", "--num-workers", 0)
     assert run("submit_singular", *words).code == 0
     answers = pd.read_csv(next((tmp_path / "p").rglob("members/*.csv"))).drop(columns="ImageID").to_numpy()
     expected = score("main", answers, oof["label"].to_numpy())
     assert load_checkpoint(path)[1].scores == pytest.approx(expected)
 
 
-# ------------------------------------------------------------------------------------------------ the recipe at work
+# ------------------------------------------------------------------------------------------------ recipes
 
 
 def submit(run, data, place, out, *words):
@@ -278,19 +278,19 @@ def test_ages_are_designed_and_predicted(run, design_of, small_data, tiny_traini
 
 
 def out_of_fold(folder):
-    """What the best epochs of a run answered, `(N, C)`, by ImageID."""
+    """Return the predictions of the best epochs of a run, `(N, C)`, by ImageID."""
     rows = pd.read_csv(folder / "oof.csv").sort_values("ImageID")
     return rows.filter(regex=r"^p\d+$").to_numpy(), rows
 
 
 def shares_of(folder, years):
-    """The shares of the age groups that a run's years stand for: as likely as they are off in its best epochs."""
+    """Return the probabilities of age groups for the years of a run, given their error in its best epochs."""
     summary = json.loads((folder / "summary.json").read_text())
     return age_group_shares(years[:, 0], np.mean([fold["rmse"] for fold in summary["folds"]]))
 
 
 @pytest.mark.parametrize("age", ["ageg", "age"])
-def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, design_of, run, small_data, tmp_path):
+def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs, design_of, run, small_data, tmp_path):
     outcome, place = design_of([attribute_runs[task] for task in ("mask", "gender", age)])
     assert outcome.code == 0, outcome.err
     parts = {task: out_of_fold(attribute_runs[task])[0] for task in ("mask", "gender", age)}
@@ -316,7 +316,7 @@ def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, 
     (place / "recipe.json").write_text(json.dumps(recipe))
     assert submit(run, small_data, place, tmp_path / "p", "--task", "main").code == 0
     found = tmp_path / "p" / "main" / "tried"
-    assert len(list((found / "members").iterdir())) == len(first)  # those of the second are asked once
+    assert len(list((found / "members").iterdir())) == len(first)  # those of the second are predicted once
     answers = {}
     for number, member in enumerate(first):
         stem = f"fold{member['fold']:02d}_{Path(member['file']).stem}"
@@ -334,7 +334,7 @@ def test_runs_of_the_attributes_answer_main_together(age, attribute_runs, runs, 
     assert pd.read_csv(found / "submission_recipe.csv")["ans"].tolist() == expected.tolist()
 
 
-def test_a_run_of_an_attribute_takes_the_place_of_what_main_says_of_it(attribute_runs, runs, design_of):
+def test_a_run_of_an_attribute_replaces_the_prediction_of_main(attribute_runs, runs, design_of):
     outcome, place = design_of([runs[0], attribute_runs["gender"]])
     assert outcome.code == 0, outcome.err
     base, rows = out_of_fold(runs[0])
@@ -348,7 +348,7 @@ def test_a_run_of_an_attribute_takes_the_place_of_what_main_says_of_it(attribute
 
 
 @pytest.mark.parametrize("changes", [{"task": "gender"}, {"joint": 7, "task": "gender"}, {"joint": 7, "task": "age"}])
-def test_a_recipe_whose_members_do_not_answer_its_task_is_refused(
+def test_a_recipe_whose_members_cannot_predict_its_task_is_an_error(
     changes, copied, design_of, run, small_data, tmp_path
 ):
     _, place = design_of([copied], "--no-soups")
@@ -356,19 +356,19 @@ def test_a_recipe_whose_members_do_not_answer_its_task_is_refused(
     recipe["members"][0] |= changes
     (place / "recipe.json").write_text(json.dumps(recipe))
     outcome = submit(run, small_data, place, tmp_path / "p")
-    refused(outcome, "cannot predict main" if "joint" not in changes else "is damaged")
+    assert_error(outcome, "cannot predict main" if "joint" not in changes else "is damaged")
 
 
-# ------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------ errors
 
 
-def refused(outcome, told):
+def assert_error(outcome, message):
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--tta", 13), "--tta 13 is more than the 12 fixed views"),
         (("--top-k", 3), "fewer than --top-k 3"),
@@ -377,13 +377,13 @@ def refused(outcome, told):
         (("--corrections", "lost.csv"), "There is no file lost.csv"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(words, told, runs, design_of, tmp_path):
-    refused(design_of(runs[:1], *words)[0], told)
+def test_options_that_do_not_fit(words, message, runs, design_of, tmp_path):
+    assert_error(design_of(runs[:1], *words)[0], message)
     assert not (tmp_path / "ensembles").exists()
 
 
 def test_a_run_is_not_taken_twice(runs, design_of):
-    refused(design_of([runs[0], runs[0].parent])[0], "names the run")
+    assert_error(design_of([runs[0], runs[0].parent])[0], "names the run")
 
 
 def change_config(folder, **changes):
@@ -391,54 +391,54 @@ def change_config(folder, **changes):
     (folder / "config.json").write_text(json.dumps({**values, **changes}))
 
 
-def test_runs_of_tasks_that_do_not_make_main_are_refused(attribute_runs, design_of):
+def test_runs_of_tasks_that_do_not_cover_main(attribute_runs, design_of):
     for tasks in (("mask", "gender"), ("ageg", "age"), ("gender", "age")):
-        told = "Pass runs of one task, of mask, gender and ageg or age, or one of main"
-        refused(design_of([attribute_runs[task] for task in tasks])[0], told)
+        message = "Pass runs of one task, of mask, gender and ageg or age, or one of main"
+        assert_error(design_of([attribute_runs[task] for task in tasks])[0], message)
 
 
-def test_runs_of_different_labels_are_refused(runs, copied, design_of):
+def test_runs_of_different_labels(runs, copied, design_of):
     change_config(copied, fingerprints={"labels": "other"})
-    refused(design_of([runs[0], copied])[0], "was trained on other images or labels than")
+    assert_error(design_of([runs[0], copied])[0], "was trained on other images or labels than")
 
 
-def test_labels_that_training_had_not_are_refused(runs, design_of, write_csv, tmp_path):
+def test_other_labels_than_in_training(runs, design_of, write_csv, tmp_path):
     fixes = write_csv(tmp_path / "fixes.csv", ["id", "age"], [["000001", 61]])
-    told = "Pass --train-root and --corrections with the data of the training"
-    refused(design_of(runs[:1], "--corrections", fixes)[0], told)
+    message = "Pass --train-root and --corrections with the data of the training"
+    assert_error(design_of(runs[:1], "--corrections", fixes)[0], message)
 
 
-def test_photographs_that_changed_since_are_refused_and_moved_ones_found(runs, design_of, small_data, tmp_path):
+def test_changed_images_are_an_error_and_moved_ones_are_found(runs, design_of, small_data, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(small_data.train_root, moved)
     assert design_of(runs[:1], "--train-root", moved)[0].code == 0
     next(moved.glob("*/normal.jpg")).unlink()
-    refused(design_of(runs[:1], "--train-root", moved)[0], "holds other images or labels than")
+    assert_error(design_of(runs[:1], "--train-root", moved)[0], "holds other images or labels than")
 
 
-def test_a_run_that_is_not_whole_is_refused(copied, design_of):
+def test_an_unfinished_run(copied, design_of):
     shutil.rmtree(copied / "fold01")
-    refused(design_of([copied])[0], "Fold 1 of")
+    assert_error(design_of([copied])[0], "Fold 1 of")
 
 
-def test_a_split_that_was_changed_is_refused(copied, design_of):
+def test_a_changed_split(copied, design_of):
     split = json.loads((copied / "split.json").read_text())
     split["folds"][0]["valid"].append(split["folds"][0]["train"].pop())
     (copied / "split.json").write_text(json.dumps(split))
-    refused(design_of([copied])[0], "split.json is damaged")
+    assert_error(design_of([copied])[0], "split.json is damaged")
 
 
-def test_members_of_another_split_are_refused(copied, design_of):
+def test_members_of_another_split(copied, design_of):
     for path in copied.glob("fold*/*.pt"):
         weights, info = load_checkpoint(path)
         network = info.build()
         network.load_state_dict(weights)
         save_checkpoint(path, network, replace(info, split_fingerprint="other"))
-    refused(design_of([copied])[0], "it may have been trained on the people it would be scored on")
+    assert_error(design_of([copied])[0], "it may have been trained on the people it would be scored on")
 
 
 @pytest.mark.parametrize("how", ["changed", "gone", "task"])
-def test_a_checkpoint_that_is_not_the_recipes_is_refused(how, copied, design_of, run, small_data, tmp_path):
+def test_a_checkpoint_that_is_not_that_of_the_recipe(how, copied, design_of, run, small_data, tmp_path):
     _, place = design_of([copied], "--no-soups")
     path = place / read(place)["members"][0]["file"]
     if how == "changed":
@@ -447,13 +447,13 @@ def test_a_checkpoint_that_is_not_the_recipes_is_refused(how, copied, design_of,
     if how == "gone":
         path.unlink()
     outcome = submit(run, small_data, place, tmp_path / "p", *(("--task", "mask") if how == "task" else ()))
-    told = {"changed": "is not the checkpoint of", "gone": "There is no checkpoint file", "task": "not mask"}
-    refused(outcome, told[how])
+    message = {"changed": "is not the checkpoint of", "gone": "There is no checkpoint file", "task": "not mask"}
+    assert_error(outcome, message[how])
     assert not (tmp_path / "p").exists()
 
 
-def test_options_against_a_recipe_are_refused(run, tmp_path):
+def test_options_that_a_recipe_sets(run, tmp_path):
     for words in (("--tta", 2), ("--top-k", 1), ("--folds", 0), ("--method", "hard"), ("--root", tmp_path)):
-        refused(
+        assert_error(
             run("submit_ensemble", "--recipe", "x.json", *words), f"--recipe already sets {words[0]}. Leave it out."
         )

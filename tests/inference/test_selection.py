@@ -1,4 +1,4 @@
-"""Choosing an ensemble by numbers alone: picks made by hand, what is scored nested, calibration, and recipes."""
+"""Select ensembles by numbers alone: picks made by hand, scores on other people, calibration, and recipes."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ RECIPE = {
 
 
 def of_gender(labels, *kinds, mean="arithmetic"):
-    """A scorer of one photograph a person, and kinds by what each gives to class 1."""
+    """Return a scorer of one image per person, and candidates by their probabilities of class 1."""
     answers = [np.stack([1 - np.array(ones), np.array(ones)], axis=1)[None] for ones in kinds]
     return Scorer("gender", np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
 
 
 def noise(task, people, kinds, seed):
-    """Labels and answers that have nothing to do with each other, four photographs a person."""
+    """Return labels and unrelated predictions, four images per person."""
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(2, size=people), 4)
     answers = random.dirichlet(np.ones(2), size=(kinds, 1, len(labels)))
@@ -88,7 +88,7 @@ def test_a_gain_in_words(gain, words):
 
 
 def test_greedy_selection_by_hand():
-    """Two of the first kind and one of the second get both photographs right; no kind and no pair does."""
+    """Two picks of the first candidate and one of the second get both images right; no candidate and no pair does."""
     scorer, library = of_gender([0, 1], [0.3, 0.45], [0.8, 0.9], [0.9, 0.1])
     assert select_greedily(library, scorer).tolist() == [2, 1, 0]
     assert scorer.goodness(library.mix(np.array([2, 1, 0]))) == 1
@@ -101,8 +101,8 @@ def test_of_equal_prefixes_the_shortest_is_taken():
 
 def test_the_best_prefix_is_taken_where_further_picks_do_harm(monkeypatch):
     scorer, library = of_gender([0, 1], [0.1, 0.9], [0.2, 0.8])
-    told = iter([0.5, 0.6, 0.9, 0.7] + [0.1, 0.2] * PICKS)  # the second kind, then the first, then what does harm
-    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows: next(told))
+    scores = iter([0.5, 0.6, 0.9, 0.7] + [0.1, 0.2] * PICKS)  # the second candidate, then the first, then harmful ones
+    monkeypatch.setattr(Scorer, "goodness", lambda self, answers, rows: next(scores))
     assert select_greedily(library, scorer).tolist() == [1, 1]
 
 
@@ -136,7 +136,7 @@ def test_a_weight_for_each_row():
     assert voting.weighted_mean(members, np.array([[1, 3], [3, 1]])).ravel().tolist() == [0.75, 0.25]
 
 
-def test_nobody_is_scored_by_what_was_chosen_on_them():
+def test_nobody_is_predicted_by_what_was_chosen_on_them():
     groups = np.array([2, 0, 1, 0, 2])
     seen = []
 
@@ -179,7 +179,7 @@ def test_the_temperature_that_was_taken_away_is_found():
     assert fit_temperature(tempered(right, 1 / 3, 0.0), labels) == pytest.approx(3, rel=0.05)
 
 
-def test_offsets_put_a_class_right_that_is_answered_too_often():
+def test_offsets_correct_a_class_that_is_predicted_too_often():
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 100)
     logits = 2 * np.eye(3)[labels] + random.normal(size=(300, 3))
@@ -225,7 +225,7 @@ def test_a_recipe_calibrates(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"format": 2}, "has recipe format 2; this toolkit reads 1"),
         ({"members": []}, "invalid weights"),
@@ -243,10 +243,10 @@ def test_a_recipe_calibrates(tmp_path):
         ({"task": "height"}, "is damaged (KeyError"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused(changes, told, tmp_path):
+def test_impossible_recipes_are_errors(changes, message, tmp_path):
     with pytest.raises(UserError) as caught:
         read_recipe(written(tmp_path, **changes))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

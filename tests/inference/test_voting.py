@@ -45,7 +45,7 @@ def test_geometric_mean_with_zeros():
     assert np.isfinite(got).all()
     assert got.sum(axis=1) == pytest.approx(np.ones(2))
     assert got[:, 0] == pytest.approx(np.zeros(2), abs=1e-5)
-    # A zero of one member is not the last word: the other one still tells class 2 from class 1.
+    # A zero of one member is not the last word: the other one still prefers class 2 to class 1.
     split = geometric_mean(np.array([[[1.0, 0.0, 0.0]], [[0.0, 0.02, 0.98]]]))
     assert split[0, 2] > split[0, 1]
 
@@ -127,7 +127,7 @@ def test_a_vote_of_one_member_is_its_choice():
     assert hard_vote(PAIR[:1]).tolist() == [0, 0]
 
 
-def test_members_that_agree_are_answered_alike_by_every_method():
+def test_every_method_agrees_with_members_that_agree():
     same = np.array([A, A, A])
     for got in (arithmetic_mean(same), geometric_mean(same), weighted_mean(same, np.array([0.2, 0.5, 0.3]))):
         assert got == pytest.approx(np.array(A))
