@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,20 +114,45 @@ def test_a_cut_run_goes_on_to_the_same_end(trained, training, tmp_path):
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-def test_predictions_are_those_of_one_process_byte_for_byte(trained, run, small_data, tmp_path):
-    words = ("--root", trained[0], "--data-root", small_data.data_root, "--tta", 2, "--top-k", 2, "--device", "cpu")
-    words = (*words, "--batch-size", 4, "--num-workers", 0)  # 2 photographs: three batches, the last one smaller
-    outcome = run("submit_ensemble", *words, "--save-path", tmp_path / "one")
+def predict_both_ways(trained, run, data_root, place, *more):
+    """Predict with one process and with two; return the folders of both, and stdout of the two."""
+    words = ("--root", trained[0], "--data-root", data_root, "--tta", 2, "--top-k", 2, "--device", "cpu", *more)
+    words = (*words, "--batch-size", 4, "--num-workers", 0)  # 2 images: three batches, the last one smaller
+    outcome = run("submit_ensemble", *words, "--save-path", place / "one")
     assert outcome.code == 0, outcome.err
-    code, out, err = torchrun(ROOT / "submit_ensemble.py", *words, "--save-path", tmp_path / "two")
+    code, out, err = torchrun(ROOT / "submit_ensemble.py", *words, "--save-path", place / "two")
     assert code == 0, err
-    assert out.count("Averaged 4 members x 2 views = 8 predictions of 5 images") == 1
-    one, two = (tmp_path / name / "main" / NAME for name in ("one", "two"))
+    return *(place / name / "main" / NAME for name in ("one", "two")), out
+
+
+def assert_same_files(one, two, count):
     files = sorted(path.relative_to(one) for path in one.rglob("*.*") if path.is_file())
-    assert len(files) == 8
+    assert len(files) == count
     assert files == sorted(path.relative_to(two) for path in two.rglob("*.*") if path.is_file())
     for name in files:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_predictions_are_those_of_one_process_byte_for_byte(trained, run, small_data, tmp_path):
+    one, two, out = predict_both_ways(trained, run, small_data.data_root, tmp_path)
+    assert out.count("Averaged 4 members x 2 views = 8 predictions of 5 images") == 1
+    assert_same_files(one, two, 8)
+
+
+def test_processes_agree_on_unreadable_images(trained, run, small_data, tmp_path):
+    images = shutil.copytree(small_data.data_root, tmp_path / "data" / "images")
+    names = sorted(path.name for path in images.iterdir())
+    for name in names[1:3]:  # one of each process
+        (images / name).write_bytes(b"")
+    words = ("--root", trained[0], "--data-root", images, "--top-k", 1, "--batch-size", 2, "--device", "cpu")
+    code, _, err = torchrun(ROOT / "submit_ensemble.py", *words, "--num-workers", 0, "--save-path", tmp_path / "none")
+    assert code != 0
+    assert all(f"{name} cannot be read as an image (it is empty)." in err for name in names[1:3])
+    assert "another process" not in err
+    assert not (tmp_path / "none").exists()
+    one, two, out = predict_both_ways(trained, run, images, tmp_path, "--on-bad-image", "skip")
+    assert out.count("2 of 5 images cannot be read") == 1
+    assert_same_files(one, two, 9)
 
 
 CHILD = """
