@@ -18,12 +18,11 @@ from data.images import needed_side
 from data.prepare import Data, prepare_images, read_tables
 from data.split import Fold, Split
 from data.tasks import TASKS
-from inference.predict import PredictionSettings, build_transforms, check_finite, load_networks
+from inference.predict import PredictionSettings, build_transforms, check_finite, load_networks, predict_views
 from inference.recipe import covers_main, join_parts, make_part
 from storage.find_runs import checkpoint_files
 from storage.members import Member, find_members
 from storage.run_folder import KFOLD, RunFolder
-from training.engine import predict
 from utils import UserError, shorten_list
 
 
@@ -275,10 +274,8 @@ class Validation:
         """Return the predictions of each member's network for each view of some rows, `(M, n, V, C)`."""
         table, settings = self.table.iloc[rows], self.settings
         transforms = build_transforms(members, settings.views)
-        kinds = list(dict.fromkeys(transforms))
-        loader = settings.loader(table["path"].tolist(), table["image"].tolist(), kinds, self.reader)
-        seen = [kinds.index(transform) for transform in transforms]
-        return predict(networks, loader, task, settings.device, kinds=seen, apart=True, dist=settings.dist)
+        paths, ids = table["path"].tolist(), table["image"].tolist()
+        return predict_views(networks, task, transforms, paths, ids, self.reader, settings, apart=True)
 
 
 def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
@@ -311,7 +308,7 @@ def list_voters(runs: Sequence[OofRun], task: str) -> list[Voter]:
     singles = [run for run in runs if run.task == task]
     by_attribute: dict[str, list[OofRun]] = {}
     for run in runs:
-        if task == "main" != run.task:
+        if run.task != task:
             by_attribute.setdefault(TASKS[run.task].class_task, []).append(run)
     bases = [[]] if covers_main(by_attribute) else []
     bases += [[run] for run in singles] if by_attribute else []

@@ -65,28 +65,6 @@ class PredictionSettings:
         chosen = dist.choose_device(device)
         return cls(device=chosen, dtype=inference_dtype(precision, chosen), dist=dist, **others)
 
-    def loader(
-        self,
-        paths: Sequence[str],
-        ids: Sequence[str],
-        transforms: Sequence[Callable],
-        reader: ImageReader,
-        *,
-        report_errors: bool = False,
-    ) -> Loader:
-        """Return a loader of the views that different transforms make of images; see `dataset.ViewDataset`."""
-        first, *others = transforms
-        dataset = ViewDataset(
-            paths, ids, first, others=others, views=self.views, reader=reader, report_errors=report_errors
-        )
-        return view_loader(
-            dataset,
-            batch_size=max(1, self.batch_size // self.views),
-            workers=count_workers(self.workers, self.device, sharing=self.dist.local_size),
-            device=self.device,
-            dist=self.dist,
-        )
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -138,7 +116,6 @@ def predict_images(
     """
     dist, device = settings.dist, settings.device
     transforms = build_transforms(members, settings.views, settings.transform_type)
-    kinds = list(dict.fromkeys(transforms))
     for note in images.notes:
         print(note)
     with dist.connect(device):
@@ -149,44 +126,85 @@ def predict_images(
         networks = load_networks(members, device, settings.dtype, at_once)
         side = max(needed_side(member.info.image_size, member.info.crop_scale) for member in members)
         reader = ImageReader(side, max_megapixels=settings.max_megapixels)
-        paths = [str(path) for path in images.paths]
-        loader = CheckedLoader(settings.loader(paths, images.ids, kinds, reader, report_errors=True), settings)
-        seen = [kinds.index(transform) for transform in transforms]
-        answers = predict(networks, loader, tasks, device, kinds=seen, at_once=at_once, dist=dist)
+        paths, errors = [str(path) for path in images.paths], {}
+        answers = predict_views(
+            networks, tasks, transforms, paths, images.ids, reader, settings, at_once=at_once, errors=errors
+        )
     context.joined = False
-    readable = np.array([row not in loader.errors for row in range(len(paths))])
+    readable = np.array([row not in errors for row in range(len(paths))])
     if not readable.any():
         raise UserError(f"None of the {len(paths)} images in {images.paths[0].parent} can be read. Check the folder.")
     check_finite(answers[:, readable], members, settings.dtype)
     probabilities = [rows[:, : TASKS[task].outputs] for rows, task in zip(answers, tasks, strict=True)]
-    probabilities = _fill_unreadable(probabilities, members, tasks, readable)
-    unreadable = {images.ids[row]: error for row, error in loader.errors.items()}
+    if errors:
+        probabilities = _fill_unreadable(probabilities, members, tasks, readable)
+    unreadable = {images.ids[row]: errors[row] for row in sorted(errors)}
     return Prediction(members, tasks, images, settings, probabilities, unreadable)
+
+
+def predict_views(
+    networks: Sequence[nn.Module],
+    tasks: str | Sequence[str],
+    transforms: Sequence[Callable],
+    paths: Sequence[str],
+    ids: Sequence[str],
+    reader: ImageReader,
+    settings: PredictionSettings,
+    *,
+    at_once: int | None = None,
+    apart: bool = False,
+    errors: dict[int, str] | None = None,
+) -> np.ndarray:
+    """Return the predictions of each network, see `engine.predict`.
+
+    Args:
+        networks, tasks, at_once, apart: see `engine.predict`.
+        transforms: the transform of each network; a view is made once for all that share one.
+        paths, ids: the images.
+        reader: reads them.
+        settings: how they are predicted.
+        errors: gets the unreadable images, `{number: reason}`; None raises at the first one.
+    """
+    first, *others = kinds = list(dict.fromkeys(transforms))
+    report = errors is not None
+    dataset = ViewDataset(paths, ids, first, others=others, views=settings.views, reader=reader, report_errors=report)
+    loader = view_loader(
+        dataset,
+        batch_size=max(1, settings.batch_size // settings.views),
+        workers=count_workers(settings.workers, settings.device, sharing=settings.dist.local_size),
+        device=settings.device,
+        dist=settings.dist,
+    )
+    if report:
+        loader = CheckedLoader(loader, settings, errors)
+    seen = [kinds.index(transform) for transform in transforms]
+    options = {"kinds": seen, "at_once": at_once, "apart": apart, "dist": settings.dist}
+    return predict(networks, loader, tasks, settings.device, **options)
 
 
 class CheckedLoader(Loader):
     """A loader of views that collects the unreadable images of all processes.
 
-    `errors` holds the reasons by the number of the image, complete after one pass.
-
     Args:
         loader: a loader of a `ViewDataset` that reports errors.
-        settings: the processes that share its batches, and whether to raise a UserError at the end of the pass if an
-            image is unreadable.
+        settings: `on_bad_image` "stop" raises a UserError at the end of the pass if an image is unreadable.
+        errors: gets the reasons by the numbers of the images; complete after one pass.
     """
 
-    def __init__(self, loader: Loader, settings: PredictionSettings) -> None:
+    def __init__(self, loader: Loader, settings: PredictionSettings, errors: dict[int, str]) -> None:
         super().__init__(loader.processes, loader.number, loader.batch_sampler)
-        self.dist, self.on_bad_image = settings.dist, settings.on_bad_image
-        self.errors: dict[int, str] = {}
+        self.settings, self.errors = settings, errors
 
     def __iter__(self) -> Iterator:
+        stop = self.settings.on_bad_image == "stop"
         for rows, (views, targets) in zip(self.batch_sampler, super().__iter__(), strict=True):
             self.errors |= {row: error for row, error in zip(rows, targets["error"], strict=True) if error}
-            if not self.errors or self.on_bad_image != "stop":  # else only the other unreadable images are wanted
+            if not (stop and self.errors):  # else only the other unreadable images are wanted
                 yield views, {}
-        self.errors = dict(sorted(item for errors in self.dist.gather(self.errors) for item in errors.items()))
-        stop_if_unreadable({self.dataset.paths[row]: error for row, error in self.errors.items()}, self.on_bad_image)
+        for errors in self.settings.dist.gather(self.errors):
+            self.errors |= errors
+        unreadable = {self.dataset.paths[row]: self.errors[row] for row in sorted(self.errors)}
+        stop_if_unreadable(unreadable, self.settings.on_bad_image)
 
 
 def build_transforms(members: Sequence[Member], views: int, transform_type: str | None = None) -> list[Callable]:
@@ -281,14 +299,11 @@ def _fill_unreadable(
     probabilities: list[np.ndarray], members: Sequence[Member], tasks: Sequence[str], readable: np.ndarray
 ) -> list[np.ndarray]:
     """Return the predictions `(N, C)` of each member with the usual one in the rows that are not `readable (N,)`."""
-    if readable.all():
-        return probabilities
-    filled = []
-    for own, rows in zip(tasks, probabilities, strict=True):
-        same = [each[readable] for task, each in zip(tasks, probabilities, strict=True) if task == own]
-        usual = usual_prediction(members, own, np.stack(same))
-        filled.append(np.where(readable[:, None], rows, usual.astype(rows.dtype)))
-    return filled
+    usual = {}
+    for own in dict.fromkeys(tasks):
+        same = [rows[readable] for task, rows in zip(tasks, probabilities, strict=True) if task == own]
+        usual[own] = usual_prediction(members, own, np.stack(same)).astype(same[0].dtype)
+    return [np.where(readable[:, None], rows, usual[own]) for own, rows in zip(tasks, probabilities, strict=True)]
 
 
 def usual_prediction(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:
