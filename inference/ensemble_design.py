@@ -72,15 +72,15 @@ def design_ensemble(
     _clear_earlier(folder)
     write_text(folder / "table.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
     mean, views = choose_mean(rows, scorer)
+    validation = replace(validation, settings=replace(validation.settings, views=views))
     candidates = [
         Candidate(voter, rank, voter.of_rank(rank), each)
         for voter in voters
         for rank, each in enumerate(voter.ranked(views))
     ]
-    if soups and top_k > 1:
-        validation = replace(validation, settings=replace(validation.settings, views=views))
-        for number, voter in enumerate(each for each in voters if not each.joint):
-            candidates += make_soups(voter, validation, scorer, folder / "soups", f"run{number}")
+    single = [voter for voter in voters if not voter.joint] if soups and top_k > 1 else []
+    for number, voter in enumerate(single):
+        candidates += make_soups(voter, validation, scorer, folder / "soups", f"run{number}")
     library = Library([each.answers for each in candidates], mean, years=scorer.record.regression)
     selection = select_members(candidates, library, scorer, top_k)
     calibration = calibrate(library, selection, scorer) if calibrated else Calibration()
@@ -99,7 +99,11 @@ def design_ensemble(
     write_json(folder / RECIPE, recipe)
     about = f"{recipe['made']['people']} people, {len(scorer.labels)} images, each predicted by folds that held it out."
     write_ensemble(folder / "ensemble.html", rows, recipe, gain=describe_difference(selection.gain), about=about)
-    seconds = _measure_seconds(runs, [each for each, _ in taken])
+    _print_recipe(folder, views, _measure_seconds(runs, [each for each, _ in taken]))
+
+
+def _print_recipe(folder: Path, views: int, seconds: Sequence[float]) -> None:
+    """Print the cost of a recipe and how to use it; `seconds` are those of each checkpoint for a view."""
     print(
         f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
         f"{1 / (views * sum(seconds)):.3g} images/s on this machine. Predict with:\n"
