@@ -1,4 +1,4 @@
-"""Being told to stop: Ctrl-C, and SIGTERM as clusters send it before they take a machine away."""
+"""Stop a command by Ctrl-C, or by SIGTERM as clusters send it before they take a machine away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command was told to stop by a signal; `what` tells people, `code` is the exit code, 128 + the signal."""
+    """A signal stopped the command; `what` is the message and `code` the exit code, 128 + the signal."""
 
     def __init__(self, signum: int, what: str | None = None) -> None:
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def _handling(handler, *signals: int) -> Iterator[None]:
-    """A block in which the signals go to `handler`; elsewhere than in the main thread, one in which nothing changes."""
+    """Send the signals to `handler` within a block; do nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +39,7 @@ def _handling(handler, *signals: int) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """A block that SIGTERM ends as Ctrl-C does: by an exception, so that what is open is closed."""
+    """Let SIGTERM raise an exception within a block, as Ctrl-C does, so that open files are closed."""
 
     def end(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
@@ -49,13 +49,13 @@ def terminable() -> Iterator[None]:
 
 
 class StopRequest:
-    """A block in which the first Ctrl-C or SIGTERM only sets `signum`, to be asked for where stopping is safe.
+    """Let the first Ctrl-C or SIGTERM within a block only set `signum`, to stop where that is safe.
 
-    The second leaves at once, with nothing cleaned up but the loader processes; files are whole all the same.
+    The second exits immediately and ends the loader processes; files are whole nevertheless.
 
     Args:
-        patient: the second does nothing more. After a Ctrl-C, which goes to all processes of a terminal, torchrun sends
-            its own a SIGTERM as well, and SIGKILL where they have not ended after half a minute.
+        patient: ignore the second signal. torchrun sends its processes a SIGTERM after a Ctrl-C, which the terminal
+            has sent to them already, and SIGKILL after half a minute.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -79,19 +79,19 @@ class StopRequest:
             finally:
                 os._exit(128 + signum)
         self.signum = signum
-        os.write(2, b"\nStopping after this step; once more to leave at once.\n")  # print may be cut in the middle
+        os.write(2, b"\nStopping after this step. Press Ctrl-C again to exit immediately.\n")  # print is not reentrant
 
 
 def end_workers(keep: Sequence[BaseProcess] = ()) -> None:
-    """End the loader processes that this one has left, if there are any: they do not heed the signals above.
+    """Kill the loader processes of this process, which ignore the signals above.
 
     Args:
-        keep: child processes that were there before.
+        keep: child processes to leave running.
     """
     children = [child for child in multiprocessing.active_children() if child not in keep]
     if not children:
         return
-    # Torch's handler of SIGCHLD would take their end for a failure.
+    # torch's handler of SIGCHLD would report their end as a failure.
     with _handling(signal.SIG_DFL, *([signal.SIGCHLD] if hasattr(signal, "SIGCHLD") else [])):
         for process in children:
             process.kill()
@@ -100,12 +100,12 @@ def end_workers(keep: Sequence[BaseProcess] = ()) -> None:
 
 
 def ignore_signals(worker: int) -> None:
-    """What a loader process starts with: signals to all processes of a job are for the main one, which ends it."""
+    """Ignore signals in a loader process: they reach all processes of a job, and the main one ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @atexit.register
 def _end_workers_at_exit() -> None:
-    """Python would ask the loader processes that are left at its end to stop by a signal, and wait for ever."""
+    """End loader processes that are left: Python would signal them, and wait forever."""
     end_workers(keep=[child for child in multiprocessing.active_children() if not child.daemon])

@@ -29,7 +29,7 @@ COMMANDS = {
     "score_submission": "--submission {submission} --answers {answers}",
 }
 DONE = {  # what a command says that came to its end
-    "check_data": r"Training can start: ",
+    "check_data": r"Ready to train",
     "train": r"Saved in ",
     "submit_singular": r"submission\.csv",
     "submit_ensemble": r"submission_arithmetic\.csv",

@@ -1,4 +1,4 @@
-"""check_data.py: what it prints of a folder, and that it lists all that is wrong at once."""
+"""check_data: what it prints about a folder, and that it lists everything wrong at once."""
 
 from __future__ import annotations
 
@@ -11,52 +11,50 @@ import config
 from data.tasks import MAIN_CLASSES, SHOTS
 
 
-def counts(told):
-    """{name: count} of the indented lines of the report."""
-    lines = (
-        re.fullmatch(r"  (?:\s*\d+  )?(\S.*?)\s+(\d+)(?:\s+0\.\d+|\s+1\.\d+)?", line) for line in told.splitlines()
-    )
+def counts(out):
+    """Return {name: count} of the indented lines of the report."""
+    lines = (re.fullmatch(r"  (?:\s*\d+  )?(\S.*?)\s+(\d+)(?:\s+0\.\d+|\s+1\.\d+)?", line) for line in out.splitlines())
     return {match[1]: int(match[2]) for match in lines if match}
 
 
 def test_a_clean_set(run, small_data):
-    told = run("check_data", "--train-root", small_data.train_root)
-    assert (told.code, told.err) == (0, "")
-    assert "12 people, 84 images" in told.out
-    assert told.out.splitlines()[-1].startswith("Training can start")
+    outcome = run("check_data", "--train-root", small_data.train_root)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "12 people, 84 images" in outcome.out
+    assert outcome.out.splitlines()[-1] == "No errors, 0 warnings. Ready to train."
 
 
 def test_counts_of_classes_and_strata(run, make_data, make_person):
     people = [make_person(f"{k}", "female", 60) for k in range(3)] + [make_person("9", "male", 20)]
     data = make_data(people=people)
-    told = run("check_data", "--train-root", data.train_root, "--cv", 2)
-    got = counts(told.out)
-    assert told.code == 0
+    outcome = run("check_data", "--train-root", data.train_root, "--cv", 2)
+    got = counts(outcome.out)
+    assert outcome.code == 0
     assert [got[name] for name in ("worn female >=60", "wrong female >=60", "bare female >=60")] == [15, 3, 3]
     assert [got[name] for name in ("worn male <30", "wrong male <30", "bare male <30")] == [5, 1, 1]
     assert sum(got[name] for name in MAIN_CLASSES) == 28
     assert (got["female >=60"], got["male <30"]) == (3, 1)
-    assert re.search(r"female >=60\s+3\s+0\.750", told.out)
+    assert re.search(r"female >=60\s+3\s+0\.750", outcome.out)
 
 
 def test_scarce_strata_missing_shots_and_copies_are_notes(run, make_data):
     data = make_data(people=6)
     data.photo(0, "mask2").unlink()
     data.photo(1, "mask2").write_bytes(data.photo(1, "mask1").read_bytes())
-    told = run("check_data", "--train-root", data.train_root, "--cv", 3)
-    assert (told.code, told.err) == (0, "")
-    assert re.search(r"missing shots: 000001 \(mask2\)", told.out)
-    assert re.search(r"2 files are identical: .*mask1\.jpg, .*mask2\.jpg", told.out)
-    assert re.search(r"Strata with fewer people than the 3 parts", told.out)
+    outcome = run("check_data", "--train-root", data.train_root, "--cv", 3)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.search(r"missing shots: 000001 \(mask2\)", outcome.out)
+    assert re.search(r"2 files are identical: .*mask1\.jpg, .*mask2\.jpg", outcome.out)
+    assert re.search(r"Strata with fewer people than the 3 parts", outcome.out)
 
 
 def test_corrections_are_applied_and_reported(run, make_data, write_csv, tmp_path):
     data = make_data(people=6)  # one in each stratum
     path = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["000001", "female"]])
-    told = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 2)
-    assert told.code == 0
-    assert "changed the labels of 7 images" in told.out
-    assert counts(told.out)["female <30"] == 2
+    outcome = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 2)
+    assert outcome.code == 0
+    assert "changed the labels of 7 images" in outcome.out
+    assert counts(outcome.out)["female <30"] == 2
 
 
 def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_path):
@@ -67,10 +65,10 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
         whole = data.photo(number).read_bytes()
         data.photo(number).write_bytes(whole[: len(whole) // 2])
     path = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["999999", "female"]])
-    told = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 5)
-    assert told.code == 2
-    assert "Traceback" not in told.err
-    problems = told.err.splitlines()
+    outcome = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 5)
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    problems = outcome.err.splitlines()
     patterns = (
         r"1 folder whose name is not <id>_<gender>_<race>_<age>.*: someone\.",
         r"1 image whose name is none of the shots .*mask7\.jpg\.",
@@ -82,18 +80,18 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
     assert len(problems) == len(patterns)
     for pattern in patterns:
         assert sum(bool(re.search(pattern, line)) for line in problems) == 1, pattern
-    assert "Training can start" not in told.out
-    assert "3 people, 20 images" in told.out
+    assert "Ready to train" not in outcome.out
+    assert "3 people, 20 images" in outcome.out
 
 
-def test_a_set_with_nobody(run, tmp_path):
-    told = run("check_data", "--train-root", tmp_path)
-    assert told.code == 2
-    assert "holds no images" in told.err
-    told = run("check_data", "--train-root", tmp_path / "nowhere")
-    assert told.code == 2
-    assert told.err.startswith("python -m tools check_data: There is no folder")
-    assert told.err.count("\n") == 1
+def test_a_set_without_people(run, tmp_path):
+    outcome = run("check_data", "--train-root", tmp_path)
+    assert outcome.code == 2
+    assert "holds no images" in outcome.err
+    outcome = run("check_data", "--train-root", tmp_path / "nowhere")
+    assert outcome.code == 2
+    assert outcome.err.startswith("python -m tools check_data: There is no folder")
+    assert outcome.err.count("\n") == 1
 
 
 def test_nothing_is_written(run, make_data):
@@ -103,11 +101,11 @@ def test_nothing_is_written(run, make_data):
     assert {path: path.stat().st_mtime_ns for path in data.root.rglob("*")} == before
 
 
-def test_a_reader_that_leaves_is_no_traceback(small_data):
+def test_a_closed_pipe_prints_no_traceback(small_data):
     words = [sys.executable, "-m", "tools", "check_data", "--train-root", small_data.train_root]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, cwd=Path(config.__file__).parent, **pipes) as child:
         child.stdout.close()
-        told = child.stderr.read().decode()
+        error = child.stderr.read().decode()
     assert child.returncode == 1
-    assert told == "python -m tools check_data: nobody reads the output.\n"
+    assert error == "python -m tools check_data: nobody reads the output.\n"
