@@ -1,15 +1,14 @@
-"""Training images a second: ours, timm's and torchvision's training loops, and the arithmetic alone.
+"""Compare training speed in images per second: ours, timm's and torchvision's training loops, and the arithmetic alone.
 
     pip install timm
     python benchmarks/training.py                                            efficientnet-b0, 112 px, batches of 32
     python benchmarks/training.py --backbone efficientnet-b3 --image-size 224 --batch-size 128 --people 600
 
 One epoch each, in turns, over the same drawn portraits of 384 x 512 pixels, with SGD and momentum. "ours" has the
-photographs in the cache, as the epochs of train.py have; "cache cold" is the look at all photographs that fills it, and
-an epoch; "no cache" decodes every photograph in the epoch, as the others do. The loops of timm's train.py and of
-torchvision's references/classification/train.py are written anew here on their own networks and loaders, with the
-defaults of these scripts; "timm, tuned" has every flag that helps it where it runs. Each runs in a process of its own,
-those of others without the settings that ours makes for the memory allocator, OpenMP and Pillow.
+images in the cache, as the epochs of train.py have; "cache cold" fills it first; "no cache" decodes every image in the
+epoch, as the others do. The loops of timm's train.py and of torchvision's references/classification/train.py are
+rewritten here on their own networks and loaders, with the defaults of these scripts; "timm, tuned" has every flag that
+helps it. Each runs in a process of its own, those of others without our settings of the allocator, OpenMP and Pillow.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from training.engine import gradient_scaler, prepare, train_one_epoch, training_
 from training.heap import keep_freed_memory
 from training.loaders import train_loader
 
-RATE = 0.01
+RATE = 0.01  # learning rate
 
 
 def main() -> None:
@@ -91,10 +90,11 @@ def main() -> None:
 def _steps(
     batches: Iterable, network: nn.Module, criterion: nn.Module, optimizer: torch.optim.Optimizer, autocast, move
 ) -> None:
-    """The loop that both references share: one epoch; the loss is read at the end only, which favours them."""
+    """Train an epoch as both references do, but read the loss only at the end, which favours them."""
     network.train()
     for images, targets in batches:
-        images, targets = move(images), targets.to(images.device if images.is_cuda else "cpu")
+        images = move(images)
+        targets = targets.to(images.device)
         with autocast():
             loss = criterion(network(images), targets)
         optimizer.zero_grad()
@@ -191,7 +191,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
 
 
 def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
-    """Forward, backward and step of our network on a batch that is there already, with our settings."""
+    """Time forward, backward and step of our network on one batch in memory, with our settings."""
     keep_freed_memory()
     network = prepare(create(options.backbone, options.image_size), device).train()
     size = options.image_size

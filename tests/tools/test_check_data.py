@@ -21,7 +21,7 @@ def test_a_clean_set(run, small_data):
     outcome = run("check_data", "--train-root", small_data.train_root)
     assert (outcome.code, outcome.err) == (0, "")
     assert "12 people, 84 images" in outcome.out
-    assert outcome.out.splitlines()[-1] == "No errors, 0 warnings. Ready to train."
+    assert outcome.out.splitlines()[-1] == "No errors, 1 warning. Ready to train."
 
 
 def test_counts_of_classes_and_strata(run, make_data, make_person):
