@@ -1,10 +1,10 @@
-"""Predicting with an ensemble: ours, member by member as is usual, and the forward passes alone.
+"""Compare prediction with an ensemble: ours, member by member as is usual, and the forward passes alone.
 
     python benchmarks/ensemble.py                                         efficientnet-b0, 112 px, 10 members x 2 views
     python benchmarks/ensemble.py --backbone efficientnet-b3 --image-size 224 --images 2048 --batch-size 256
 
-The usual way loads one checkpoint after another, reads all photographs anew for every view of every member, and runs
-the networks as their library makes them, in float32. Networks have random weights; both ways must answer alike.
+The usual way loads one checkpoint after another, reads all images again for every view of every member, and runs
+the networks as their library makes them, in float32. Networks have random weights; both ways must give the same probabilities.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def main() -> None:
         root = photographs(Path(folder), -(-options.images // 7))
         paths = sorted(str(path) for path in root.glob("*/*"))[: options.images]
         transform = build_transform("base", "inference", options.image_size)
-        some = torch.stack([transform(read_image(path)) for path in paths[:32]])
-        networks = [_network(options.backbone, some, seed) for seed in range(options.members)]
+        sample = torch.stack([transform(read_image(path)) for path in paths[:32]])
+        networks = [_network(options.backbone, sample, seed) for seed in range(options.members)]
         usual, ours = _usual(options, paths, networks, device), _ours(options, paths, networks, device)
         actions = {"usual": usual, "ours": ours, "passes alone": _passes(options, len(paths), networks, device)}
         seconds = in_turns(actions, options.repetitions, device)

@@ -1,8 +1,8 @@
-"""Time and memory of what a fold's end costs beside training: summary with its intervals, and the report.
+"""Time and memory of what a fold's end costs in addition to training: the summary with its intervals, and the report.
 
     python benchmarks/report.py --people 2700 --epochs 30
 
-Makes up a finished run of 5 folds over so many people, seven photographs each (2,700 are 18,900 photographs), with
+Makes up a finished run of 5 folds over N people, seven images each (2,700 are 18,900 images), with
 answers of every epoch and drawn photographs, joins it as the end of the last fold does, and writes its report.
 """
 
@@ -95,8 +95,8 @@ def made_up(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfi
             run.write_epoch_predictions(number, epoch, answers)
         about = pd.DataFrame({"ImageID": rows["image"], "person": rows["person"], "fold": number, "label": labels})
         run.write_fold_oof(number, pd.concat([about, prediction_columns(config.task, answers)], axis=1))
-        told = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
-        run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **told} for k in range(epochs)])
+        scores = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
+        run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **scores} for k in range(epochs)])
     return run, config
 
 

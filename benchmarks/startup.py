@@ -1,4 +1,4 @@
-"""Seconds until a command answers: help, refusals, the first step of training; beside importing torch alone.
+"""Time until a command answers: help, wrong options, the first training step; compared with importing torch.
 
 python benchmarks/startup.py
 """

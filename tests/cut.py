@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def set_clock_back(seconds: float, real_time=time.time) -> None:
-    """Let time.time tell what it told so many seconds ago."""
+    """Set the clock of this process back by some seconds."""
     time.time = lambda: real_time() - seconds
 
 

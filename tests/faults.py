@@ -155,7 +155,7 @@ def fingerprint(save: Path) -> dict[str, str]:
         if path.is_dir():
             continue
         name, content = str(path.relative_to(save)), path.read_bytes()
-        if path.name == "report.html":  # which tells times
+        if path.name == "report.html":  # it shows times
             continue
         if path.name == "log.csv":
             content = pd.read_csv(path, dtype=str).drop(columns=TIMES).to_csv().encode()
@@ -276,7 +276,7 @@ def stopped_and_resumed(
 
 
 def limit_file_size(size: int) -> Callable[[], None]:
-    """To be called in a child: no file may grow larger than so many bytes."""
+    """Limit the size of files in bytes; called in the child process."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -286,7 +286,7 @@ def limit_file_size(size: int) -> Callable[[], None]:
 
 @contextmanager
 def small_disk(place: Path, size: str):
-    """A disk of so many bytes mounted at a folder, or None where mounting is not allowed."""
+    """Mount a small disk at a folder and return it, or None if mounting is not allowed."""
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True)
     try:
@@ -378,16 +378,16 @@ class Report:
         self.failures: list[str] = []
 
     def attempt(self, what: str, fault: Callable[..., object], data: Path, save: Path, *more: object) -> object:
-        """What a fault came to, or None when it ended badly; then the run is left to be looked at."""
+        """Run a fault and return its result, or None if it failed; a failed run stays on disk."""
         try:
-            told = fault(data, save, *more)
+            result = fault(data, save, *more)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             self.failures.append(what)
             print(f"FAIL  {what}: {error}", flush=True)
             return None
         shutil.rmtree(save, ignore_errors=True)
-        print(f"ok    {what}" + (f": {told}" if isinstance(told, str) else ""), flush=True)
-        return told
+        print(f"ok    {what}" + (f": {result}" if isinstance(result, str) else ""), flush=True)
+        return result
 
 
 def main() -> int:
@@ -433,10 +433,10 @@ def random_kills(
         kind = list(KINDS)[number % len(KINDS)]
         wanted = min(rng.randint(1, 4), kills - done)
         what = f"killed up to {wanted} times at random, {kind}"
-        told = report.attempt(
+        result = report.attempt(
             what, killed_at_random, data, place / f"random{number}", KINDS[kind], ends[kind], wanted, rng
         )
-        done, resumes, number = done + (told[0] if told else 0), resumes + (told[1] if told else []), number + 1
+        done, resumes, number = done + (result[0] if result else 0), resumes + (result[1] if result else []), number + 1
     print(f"{done} random kills over {number} runs, seed {seed}", flush=True)
     if resumes:
         print(

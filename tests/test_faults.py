@@ -61,15 +61,15 @@ def test_a_run_that_is_killed_within_a_save_resumes_to_the_same_end(operation, w
     point = points[len(points) // 2]
     child = start(words, [*CUT, "--under", str(tmp_path / "models"), "--at", str(point), "--back", "86400", "--"])
     assert child.end() == -signal.SIGKILL, child.text
-    told = finish(words)
-    assert "Removed the stale lock" in told.text  # the lock that it left
+    printed = finish(words)
+    assert "Removed the stale lock" in printed.text  # the lock that it left
     assert_same(whole[0], fingerprint(tmp_path / "models"), operation)
 
 
 def test_sigterm_to_all_processes_saves_and_resumes_within_an_epoch(words, whole, tmp_path):
     stopped([*words, "--num-workers", 2], signal.SIGTERM, group=True)
-    told = finish(words)
-    assert "continuing after epoch 1 and step 1 of the next" in told.text
+    printed = finish(words)
+    assert "continuing after epoch 1 and step 1 of the next" in printed.text
     assert_same(whole[0], fingerprint(tmp_path / "models"), "after SIGTERM")
 
 
@@ -78,9 +78,9 @@ def test_a_run_cannot_enter_a_fold_of_another_and_leaves_at_once_at_the_second_c
     child.wait_for("epoch   1/")
     os.kill(child.process.pid, signal.SIGSTOP)  # so that it is still there, and both signals are before a step is done
     workers = child.workers()
-    told = run("train", *words[1:], "--resume")
-    assert told.code == 2, told
-    assert f"is being trained by {child_owner()} (process {child.process.pid})" in told.err
+    printed = run("train", *words[1:], "--resume")
+    assert printed.code == 2, printed
+    assert f"is being trained by {child_owner()} (process {child.process.pid})" in printed.err
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         os.kill(child.process.pid, number)
     assert child.end(20) in (130, 143)
@@ -123,8 +123,8 @@ def test_a_script_of_ones_own_ends_with_a_loader_that_is_still_there(tmp_path, m
         "print(len(list(loader)))",
     )
     script = [sys.executable, "-c", "\n".join(lines)]
-    told = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (told.returncode, told.stdout) == (0, "1\n"), told.stderr
+    printed = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (printed.returncode, printed.stdout) == (0, "1\n"), printed.stderr
 
 
 def alive(pid: int) -> bool:

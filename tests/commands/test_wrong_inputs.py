@@ -238,7 +238,7 @@ def test_submit_singular(case, world, run):
     refuse_prediction(case, world, run, "submit_singular", "--load-state-dict", world.checkpoint)
 
 
-# What torch.load makes of bytes that are no checkpoint differs from one to the next.
+# torch.load raises different errors for different bytes.
 @pytest.mark.parametrize(
     "content", [b"", b"hello\n", b"submission\n", b"Good\n", b"\x89PNG\r\n", b"PK\x03\x04", b".", b"(1"]
 )

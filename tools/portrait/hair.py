@@ -97,7 +97,7 @@ def paint_back_hair(canvas: Canvas, person: Person) -> None:
 
 
 def paint_front_hair(canvas: Canvas, person: Person) -> None:
-    """The hair on the head and beside the face."""
+    """The hair on the head and next to the face."""
     outer, inner = hair_curves(person)
     colour, (volume, end, _, _, curl) = hair_colour(person), STYLES[person.style]
     if person.style == "bald":  # a wreath of hair above the ears

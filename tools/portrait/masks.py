@@ -1,4 +1,4 @@
-"""Masks, worn in every way, and the things near a chin that are no mask."""
+"""Masks, worn in every way, and other things near a chin."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def paint_mask(canvas: Canvas, person: Person) -> None:
 
 
 def paint_hanging_mask(canvas: Canvas, person: Person) -> None:
-    """A mask that dangles from one ear, beside the cheek."""
+    """A mask that dangles from one ear, next to the cheek."""
     shot = canvas.shot
     side = 1 if shot.grain % 2 else -1
     for x in (0.88, 1.2):
@@ -88,7 +88,7 @@ def paint_hanging_mask(canvas: Canvas, person: Person) -> None:
 
 
 def paint_prop(canvas: Canvas, person: Person) -> None:
-    """A scarf, a high collar, a hand or a cup: things near the chin that are no mask."""
+    """A scarf, a high collar, a hand or a cup: other things near the chin."""
     shot, low = canvas.shot, person.length
     rng = Random(shot.grain + 1)
     cloth = rng.choice(CLOTHES + MASKS["surgical"])
