@@ -223,7 +223,7 @@ def test_an_edited_default_is_shown():
 # ------------------------------------------------------------------------------------------------ before torch
 
 # Runs command lines as `python script.py words...` would, and prints the exit code, stderr and which of torch and NumPy
-#  were imported.
+# were imported.
 CHILD = """
 import contextlib, io, json, runpy, sys
 results = []
