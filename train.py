@@ -11,17 +11,58 @@ from config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
+    """Run the command and return its exit code.
+
+    Args:
+        argv: the command line without the program, by default sys.argv.
+    """
     config = parse_config(TrainConfig, argv)
     context = Context(config.command, words=tuple(sys.argv[1:] if argv is None else argv))
     return run_command(lambda: train(config, context), context)
 
 
 def train(config: TrainConfig, context: Context) -> None:
-    """Train a run; torch is imported only once the command line is accepted."""
-    from training.kfold import train_run
+    """Train the folds of a run one after another, and leave its checkpoints, predictions, summary and report.
 
-    train_run(config, context)
+    Raises:
+        UserError: an error the user can fix; what is trained by then is saved.
+        Interrupted: Ctrl-C or SIGTERM, after saving.
+        DiskError: a file could not be written.
+    """
+    from analysis.summary import print_summary, summarise_run
+    from storage.run_folder import RunFolder
+    from training.kfold import Session, check_batch_size, check_run, load_data, report_run
+    from training.tracking import track_summary
+
+    run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
+    folds = config.folds if config.folds is not None else tuple(range(config.cv))
+    tables = check_run(config, run, folds)
+
+    # Torch takes seconds to import: errors in options, folders and labels are reported before.
+    from training.device import set_deterministic
+    from training.distributed import Processes
+    from training.fold import initial_weights, train_fold
+
+    dist = Processes.from_environment()
+    check_batch_size(config, dist)
+    device = dist.choose_device(config.device)
+    set_deterministic(config.deterministic)
+    with dist.connect(device):
+        context.joined = True
+        weights = dist.run_on_main(lambda: initial_weights(config))
+        data = load_data(config, tables, dist)
+        session = Session(config, run, folds, data, weights, dist, device)
+        with session.open(context):
+            for fold in folds:
+                train_fold(session, fold)
+                if dist.is_main:
+                    summary, report = summarise_run(run, config), report_run(config, run)
+    if dist.is_main:
+        print_summary(config, summary)
+        track_summary(config, run, summary)
+        print(f"Saved in {run.path}")
+        if report:
+            print(f"Report: {report}")
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _ours(
     def run() -> np.ndarray:
         dataset = ViewDataset(paths, paths, transform, views=options.views)
         loader = view_loader(dataset, batch_size=per_batch, workers=workers, device=device)
-        return predict(_ready(options, networks, device), loader, "main", device)
+        return predict(_ready(options, networks, device), loader, "main")
 
     return run
 

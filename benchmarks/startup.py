@@ -19,9 +19,10 @@ import torch
 REPETITIONS = 5
 # Leaves when the first step of training is done.
 FIRST_STEP = """
-import os, sys, foldtrainer, train
-train_one_epoch = foldtrainer.train_one_epoch
-foldtrainer.train_one_epoch = lambda *args, **kw: train_one_epoch(*args, **kw | {"after_step": lambda _: os._exit(0)})
+import os, sys, train
+from training import fold
+train_one_epoch = fold.train_one_epoch
+fold.train_one_epoch = lambda *args, **kw: train_one_epoch(*args, **kw | {"after_step": lambda _: os._exit(0)})
 train.main(sys.argv[1:])
 """
 

@@ -40,7 +40,7 @@ from dataset import EpochSampler, TrainDataset
 from loss import create_criterion
 from optim import create_optimizer, create_scheduler
 from training.device import choose_device, count_workers
-from training.engine import gradient_scaler, prepare, train_one_epoch, training_dtype
+from training.engine import TrainStep, prepare, train_one_epoch, training_dtype
 from training.heap import keep_freed_memory
 from training.loaders import train_loader
 
@@ -176,15 +176,14 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
     criterion = create_criterion("labelsmoothingloss")
-    dtype = training_dtype("auto", device)
-    scaler = gradient_scaler(dtype, device)
+    step = TrainStep(network, criterion, optimizer, scheduler, device, training_dtype("auto", device))
 
     def epoch() -> None:
         nonlocal sampler, loader
         if cache == "cold":
             sampler, loader = load(look("ram"))
         sampler.set_epoch(sampler.epoch + 1)
-        done = train_one_epoch(network, loader, criterion, optimizer, scheduler, device, dtype=dtype, scaler=scaler)
+        done = train_one_epoch(step, loader)
         assert done.images == len(rows)
 
     return epoch

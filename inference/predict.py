@@ -178,8 +178,7 @@ def predict_views(
     if report:
         loader = CheckedLoader(loader, settings, errors)
     seen = [kinds.index(transform) for transform in transforms]
-    options = {"kinds": seen, "at_once": at_once, "apart": apart, "dist": settings.dist}
-    return predict(networks, loader, tasks, settings.device, **options)
+    return predict(networks, loader, tasks, kinds=seen, at_once=at_once, apart=apart)
 
 
 class CheckedLoader(Loader):
@@ -192,7 +191,7 @@ class CheckedLoader(Loader):
     """
 
     def __init__(self, loader: Loader, settings: PredictionSettings, errors: dict[int, str]) -> None:
-        super().__init__(loader.processes, loader.number, loader.batch_sampler)
+        super().__init__(loader.processes, loader.number, loader.batch_sampler, loader.device, loader.dist)
         self.settings, self.errors = settings, errors
 
     def __iter__(self) -> Iterator:

@@ -18,7 +18,7 @@ from analysis.metrics import score
 from cli.choices import MODELS
 from config import PRESETS
 from data.tasks import TASKS
-from training import fold as foldtrainer
+from training import fold as training_fold
 
 BACKBONES = {
     **dict.fromkeys(MODELS, "resnet18"),
@@ -60,7 +60,7 @@ def predict(run, small_data, tmp_path):
 
 def interrupt_evaluation(monkeypatch, number: int) -> None:
     """Ctrl-C comes in the so-manieth evaluation: of an epoch that is trained and not yet saved."""
-    evaluate, calls = foldtrainer.evaluate, []
+    evaluate, calls = training_fold.evaluate, []
 
     def interrupted(*args, **kwargs):
         calls.append(1)
@@ -68,7 +68,7 @@ def interrupt_evaluation(monkeypatch, number: int) -> None:
             raise KeyboardInterrupt
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(foldtrainer, "evaluate", interrupted)
+    monkeypatch.setattr(training_fold, "evaluate", interrupted)
 
 
 def weights_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -386,7 +386,7 @@ def test_a_run_with_all_that_is_drawn_and_averaged_resumes_within_an_epoch(
 ):
     options = ("--epochs", 2, "--model-type", "JointHeads", *AUGMENTED)
     train(*options, "--save-path", tmp_path / "whole")
-    after_step, calls = foldtrainer.FoldTrainer._after_step, []
+    after_step, calls = training_fold.FoldTrainer._after_step, []
 
     def interrupted(trainer, progress):
         after_step(trainer, progress)
@@ -396,7 +396,7 @@ def test_a_run_with_all_that_is_drawn_and_averaged_resumes_within_an_epoch(
 
     words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
     with monkeypatch.context() as patch:
-        patch.setattr(foldtrainer.FoldTrainer, "_after_step", interrupted)
+        patch.setattr(training_fold.FoldTrainer, "_after_step", interrupted)
         assert run("train", *words, "--save-every-steps", 3).code == 130
     outcome = run("train", *words, "--resume")
     assert "continuing after epoch 1 and step 3 of the next" in outcome.out
@@ -467,7 +467,7 @@ def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, run, tmp_path, 
         scalers.append(torch.amp.GradScaler("cpu", growth_interval=2))
         return scalers[-1]
 
-    monkeypatch.setattr(foldtrainer, "gradient_scaler", scaler)
+    monkeypatch.setattr(training_fold, "gradient_scaler", scaler)
     words = ("--epochs", 2)
     train(*words, "--save-path", tmp_path / "whole")
     interrupt_evaluation(monkeypatch, 2)
@@ -665,12 +665,12 @@ def test_every_optimizer_trains(optimizer, train):
 
 
 def test_a_fold_without_a_score_is_never_taken_for_finished(run, small_data, tiny_training, tmp_path, monkeypatch):
-    monkeypatch.setattr(foldtrainer, "score", lambda *_: dict.fromkeys(("macro_f1", "accuracy"), float("nan")))
+    monkeypatch.setattr(training_fold, "score", lambda *_: dict.fromkeys(("macro_f1", "accuracy"), float("nan")))
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     for more in ((), ("--resume",)):
         outcome = run("train", *words, *more)
         assert outcome.code == 2
-        assert "No epoch of fold 0 had a score" in outcome.err
+        assert "No epoch of fold 0 has a finite score" in outcome.err
 
 
 def test_a_checkpoint_in_the_folder_of_another_fold_is_refused(train, run, small_data, tmp_path):
@@ -733,7 +733,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
     run, small_data, tiny_training, tmp_path, monkeypatch
 ):
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--epochs", 2)
-    create, calls = foldtrainer.create_criterion, []
+    create, calls = training_fold.create_criterion, []
 
     def breaking(name, **options):
         criterion = create(name, **options)
@@ -745,7 +745,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
 
         return loss
 
-    monkeypatch.setattr(foldtrainer, "create_criterion", breaking)
+    monkeypatch.setattr(training_fold, "create_criterion", breaking)
     outcome = run("train", *words)
     assert outcome.code == 2
     told = re.search(
@@ -768,8 +768,8 @@ def test_a_new_head_takes_the_backbone_and_lists_what_was_left_out(train, run, s
     assert refused.code == 2
     assert "--new-head" in refused.err
     outcome = train("--task", "gender", "--load-state-dict", start, "--new-head", "--freeze", "--lr", 1e-9)
-    assert outcome.out.count("The head starts anew") == 1
-    assert "was left out: batchnorm.weight (1000,), " in outcome.out
+    assert outcome.out.count("The head starts from random weights") == 1
+    assert f"Left out of {start}: batchnorm.weight (1000,), " in outcome.out
     assert "linear.weight (3, 1000), linear.bias (3,)" in outcome.out
     before = torch.load(start, weights_only=True)["state_dict"]
     after = torch.load(next((tmp_path / "models" / "gender").rglob("*.pt")), weights_only=True)["state_dict"]
@@ -794,8 +794,8 @@ def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tin
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("a file less", "other photographs or labels"),
-        ("a correction more", "other photographs or labels"),
+        ("a file less", "other images or labels"),
+        ("a correction more", "other images or labels"),
         ("other weights to start from", "other weights in --load-state-dict"),
     ],
 )
@@ -858,7 +858,7 @@ def test_memory_that_is_short_is_one_sentence_and_1(error, run, small_data, tiny
     def fail(*args, **kwargs):
         raise RuntimeError(texts[error]) if isinstance(error, str) else error
 
-    monkeypatch.setattr(foldtrainer, "train_one_epoch", fail)
+    monkeypatch.setattr(training_fold, "train_one_epoch", fail)
     outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     assert outcome.code == 1
     assert re.search("fewer --num-workers" if error == "worker" else "smaller --batch-size", outcome.err)

@@ -1,4 +1,4 @@
-"""Seeds and random states, devices, and the memory they have."""
+"""Seeds and random states, devices and their memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from utils import UserError, count_cores, derive_seed, first_line, free_ram
 
 
 def seed_everything(*parts: Any) -> None:
-    """Seed torch on all devices by `parts`, see `utils.derive_seed`."""
+    """Seed torch on all devices, see `utils.derive_seed`."""
     torch.manual_seed(derive_seed(*parts))
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the generators that training draws from: that of the CPU and that of the device."""
+    """Return the states of the generators that training draws from: those of the CPU and of the device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -26,7 +26,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Put the generators back into a state; that of another kind of device is of no use and left alone."""
+    """Restore the generators of the CPU and of the device, if the state is of the same kind of device."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
@@ -34,11 +34,8 @@ def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> No
         torch.mps.set_rng_state(state["mps"])
 
 
-# ------------------------------------------------------------------------------------------------ devices
-
-
 def set_deterministic(wanted: bool) -> None:
-    """Let torch use only operations that give the same bits each time, or any.
+    """Restrict torch to operations that give the same bits each time, or allow all.
 
     https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
@@ -49,10 +46,10 @@ def set_deterministic(wanted: bool) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU when there is one.
+    """Return the device called `name`; `auto` takes a GPU if there is one.
 
     Raises:
-        UserError: no such device here.
+        UserError: the device does not exist here.
     """
     if name.lower() == "auto":
         if torch.cuda.is_available():
@@ -62,16 +59,18 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name.lower())
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        message = f"--device {name} cannot be used here ({first_line(error)}); auto, cpu and cuda are usual."
-        raise UserError(message) from None
+        raise UserError(f"--device {name} is not available ({first_line(error)}). Pass auto, cpu or cuda.") from None
     return device
 
 
 def count_workers(requested: int, device: torch.device, *, sharing: int = 1) -> int:
-    """The number of loader processes: the one asked for, or for -1 one a core up to 8, half of that without a GPU.
+    """Return the number of loader processes.
 
-    Without a GPU the network itself keeps the cores busy, and loaders take them from it. The cores are shared with as
-    many such processes as `sharing` says.
+    Args:
+        requested: the number; -1 takes one per core up to 8, or half of them without a GPU, since the network itself
+            then needs the cores.
+        device: the device of the network.
+        sharing: number of processes that share the cores.
     """
     if requested >= 0:
         return requested
@@ -80,7 +79,7 @@ def count_workers(requested: int, device: torch.device, *, sharing: int = 1) -> 
 
 
 def free_memory(device: torch.device) -> int | None:
-    """The bytes of memory that a device, for the CPU this process, can still have; None where the system tells none."""
+    """Return the free bytes of a device, on the CPU for this process; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_ram() if device.type == "cpu" else None

@@ -1,4 +1,4 @@
-"""The loops: one epoch of training, evaluation, and prediction by many networks in one pass over the images."""
+"""The loops over batches: train one epoch, evaluate, and predict with many networks in one pass over the images."""
 
 from __future__ import annotations
 
@@ -22,57 +22,22 @@ from data.tasks import TASKS
 from model import predict_task
 from optim import learning_rate
 from training.device import free_memory
-from training.distributed import ALONE, Processes
-from training.heap import HELD_BYTES, trimming
+from training.distributed import Processes
+from training.heap import HELD_BYTES, yield_batches
 from training.loaders import Loader
 from utils import process_number
 
+Batch = tuple[Tensor, dict[str, Tensor]]  # images (B, 3, S, S) and targets of each task
 Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
 
-@dataclass
-class EpochProgress:
-    """How far the training of an epoch is; what it came to, once it is through.
-
-    `losses` are those of each step, scalars on the device, summed over the step's images; `rates` the learning rates
-    that the steps were made with; `seconds` those spent, over all parts of an epoch that was cut and taken up again.
-    """
-
-    images: int = 0
-    seconds: float = 0.0
-    losses: list[Tensor] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-
-    @property
-    def step(self) -> int:
-        """How many steps were made."""
-        return len(self.losses)
-
-    @property
-    def loss(self) -> float:
-        """The mean loss over the images."""
-        return _sum(self.losses) / self.images
-
-    def first_bad_step(self) -> int | None:
-        """The first step (from 0) whose loss is not a number, or None; a GPU is waited for."""
-        bad = (~torch.stack(self.losses).cpu().isfinite()).nonzero() if self.losses else ()
-        return int(bad[0]) if len(bad) else None
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """What evaluation came to: mean loss over images, and `(N, C)` probabilities (or years) in the loader's order."""
-
-    loss: float
-    probabilities: np.ndarray
-
-
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What networks compute with in training; their weights stay float32.
+    """Return the dtype that networks compute with in training; their weights stay float32.
 
     Args:
-        precision: float32, bfloat16 or float16; auto takes, on a GPU, the first of bfloat16 and float16 that it
-            computes in hardware, and elsewhere float32.
+        precision: float32, bfloat16, float16 or auto, which takes on a GPU the first of bfloat16 and float16 that its
+            hardware supports, and float32 elsewhere.
+        device: the device to compute on.
     """
     if precision != "auto":
         return getattr(torch, precision)
@@ -82,107 +47,172 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What networks hold and compute with in inference; auto is float16 on a GPU, which tells more digits than bfloat16
-    (11 bits and 8), and elsewhere float32."""
+    """Return the dtype of networks in inference.
+
+    Auto is float16 on a GPU, whose 11 bits of precision bfloat16 does not have, and float32 elsewhere.
+    """
     if precision != "auto":
         return getattr(torch, precision)
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def gradient_scaler(dtype: torch.dtype, device: torch.device) -> GradScaler:
-    """What keeps small gradients of float16 from becoming zero; does nothing for other numbers."""
+    """Return a scaler that keeps small float16 gradients from becoming zero; it does nothing for other dtypes."""
     return GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Move a network to the device, in the memory layout that convolutions are fastest in."""
+    """Move a network to the device, in the memory layout in which convolutions are fastest."""
     return network.to(device, dtype, memory_format=torch.channels_last)
 
 
-def train_one_epoch(
-    network: nn.Module,
-    loader: Loader,
-    criterion: Criterion,
-    optimizer: Optimizer,
-    scheduler: LRScheduler,
-    device: torch.device,
-    *,
-    dtype: torch.dtype = torch.float32,
-    scaler: GradScaler | None = None,
-    title: str = "train",
-    progress: EpochProgress | None = None,
-    mixing: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]] = lambda *batch: batch,
-    dist: Processes = ALONE,
-    sizes: Sequence[int] | None = None,
-    after_step: Callable[[EpochProgress], None] = lambda progress: None,
-) -> EpochProgress:
-    """Train on every batch of the loader once, stepping the schedule after each.
+# ------------------------------------------------------------------------------------------------ training
+
+
+@dataclass
+class EpochProgress:
+    """The progress of an epoch, and after it the result.
 
     Args:
-        dtype: what to compute with where it does no harm (torch.autocast), see `training_dtype`.
-        scaler: of the gradients, see `gradient_scaler`.
-        progress: where an epoch that is taken up in the middle stands; the loader gives the batches that are left.
-        mixing: makes of a batch the one to train on, see `mixing.BatchMixing`.
-        dist: the processes that train, the network being `dist.wrap`.
-        sizes: how many images each batch has over all of them; of one process alone those that the loader gives.
-        after_step: called when a step is done and counted.
+        images: images trained on.
+        seconds: time spent, over all parts of an interrupted epoch.
+        losses: of each step, a scalar on the device: the sum over the images of the step.
+        rates: learning rate of each step.
     """
-    network.train()
-    scaler = scaler or gradient_scaler(dtype, device)
+
+    images: int = 0
+    seconds: float = 0.0
+    losses: list[Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """Return the number of steps made."""
+        return len(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Return the mean loss over the images."""
+        return _sum(self.losses) / self.images
+
+    def first_bad_step(self) -> int | None:
+        """Return the first step (from 0) with a loss that is not finite, or None; a GPU is waited for."""
+        bad = (~torch.stack(self.losses).cpu().isfinite()).nonzero() if self.losses else ()
+        return int(bad[0]) if len(bad) else None
+
+
+@dataclass
+class TrainStep:
+    """One training step: mixing, forward pass, loss, backward pass, optimizer and schedule.
+
+    Args:
+        network: the network, for several processes wrapped by `Processes.wrap`.
+        criterion: the loss of outputs and targets.
+        optimizer: over the weights of the network.
+        scheduler: stepped after every batch.
+        device: the device to compute on.
+        dtype: of torch.autocast, see `training_dtype`.
+        scaler: of the gradients; by default the one that fits the dtype.
+        mixing: replaces a batch by the one to train on, see `augmentation.BatchMixing`.
+        dist: the processes of the run.
+    """
+
+    network: nn.Module
+    criterion: Criterion
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    scaler: GradScaler | None = None
+    mixing: Callable[[Tensor, dict[str, Tensor]], Batch] = lambda *batch: batch
+    dist: Processes = field(default_factory=Processes)
+
+    def __post_init__(self) -> None:
+        self.scaler = self.scaler or gradient_scaler(self.dtype, self.device)
+
+    def run(self, images: Tensor, targets: dict[str, Tensor], total: int) -> tuple[Tensor, Tensor]:
+        """Train on a batch and return its mean loss, and the sum of the losses over the batches of all processes.
+
+        Args:
+            images: `(B, 3, S, S)`.
+            targets: `{task: (B,)}`.
+            total: number of images in the batches of all processes.
+        """
+        images, targets = self.mixing(*_move(images, targets, self.device))
+        with _autocast(self.device, self.dtype):
+            outputs = self.network(images)
+        loss = self.criterion(_floats(outputs), targets)
+        count = len(images)
+        # Gradients are averaged over the processes, whose batches differ in size.
+        part = loss if total == count else loss * (count * self.dist.world_size / total)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(part).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        return loss, self.dist.sum(loss.detach() * count)
+
+
+def train_one_epoch(
+    step: TrainStep,
+    loader: Loader,
+    *,
+    sizes: Sequence[int] | None = None,
+    progress: EpochProgress | None = None,
+    title: str = "train",
+    after_step: Callable[[EpochProgress], None] = lambda progress: None,
+) -> EpochProgress:
+    """Train on every batch of a loader once.
+
+    Args:
+        step: the training step.
+        loader: the batches, of an interrupted epoch those that are left.
+        sizes: images of each batch over all processes; by default those of the loader.
+        progress: the progress of an interrupted epoch.
+        title: of the progress bar.
+        after_step: called after each step with the progress.
+    """
+    step.network.train()
     progress = progress or EpochProgress()
-    first, told = progress.images, time.perf_counter()
-    start = told - progress.seconds
-    begun = told
+    first, shown = progress.images, time.perf_counter()
+    begun, start = shown, shown - progress.seconds
     with _bar(loader, title, initial=progress.step) as bar, warnings.catch_warnings():
-        # The scaler may leave out the first step of the optimizer, to try again with a smaller scale.
+        # The scaler may skip the first step of the optimizer, to try again with a smaller scale.
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-        # SequentialLR of older torch warns of what it does itself, where a warm-up ends.
+        # SequentialLR of older torch warns of its own call where a warm-up ends.
         warnings.filterwarnings("ignore", message="The epoch parameter in `scheduler.step")
-        for number, (batch, targets) in enumerate(bar):
-            rate = learning_rate(optimizer)
-            batch, targets = mixing(*_move(batch, targets, device))
-            with _autocast(device, dtype):
-                outputs = network(batch)
-            loss = criterion(_floats(outputs), targets)
-            total = len(batch) if sizes is None else sizes[number]
-            # Gradients are averaged over the processes, of which each has its own number of images.
-            part = loss if total == len(batch) else loss * (len(batch) * dist.world_size / total)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(part).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            scheduler.step()
-            progress.losses.append(dist.sum(loss.detach() * len(batch)))
+        for number, (images, targets) in enumerate(bar):
+            rate = learning_rate(step.optimizer)
+            total = len(images) if sizes is None else sizes[number]
+            loss, summed = step.run(images, targets, total)
+            progress.losses.append(summed)
             progress.rates.append(rate)
             progress.images += total
             progress.seconds = time.perf_counter() - start
             after_step(progress)
-            if not bar.disable and time.perf_counter() - told > 0.5:  # reading the loss makes a GPU wait
-                told = time.perf_counter()
-                speed = (progress.images - first) / (told - begun)
+            if not bar.disable and time.perf_counter() - shown > 0.5:  # reading the loss makes a GPU wait
+                shown = time.perf_counter()
+                speed = (progress.images - first) / (shown - begun)
                 bar.set_postfix_str(f"loss {loss.item():.4f}, {speed:.0f} images/s", refresh=False)
     progress.seconds = time.perf_counter() - start
     return progress
 
 
 @torch.no_grad()
-def renew_statistics(
-    network: nn.Module,
-    loader: Loader,
-    device: torch.device,
-    *,
-    dtype: torch.dtype = torch.float32,
-    title: str = "statistics",
+def update_statistics(
+    network: nn.Module, loader: Loader, *, dtype: torch.dtype = torch.float32, title: str = "statistics"
 ) -> None:
-    """Take the statistics that BatchNorm uses in inference anew, as their mean over the batches of a loader.
+    """Recompute the inference statistics of BatchNorm as their mean over the batches of a loader.
 
     The running ones are of augmented images and lag behind the weights: EfficientNet's by a hundred steps, each of
-    which counts for a hundredth (precise BatchNorm: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576). All else is
-    in evaluation mode, and layers that training keeps in it, such as those of a frozen backbone, stay as they are.
+    which counts for a hundredth (precise BatchNorm: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576). Everything
+    else is in evaluation mode, and layers that training keeps in it, such as those of a frozen backbone, do not change.
 
     Args:
-        loader: as a `dataset.view_loader`; its plain view is taken. None of its batches may be of one image.
-        dtype: what to compute with where it does no harm (torch.autocast).
+        network: the network.
+        loader: a `view_loader`, whose first views are taken. No batch may have a single image.
+        dtype: of torch.autocast.
+        title: of the progress bar.
     """
     network.train()
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
@@ -195,11 +225,27 @@ def renew_statistics(
         norm.momentum = None  # the mean of all
         norm.train()
     for views, _ in _bar(loader, title):
-        batch, _ = _move(views[:, 0], {}, device)
-        with _autocast(device, dtype):
-            network(batch)
+        images, _ = _move(views[:, 0], {}, loader.device)
+        with _autocast(loader.device, dtype):
+            network(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+# ------------------------------------------------------------------------------------------------ inference
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """The result of an evaluation.
+
+    Args:
+        loss: mean over the images.
+        probabilities: `(N, C) float32` probabilities, or years, in the order of the loader.
+    """
+
+    loss: float
+    probabilities: np.ndarray
 
 
 @torch.inference_mode()
@@ -208,32 +254,31 @@ def evaluate(
     loader: Loader,
     criterion: Criterion,
     task: str,
-    device: torch.device,
     *,
     title: str = "valid",
-    dist: Processes = ALONE,
     after_batch: Callable[[], None] = lambda: None,
 ) -> EvalResult:
-    """Loss and answers of a network on the plain view of every image.
+    """Return the loss and the predictions of a network for the first view of every image.
 
     Args:
-        dist: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
+        network: the network.
+        loader: a `view_loader` with targets. If it is shared by several processes, each gets the whole result.
+        criterion: the loss of outputs and targets.
+        task: the task to predict.
+        title: of the progress bar.
         after_batch: called after each batch.
     """
     network.eval()
-    losses, images, answers = [], 0, [torch.empty(0, TASKS[task].outputs)]
+    losses, images, predictions = [], 0, [torch.empty(0, TASKS[task].outputs)]
     for views, targets in _bar(loader, title):
-        batch, targets = _move(views[:, 0], targets, device, _dtype(network))
+        batch, targets = _move(views[:, 0], targets, loader.device, _dtype(network))
         outputs = _floats(network(batch))
         losses.append(criterion(outputs, targets) * len(batch))
         images += len(batch)
-        answers.append(predict_task(outputs, task).cpu())
+        predictions.append(predict_task(outputs, task).cpu())
         after_batch()
-    probabilities = torch.cat(answers).numpy()
-    if dist.world_size > 1:
-        probabilities = loader.batch_sampler.join(dist.gather(probabilities))
-    sums, counts = zip(*dist.gather((_sum(losses), images)), strict=True)
-    return EvalResult(sum(sums) / sum(counts), probabilities)
+    sums, counts = zip(*loader.dist.gather((_sum(losses), images)), strict=True)
+    return EvalResult(sum(sums) / sum(counts), loader.gather(torch.cat(predictions).numpy()))
 
 
 @torch.inference_mode()
@@ -241,79 +286,76 @@ def predict(
     networks: Sequence[nn.Module],
     loader: Loader,
     tasks: str | Sequence[str],
-    device: torch.device,
     *,
     kinds: Sequence[int] | None = None,
     at_once: int | None = None,
-    title: str = "predict",
     apart: bool = False,
-    dist: Processes = ALONE,
 ) -> np.ndarray:
-    """What each network answers, its mean over the views of an image: `(networks, N, C) float32`.
+    """Return the prediction of each network, its mean over the views of an image: `(M, N, C) float32`.
 
-    C is that of the task with the most; what is left of others is 0.
-
-    Every network sees a batch before the next one is loaded, so that each image is decoded once.
+    C is the largest number of outputs of the tasks; shorter predictions are filled with 0. Every network sees a batch
+    before the next one is loaded, so that each image is decoded once.
 
     Args:
-        tasks: what all are asked, or what each.
-        networks: may make them when they are asked for; each one is, once, or in turns for every part of the images.
-        kinds: which of several kinds of views that the loader gives each network sees; None where there is only one.
-        at_once: hold so many of them at a time, in turns, and keep images for them, HELD_BYTES or a quarter of the
-            memory that is free; None holds all.
-        apart: keep the answers to each view, `(networks, N, V, C)`, instead of their mean.
-        dist: the processes among which the batches of a `dataset.view_loader` are shared out; each gets the result.
+        networks: may create networks when they are indexed, which happens once, or for every part of the images if
+            they take turns.
+        loader: a `view_loader`. If it is shared by several processes, each gets the whole result.
+        tasks: the task of all networks, or of each.
+        kinds: the index of the transform of each network, if the loader has several.
+        at_once: number of networks to hold in memory; the images are kept for the others, up to HELD_BYTES or a quarter
+            of the free memory. None holds all.
+        apart: return the prediction for each view, `(M, N, V, C)`, instead of the mean.
     """
     at_once = at_once or len(networks)
     tasks = [tasks] * len(networks) if isinstance(tasks, str) else tasks
     width = max(TASKS[task].outputs for task in tasks)
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
-    answers: list[list[Tensor]] = [[] for _ in range(len(networks))]
+    predictions: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
-    batches = (views if isinstance(views, list) else [views] for views, _ in _bar(loader, title))
-    for part in _parts(batches, dist.local_size) if len(groups) > 1 else ([views] for views in batches):
+    batches = (views if isinstance(views, list) else [views] for views, _ in _bar(loader, "predict"))
+    for part in _split_to_hold(batches, loader.dist.local_size) if len(groups) > 1 else ([views] for views in batches):
         for group in groups:
             if not held or len(groups) > 1:
-                held.clear()  # before the next ones are made
+                held.clear()  # before the next ones are created
                 held = [networks[k].eval() for k in group]
             seen = [kinds[k] if kinds else 0 for k in group]
             for views in part:
-                asked = [tasks[k] for k in group]
-                for k, answer in zip(group, _answers(held, seen, views, asked, device), strict=True):
-                    answer = F.pad(answer, (0, width - answer.shape[2]))
-                    answers[k].append(answer if apart else answer.mean(dim=1))
-    if dist.world_size == 1:
-        return torch.stack([torch.cat(rows) for rows in answers]).cpu().numpy()
+                found = _predict_batch(held, seen, views, [tasks[k] for k in group], loader.device)
+                for k, prediction in zip(group, found, strict=True):
+                    prediction = F.pad(prediction, (0, width - prediction.shape[2]))
+                    predictions[k].append(prediction if apart else prediction.mean(dim=1))
+    if loader.dist.world_size == 1:
+        return torch.stack([torch.cat(rows) for rows in predictions]).cpu().numpy()
     none = torch.empty(0, *([loader.dataset.views] if apart else ()), width)
-    rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in answers], dim=1).numpy()
-    return loader.batch_sampler.join(dist.gather(rows)).swapaxes(0, 1)  # there images come first
+    rows = torch.stack([torch.cat([none, *(part.cpu() for part in parts)]) for parts in predictions], dim=1)
+    return loader.gather(rows.numpy()).swapaxes(0, 1)  # rows are images
 
 
-def _answers(
+def _predict_batch(
     networks: Sequence[nn.Module],
     kinds: Sequence[int],
     views: list[Tensor],
     tasks: Sequence[str],
     device: torch.device,
 ) -> list[Tensor]:
-    """What each network answers its task on each of its kind of `views (B, V, 3, S, S)`, `(B, V, its C)`."""
+    """Return the prediction of each network for its kind of `views (B, V, 3, S, S)`, `(B, V, its C)`."""
     moved: dict[int, Tensor] = {}
-    answers = []
+    predictions = []
     for network, kind, task in zip(networks, kinds, tasks, strict=True):
         if kind not in moved:
             moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
-        answer = predict_task(network(moved[kind]), task)
-        answers.append(answer.view(*views[kind].shape[:2], -1))
-    return answers
+        prediction = predict_task(network(moved[kind]), task)
+        predictions.append(prediction.view(*views[kind].shape[:2], -1))
+    return predictions
 
 
-def _parts(batches: Iterable[list[Tensor]], processes: int) -> Iterator[list[list[Tensor]]]:
-    """As many batches together as may be kept while networks take turns; the memory is shared by so many processes."""
+def _split_to_hold(batches: Iterable[list[Tensor]], processes: int) -> Iterator[list[list[Tensor]]]:
+    """Yield lists of batches that fit the memory, which this number of processes shares."""
     free = free_memory(torch.device("cpu"))
     size = HELD_BYTES if free is None else min(HELD_BYTES, free // (4 * processes))
     part: list[list[Tensor]] = []
     for views in batches:
-        # Loader processes hand over shared memory, of which a container may have little.
+        # Loader processes return shared memory, of which a container may have little.
         part.append([kind.clone() for kind in views])
         if sum(kind.nbytes for kept in part for kind in kept) >= size:
             yield part
@@ -322,8 +364,11 @@ def _parts(batches: Iterable[list[Tensor]], processes: int) -> Iterator[list[lis
         yield part
 
 
+# ------------------------------------------------------------------------------------------------ helpers
+
+
 def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """A block that computes with a dtype where it does no harm; float32 needs none."""
+    """Return a block that computes with a dtype where that is safe; float32 needs none."""
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
 
 
@@ -332,10 +377,10 @@ def _sum(losses: list[Tensor]) -> float:
 
 
 def _move(
-    batch: Tensor, targets: dict[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, dict[str, Tensor]]:
-    batch = batch.to(device, dtype, memory_format=torch.channels_last, non_blocking=True)
-    return batch, {task: _narrow(values).to(device, non_blocking=True) for task, values in targets.items()}
+    images: Tensor, targets: dict[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Batch:
+    images = images.to(device, dtype, memory_format=torch.channels_last, non_blocking=True)
+    return images, {task: _narrow(values).to(device, non_blocking=True) for task, values in targets.items()}
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
@@ -351,15 +396,13 @@ def _narrow(values: Tensor) -> Tensor:
 
 
 def _bar(loader: Loader, title: str, *, initial: int = 0) -> tqdm:
-    # None: no bar where the output is no terminal
-    batches, total = trimming(loader), len(loader)
-    silent = True if process_number() else None
-    bar = {
-        "initial": initial,
-        "total": total,
-        "leave": False,
-        "disable": silent,
-        "dynamic_ncols": True,
-        "unit": "batch",
-    }
-    return tqdm(batches, desc=title, **bar)
+    return tqdm(
+        yield_batches(loader),
+        desc=title,
+        initial=initial,
+        total=len(loader),
+        leave=False,
+        disable=True if process_number() else None,  # None: unless the output is a terminal
+        dynamic_ncols=True,
+        unit="batch",
+    )

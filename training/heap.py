@@ -1,4 +1,4 @@
-"""Keep freed memory from glibc's heap for the next step."""
+"""Keep freed memory in the heap of glibc for the next step."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
-def trimming(loader: Iterable) -> Iterator:
-    """The batches of a loader, while memory that was freed is kept for the next ones, and given back when it grows."""
+def yield_batches(loader: Iterable) -> Iterator:
+    """Yield the batches of a loader and keep freed memory for the next ones, until the process grows."""
     if _LIBC is None:
         yield from loader
         return
     keep_freed_memory()
     if not getattr(loader, "started", True):
-        # Its processes are copies of this one. What they share with it of freed memory is copied, page by page, when
-        # it is used again, which took the first step two seconds instead of one.
+        # Loader processes are forked from this one. Freed memory that they share would be copied page by page when it
+        # is used again, which makes the first step slow.
         _LIBC.malloc_trim(0)
     for batch in loader:
         yield batch
-        _HEAP.heed()
+        _HEAP.trim_if_needed()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next batch, where there is glibc; see `_Heap`."""
+    """Let glibc, if the system has it, keep freed memory for the next batch; see `_Heap`."""
     for parameter, value in _KEEP if _LIBC is not None else ():
         _LIBC.mallopt(parameter, value)
 
 
 class _Heap:
-    """The memory of this process, of which glibc is made to keep what was freed.
+    """The memory of this process, which glibc is told to keep.
 
-    By itself glibc gives back every large block at once and gets the next one anew, page by page, which costs
-    efficientnet-b0 at 112 px on 2 cores a fifth of its time in inference and a tenth in training. Of what it keeps it
-    does not find all again: predicting 20,000 images of 64 px with five networks took 4.4 GB without giving back, 1,000
-    1.2 GB. So all is given back whenever the process has grown by a quarter over what it needs for its batches.
+    By default glibc returns every large block to the system at once and gets the next one page by page, which slows
+    training and inference down (docs/performance.md). But it does not find all of the kept memory again, so the process
+    would grow. Therefore all is returned whenever the process is a quarter larger than its batches need.
     """
 
     def __init__(self) -> None:
-        self.batches = 0  # since all was given back
-        self.needed = 0  # bytes, once some batches are through
+        self.batches = 0  # since the last trim
+        self.needed = 0  # bytes, once some batches are done
 
-    def heed(self) -> None:
-        """Give memory back if it is time; to be called after every batch."""
+    def trim_if_needed(self) -> None:
+        """Return memory to the system if the process has grown; called after every batch."""
         self.batches += 1
         if self.batches < SETTLED:
             return
@@ -64,10 +63,10 @@ def _find_libc() -> ctypes.CDLL | None:
         return None
 
 
-SETTLED = 5  # batches after which a process has what it needs for more of them
+SETTLED = 5  # batches after which the memory of a process is settled
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-# Of mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_MAX. No block is mapped by itself, the heap grows in large steps
-# and shrinks only when it is trimmed.
+# Of mallopt(3): M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_MAX. No block is mapped separately, and the heap grows in large
+# steps and shrinks only when it is trimmed.
 _KEEP = ((-1, 2**31 - 1), (-2, 64 * 2**20), (-4, 0))
-HELD_BYTES = 2**30  # of images, while networks take turns
+HELD_BYTES = 2**30  # of images that are kept while networks take turns
 _LIBC, _HEAP = _find_libc(), _Heap()

@@ -1,28 +1,30 @@
-"""Training a run: what it is trained on, its folds one after another, and its closing table."""
+"""The steps of a run around its folds: check, load, open, report. Importing this does not import torch."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.summary import print_summary, summarise_run
 from cli.checks import train_size
 from cli.command import Context
-from cli.interrupts import StopRequest
+from cli.interrupts import Interrupted, StopRequest
 from config import TrainConfig
 from data.images import needed_side
-from data.prepare import Data, prepare_images, read_tables
+from data.prepare import Data, Tables, prepare_images, read_tables
 from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
 from storage.resume import can_continue
 from storage.run_folder import RunFolder
-from training.tracking import check_tracker, track_summary
+from training.tracking import check_tracker
 from utils import (
     DiskError,
     UserError,
@@ -35,26 +37,39 @@ from utils import (
     write_text,
 )
 
+if TYPE_CHECKING:
+    import torch
 
-def train_run(config: TrainConfig, context: Context) -> None:
-    """Train what the options ask for and leave the run's files; the command of train.py.
+    from training.distributed import Processes
+    from training.loaders import FoldLoaders
+
+# What each fingerprint of a run covers.
+FINGERPRINTS = {
+    "split": "people or another split",
+    "labels": "images or labels (files added, lost or unreadable, train.csv, --corrections)",
+    "load_state_dict": "weights in --load-state-dict",
+    "pseudo_labels": "predictions in --pseudo-labels",
+}
+
+
+# ------------------------------------------------------------------------------------------------ before training
+
+
+def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tables:
+    """Check folder, files and libraries of a run and return its labels, before torch is imported or images are decoded.
 
     Raises:
-        UserError: something the user can put right; nothing has been trained then, or what has been is saved.
-        Interrupted: Ctrl-C or SIGTERM, after saving.
-        DiskError: a file could not be written.
+        UserError: the run cannot start.
     """
-    run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
-    numbers = config.folds if config.folds is not None else tuple(range(config.cv))
     if process_number() == 0:
-        run.locks(_folds_to_lock(config, run, numbers)).check()
-        can_continue(run, config)  # a run that is in the way is found out before the photographs are read
+        run.locks(_folds_to_lock(config, run, folds)).check()
+        can_continue(run, config)
     if config.load_state_dict:
         existing_checkpoint(config.load_state_dict)
     missing = [name for name in ("matplotlib", "jinja2") if config.report and not find_spec(name)]
     if missing:
         raise UserError(
-            f"The report needs {shorten_list(missing)}: pip install -r requirements.txt, or pass --no-report."
+            f"The report needs {shorten_list(missing)}. Run pip install -r requirements.txt, or pass --no-report."
         )
     tables = read_tables(
         train_root=config.train_root,
@@ -65,109 +80,141 @@ def train_run(config: TrainConfig, context: Context) -> None:
     )
     if process_number() == 0:
         check_tracker(config)
-    # Torch takes seconds to import, and looking at all photographs may take minutes: what stands in the way is told
-    # before the one or the other, as soon as it can be known.
-    from training.device import set_deterministic
-    from training.distributed import Processes
-    from training.fold import FoldTrainer, initial_weights
-    from training.fold_state import FoldFiles
-    from training.loaders import fold_loaders
+    return tables
 
-    dist = Processes.from_environment()
-    if config.batch_size < 2 * dist.world_size:
+
+def check_batch_size(config: TrainConfig, dist: Processes) -> None:
+    """Check that each process gets two images of a batch, which BatchNorm needs."""
+    least = 2 * dist.world_size
+    if config.batch_size < least:
         raise UserError(
-            f"--batch-size {config.batch_size} leaves less than two images for each of {dist.world_size} processes; pass "
-            f"{2 * dist.world_size} or more."
+            f"--batch-size {config.batch_size} is less than two images for each of {dist.world_size} processes. Pass "
+            f"{least} or more."
         )
-    device = dist.choose_device(config.device)
-    set_deterministic(config.deterministic)
-    with ExitStack() as held:
-        held.enter_context(dist.connect(device))
-        context.joined = True
-        # Weights that do not fit are found out before anything is written.
-        initial = dist.run_on_main(lambda: initial_weights(config))
-        data = dist.run_once_per_machine(
-            lambda: prepare_images(
-                tables,
-                side=needed_side(config.image_size, config.crop_scale),
-                max_megapixels=config.max_megapixels,
-                on_bad_image=config.on_bad_image,
-                cache=config.cache,
-                pseudo_labels=config.pseudo_labels,
-                pseudo_share=config.pseudo_share,
-                validated_root=config.validated_root,
-                task=config.task,
-                age_filter=config.age_filter,
-            )
+
+
+def load_data(config: TrainConfig, tables: Tables, dist: Processes) -> Data:
+    """Decode the images once per machine, and check that all machines have the same.
+
+    Raises:
+        UserError: images are unreadable, too few people are left, or machines differ.
+    """
+    data = dist.run_once_per_machine(
+        lambda: prepare_images(
+            tables,
+            side=needed_side(config.image_size, config.crop_scale),
+            max_megapixels=config.max_megapixels,
+            on_bad_image=config.on_bad_image,
+            cache=config.cache,
+            pseudo_labels=config.pseudo_labels,
+            pseudo_share=config.pseudo_share,
+            validated_root=config.validated_root,
+            task=config.task,
+            age_filter=config.age_filter,
         )
-        everything = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
-        _check_same_everywhere(dist.gather((socket.gethostname(), *everything)))
-        locks = FoldLocks({})
-        if dist.is_main:
-            make_folder(run.path.parent)
-            locks = held.enter_context(run.locks(_folds_to_lock(config, run, numbers)))
-            begin(config, run, data, numbers)
-            context.started = True
-        count = f"{dist.world_size} processes on " if dist.world_size > 1 else ""
-        trained = train_size(config.train_side, config.image_size)
-        size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
-        print(
-            f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
-            f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {device}.\n"
-            f"Saving to {run.path}"
-        )
-        if config.cache != "off":
-            print(f"{data.reader}.")
-        stop = held.enter_context(StopRequest(patient=dist.world_size > 1))
-        loaders = fold_loaders(config, data, numbers, device, dist)
-        for number in numbers:
-            files = FoldFiles(config, run, data, number, dist)
-            FoldTrainer(config, files, loaders[number], device, initial, stop, locks, dist).train()
-            if dist.is_main:
-                summary = summarise_run(run, config)
-                page = _report(run) if config.report else None
-    if dist.is_main:
-        print_summary(config, summary)
-        track_summary(config, run, summary)
-        print(f"Saved in {run.path}")
-        if page:
-            print(f"To look at: {page}")
-
-
-def _folds_to_lock(config: TrainConfig, run: RunFolder, numbers: Sequence[int]) -> set[int]:
-    """Return the folds to train and those that --overwrite would delete."""
-    return {*numbers, *(run.folds() if config.overwrite else ())}
-
-
-def _report(run: RunFolder) -> Path | None:
-    """Write the report and return its path; what keeps it from being made is told, and no reason to end a training."""
-    try:
-        from analysis.run_report import write_report  # imports matplotlib, which takes a second
-
-        return write_report(run)
-    except DiskError:
-        raise
-    except Exception as error:
-        print(f"There is no report ({first_line(error)}); python make_report.py --root {run.path} makes it.")
-        return None
-
-
-def _check_same_everywhere(found: Sequence[tuple[str, str, str]]) -> None:
-    """Refuse to train together on machines that do not have the same photographs."""
-    (first, *own), *others = found
+    )
+    fingerprints = data.pseudo_fingerprint, data.split.fingerprint, data.fingerprint
+    (first, *own), *others = dist.gather((socket.gethostname(), *fingerprints))
     for host, *theirs in others:
         if theirs != own:
             raise UserError(
-                f"{host} has other photographs or labels than {first} (pseudo labels, split, labels: "
-                f"{' '.join(theirs)} and {' '.join(own)}); copy the same to both."
+                f"{host} has other images or labels than {first} (pseudo labels, split, labels: {' '.join(theirs)} and "
+                f"{' '.join(own)}). Copy the same to both."
             )
+    return data
 
 
-def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int]) -> None:
-    """Start a run in its folder, or make sure that the one that is there is this one.
+# ------------------------------------------------------------------------------------------------ session
+
+
+@dataclass
+class Session:
+    """What the folds of a run share.
+
+    Args:
+        config: the options of the run.
+        run: its folder.
+        folds: the folds to train.
+        data: images, labels and split.
+        weights: the weights to start from; None without --load-state-dict.
+        dist: the processes of the run.
+        device: the device of this process.
+        loaders: the loaders of each fold.
+        locks: the locks of the folds; those of processes other than the main one lock nothing.
+        stop: notes the signals that ask to stop.
+    """
+
+    config: TrainConfig
+    run: RunFolder
+    folds: Sequence[int]
+    data: Data
+    weights: dict[str, torch.Tensor] | None
+    dist: Processes
+    device: torch.device
+    loaders: dict[int, FoldLoaders] = field(init=False)
+    locks: FoldLocks = field(init=False)
+    stop: StopRequest = field(init=False)
+
+    def __post_init__(self) -> None:
+        from training.loaders import fold_loaders
+
+        to_lock = _folds_to_lock(self.config, self.run, self.folds) if self.dist.is_main else ()
+        self.loaders = fold_loaders(self.config, self.data, self.folds, self.device, self.dist)
+        self.locks = self.run.locks(to_lock)
+        self.stop = StopRequest(patient=self.dist.world_size > 1)
+
+    @contextmanager
+    def open(self, context: Context) -> Iterator[None]:
+        """Lock the folds, start or continue the run in its folder, and note signals, for the length of a block."""
+        if self.dist.is_main:
+            make_folder(self.run.path.parent)
+        with self.locks if self.dist.is_main else nullcontext():
+            if self.dist.is_main:
+                start_run(self.config, self.run, self.data, self.folds)
+                context.started = True
+            print(self.describe())
+            with self.stop:
+                yield
+
+    def describe(self) -> str:
+        """Return what is trained, on what and where."""
+        config, data = self.config, self.data
+        count = f"{self.dist.world_size} processes on " if self.dist.world_size > 1 else ""
+        trained = train_size(config.train_side, config.image_size)
+        size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
+        kept = f"\n{data.reader}." if config.cache != "off" else ""
+        return (
+            f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
+            f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"
+            f"Saving to {self.run.path}{kept}"
+        )
+
+    def stop_if_asked(self, save: Callable[[], str]) -> None:
+        """Raise if a signal asked to stop or a lock is lost; called by all processes at the same step.
+
+        Args:
+            save: saves the state before a stop and returns its place, as in "before fold 1".
+
+        Raises:
+            Interrupted: a signal asked to stop, in any of the processes.
+            UserError: another run took a fold.
+        """
+        self.locks.raise_if_lost()
+        signum = self.dist.max(self.stop.signum or 0)
+        if signum:
+            raise Interrupted(signum, f"saved {save()}")
+
+
+def _folds_to_lock(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> set[int]:
+    """Return the folds to train and those that --overwrite would delete."""
+    return {*folds, *(run.folds() if config.overwrite else ())}
+
+
+def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int]) -> None:
+    """Start a run in its folder, or check that the one in it can be continued.
 
     Raises:
-        UserError: it is another one.
+        UserError: the folder holds another run.
     """
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
@@ -175,46 +222,55 @@ def begin(config: TrainConfig, run: RunFolder, data: Data, numbers: Sequence[int
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
     if can_continue(run, config):
-        check_same_data(run, fingerprints)
-        run.check_tables(
-            config.task, config.epochs
-        )  # what the summary is made of: better now than after hours of training
+        _check_fingerprints(run, fingerprints)
+        run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
-            print(f"There is nothing to resume in {run.path} yet: starting.")
+            print(f"Found nothing to resume in {run.path}, starting the run.")
         if config.overwrite:
             run.clear()
         make_folder(run.path)
         write_json(run.split, data.split.as_dict())
         write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})
-    run.prepare(numbers)
+    run.prepare(folds)
     if data.unreadable:
         rows = pd.DataFrame({"file": list(data.unreadable), "why": list(data.unreadable.values())})
         write_text(run.unreadable, rows.to_csv(index=False))
 
 
-def check_same_data(run: RunFolder, fingerprints: dict[str, str]) -> None:
-    """Refuse to continue a run with other people, photographs, labels or initial weights than it was begun with."""
+def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str]) -> None:
     earlier = run.fingerprints()
-    what = {
-        "split": "people or another split",
-        "labels": "photographs or labels (files added, lost or unreadable, train.csv, --corrections)",
-        "load_state_dict": "weights in --load-state-dict",
-        "pseudo_labels": "predictions in --pseudo-labels",
-    }
     for name, now in fingerprints.items():
         if earlier.get(name) != now:
             raise UserError(
-                f"{run.path} was begun with other {what[name]} (fingerprint {earlier.get(name)}, now {now}). Use the "
-                "same to continue it, pass --overwrite to train anew, or another --save-path."
+                f"{run.path} was started with other {FINGERPRINTS[name]} (fingerprint {earlier.get(name)}, now {now}). "
+                "Use the same to continue it, or pass --overwrite or another --save-path to train again."
             )
 
 
 # ------------------------------------------------------------------------------------------------ after training
 
 
+def report_run(config: TrainConfig, run: RunFolder) -> Path | None:
+    """Write the report and return its path, or None without one; an error in it does not end a training."""
+    if not config.report:
+        return None
+    try:
+        from analysis.run_report import write_report  # imports matplotlib, which takes a second
+
+        return write_report(run)
+    except DiskError:
+        raise
+    except Exception as error:
+        print(
+            f"The report could not be written ({first_line(error)}). Try again with: python -m tools make_report "
+            f"--root {run.path}"
+        )
+        return None
+
+
 def join_folds(run: RunFolder) -> None:
-    """Write what a run leaves over all its folds, and print its closing table; the command of join_folds.py.
+    """Write the files of a run over all its folds, and print the summary.
 
     For folds that were trained at the same time, or on several machines and copied into one folder.
 
@@ -225,7 +281,8 @@ def join_folds(run: RunFolder) -> None:
     run.check_tables(config.task, config.epochs)
     finished = run.finished(config.epochs)
     if not finished:
-        raise UserError(f"No fold of {run.path} is finished yet: {shorten_list(run.unfinished()) or 'there is none'}.")
+        found = shorten_list(run.unfinished()) or "it has none"
+        raise UserError(f"No fold of {run.path} is finished: {found}. Train with --resume.")
     from storage.members import check_fold  # imports torch
 
     fingerprint = run.read_split()["fingerprint"]
@@ -234,6 +291,6 @@ def join_folds(run: RunFolder) -> None:
             check_fold(run, number, config, fingerprint)
     print_summary(config, summarise_run(run, config))
     print(f"Joined in {run.path}")
-    page = _report(run) if config.report else None
-    if page:
-        print(f"To look at: {page}")
+    report = report_run(config, run)
+    if report:
+        print(f"Report: {report}")

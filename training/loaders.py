@@ -1,4 +1,4 @@
-"""Load batches with processes that are shared by all folds."""
+"""Load batches with processes that all folds share."""
 
 from __future__ import annotations
 
@@ -22,27 +22,39 @@ from training.device import count_workers
 from training.distributed import ALONE, Processes
 from utils import derive_seed
 
+Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
+
 
 class Loader:
-    """The batches of one data set, as often as it is gone through, by processes that may serve others; see `loaders`.
+    """The batches of one data set, loaded by processes that may serve others too; see `create_loaders`.
 
     Args:
-        processes: what loads for all of them. number: which of the data sets this is.
-        batch_sampler: gives its batches of keys; its length is that of the loader.
+        processes: loads for all data sets.
+        number: index of this data set.
+        batch_sampler: its batches of keys, whose number is the length of the loader.
+        device: the device that the batches are for.
+        dist: the processes of the run, which share the batches.
     """
 
-    def __init__(self, processes: DataLoader, number: int, batch_sampler: Sampler) -> None:
+    def __init__(
+        self, processes: DataLoader, number: int, batch_sampler: Sampler, device: torch.device, dist: Processes
+    ) -> None:
         self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
+        self.device, self.dist = device, dist
 
     @property
     def dataset(self) -> Dataset:
-        """What is loaded."""
+        """Return the data set."""
         return self.processes.dataset.parts[self.number]
 
     @property
     def started(self) -> bool:
-        """Whether there is no process that still has to be started."""
+        """Return whether all loader processes are running."""
         return self.processes.batch_sampler.started or not self.processes.num_workers
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of all images in order, from those of the batches of each process."""
+        return rows if self.dist.world_size == 1 else self.batch_sampler.join(self.dist.gather(rows))
 
     def __iter__(self) -> Iterator:
         turn = self.processes.batch_sampler
@@ -54,7 +66,7 @@ class Loader:
 
 
 class _Turn(Sampler):
-    """The batches of the data set whose turn it is, as (its number, key)."""
+    """The batches of the data set that is being loaded, as (its number, key)."""
 
     number, batches, started = 0, (), False
 
@@ -64,7 +76,7 @@ class _Turn(Sampler):
 
 
 class _Parts(Dataset):
-    """Several data sets as one, with keys that say of which."""
+    """Several data sets as one, with keys that name the data set."""
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self.parts = parts
@@ -74,16 +86,17 @@ class _Parts(Dataset):
         return self.parts[number][inner]
 
 
-def loaders(parts: Sequence[tuple[Dataset, Sampler]], *, workers: int, device: torch.device) -> list[Loader]:
-    """A loader for each data set and its batches of keys.
+def create_loaders(
+    parts: Sequence[Part], *, workers: int, device: torch.device, dist: Processes = ALONE
+) -> list[Loader]:
+    """Return a loader for each data set and its batches of keys.
 
-    All are served by the same processes, which start at the first batch of all and go on from one to the next; only
-    one of them may be gone through at a time.
+    All use the same processes, which start at the first batch of all. Only one loader may be iterated at a time.
     """
     processes = DataLoader(
         _Parts([dataset for dataset, _ in parts]),
         batch_sampler=_Turn(),
-        collate_fn=_channels_last,
+        collate_fn=_collate_channels_last,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
@@ -91,39 +104,38 @@ def loaders(parts: Sequence[tuple[Dataset, Sampler]], *, workers: int, device: t
         # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
         generator=torch.Generator(),
     )
-    return [Loader(processes, number, batches) for number, (_, batches) in enumerate(parts)]
+    return [Loader(processes, number, batches, device, dist) for number, (_, batches) in enumerate(parts)]
 
 
 def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> Loader:
-    """A loader of `(images (B, 3, S, S), {task: (B,)})` in the sampler's order."""
-    return loaders([(dataset, sampler)], workers=workers, device=device)[0]
+    """Return a loader of `(images (B, 3, S, S), {task: (B,)})` in the order of the sampler."""
+    return create_loaders([(dataset, sampler)], workers=workers, device=device)[0]
 
 
 def view_loader(
     dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, dist: Processes = ALONE
 ) -> Loader:
-    """A loader of `(views (B, V, 3, S, S), {task: (B,)})`, in order; the batch size counts photographs."""
+    """Return a loader of `(views (B, V, 3, S, S), {task: (B,)})` in order; B counts images."""
     batches = ViewBatches(len(dataset), batch_size, dist.rank, dist.world_size)
-    return loaders([(dataset, batches)], workers=workers, device=device)[0]
+    return create_loaders([(dataset, batches)], workers=workers, device=device, dist=dist)[0]
 
 
-def _channels_last(items: list[tuple[Tensor | list[Tensor], dict]]) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
-    """A batch in the layout that decoded reader have and networks want, so that no pixel is moved on the way."""
+def _collate_channels_last(
+    items: list[tuple[Tensor | list[Tensor], dict]],
+) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
+    """Collate in the layout of decoded images, which networks compute in too, so that no pixel is moved."""
 
-    def each(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
+    def move(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
         if isinstance(images, list):
-            return [each(kind, source, destination) for kind in images]
+            return [move(kind, source, destination) for kind in images]
         return images.movedim(source, destination)
 
-    images, targets = default_collate([(each(images, -3, -1), target) for images, target in items])
-    return each(images, -1, -3), targets
+    images, targets = default_collate([(move(images, -3, -1), target) for images, target in items])
+    return move(images, -1, -3), targets
 
 
 class FoldLoaders(NamedTuple):
-    """What loads the training images of a fold, its validation images, and training images as validation sees them.
-
-    The last are for --precise-bn, and None without it.
-    """
+    """The loaders of a fold: training images, validation images, and for --precise-bn unaugmented training images."""
 
     train: Loader
     valid: Loader
@@ -133,56 +145,59 @@ class FoldLoaders(NamedTuple):
 def fold_loaders(
     config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, dist: Processes = ALONE
 ) -> dict[int, FoldLoaders]:
-    """What loads the images of each fold, by processes that start once in a run."""
-    transforms = [
-        build_transform(config.transform_type, phase, size, **config.cuts())
-        for phase, size in (("train", train_size(config.train_side, config.image_size)), ("valid", config.image_size))
-    ]
-    ranks = dist.rank, dist.world_size
-    train_parts: list[tuple[Dataset, Sampler]] = []
-    valid_parts: list[tuple[Dataset, Sampler]] = []
-    plain_parts: list[tuple[Dataset, Sampler]] = []
+    """Return the loaders of each fold, with processes that start once in a run."""
+    sizes = {"train": train_size(config.train_side, config.image_size), "valid": config.image_size}
+    transforms = {
+        phase: build_transform(config.transform_type, phase, size, **config.cuts()) for phase, size in sizes.items()
+    }
+    train, valid, plain = [], [], []
     for number in numbers:
         train_table, valid_table = data.fold_tables(data.split.folds[number])
-        seed = (config.seed, number)
         train_set = TrainDataset(
             train_table,
-            transforms[0],
-            seed=seed,
+            transforms["train"],
+            seed=(config.seed, number),
             reader=data.reader,
             age_filter=config.age_filter,
             oversample=config.oversample,
         )
+        train.append((train_set, _epoch_sampler(config, train_set, dist)))
         valid_set = ViewDataset(
             valid_table["path"].tolist(),
             valid_table["image"].tolist(),
-            transforms[1],
+            transforms["valid"],
             reader=data.reader,
             targets=make_targets(valid_table),
         )
-        weights = (
-            balanced_weights(train_set.classes[TASKS[config.task].class_task], config.balance)
-            if config.balance
-            else None
-        )
-        sampler = EpochSampler(
-            len(train_set), config.batch_size, seed=seed, rank=dist.rank, world_size=dist.world_size, weights=weights
-        )
-        train_parts.append((train_set, sampler))
-        valid_parts.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, *ranks)))
+        valid.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, dist.rank, dist.world_size)))
         if config.precise_bn:
-            plain = train_table.iloc[_some_rows(len(train_table), config, seed)]
-            plain_set = ViewDataset(plain["path"].tolist(), plain["image"].tolist(), transforms[1], reader=data.reader)
-            plain_parts.append((plain_set, ViewBatches(len(plain), config.batch_size)))
+            rows = train_table.iloc[_draw_rows(len(train_table), config, number)]
+            paths, keys = rows["path"].tolist(), rows["image"].tolist()
+            plain_set = ViewDataset(paths, keys, transforms["valid"], reader=data.reader)
+            plain.append((plain_set, ViewBatches(len(rows), config.batch_size)))
     workers = count_workers(config.num_workers, device, sharing=dist.local_size)
-    train = loaders(train_parts, workers=workers, device=device)
-    steady = loaders([*valid_parts, *plain_parts], workers=workers, device=device)
-    valid, plain = steady[: len(numbers)], steady[len(numbers) :] or [None] * len(numbers)
+    train = create_loaders(train, workers=workers, device=device, dist=dist)
+    others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)
+    valid, plain = others[: len(numbers)], others[len(numbers) :] or [None] * len(numbers)
     return dict(zip(numbers, map(FoldLoaders, train, valid, plain), strict=True))
 
 
-def _some_rows(count: int, config: TrainConfig, seed: tuple[int, int]) -> np.ndarray:
-    """The numbers of --precise-bn rows out of `count`, in whole batches if there is one: all count the same."""
+def _epoch_sampler(config: TrainConfig, dataset: TrainDataset, dist: Processes) -> EpochSampler:
+    weights = None
+    if config.balance:
+        weights = balanced_weights(dataset.classes[TASKS[config.task].class_task], config.balance)
+    return EpochSampler(
+        len(dataset),
+        config.batch_size,
+        seed=dataset.seed,
+        rank=dist.rank,
+        world_size=dist.world_size,
+        weights=weights,
+    )
+
+
+def _draw_rows(count: int, config: TrainConfig, number: int) -> np.ndarray:
+    """Draw --precise-bn of `count` rows for a fold, in whole batches if there is one, so that all weigh the same."""
     wanted = min(count, config.precise_bn)
     wanted -= wanted % config.batch_size if wanted > config.batch_size else 0
-    return np.sort(np.random.default_rng(derive_seed("statistics", *seed)).permutation(count)[:wanted])
+    return np.sort(np.random.default_rng(derive_seed("statistics", config.seed, number)).permutation(count)[:wanted])

@@ -148,8 +148,8 @@ def test_what_a_report_cannot_be_made_of_does_not_end_a_training(run, small_data
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--report")
     outcome = run("train", *tiny_training, *words)
     assert outcome.code == 0
-    assert "There is no report (The photographs are on the moon); python make_report.py --root " in outcome.out
-    assert "To look at" not in outcome.out
+    assert "The report could not be written (The photographs are on the moon). Try again with: python" in outcome.out
+    assert "Report: " not in outcome.out
 
 
 def test_a_library_that_is_missing_is_told_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):

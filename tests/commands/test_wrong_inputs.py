@@ -99,8 +99,8 @@ def break_twice(world):
         "--backbone vit_b_32 --image-size 64 --train-side 0.5",
         r"vit_b_32 for --image-size 64 cannot train on images of 32 pixels \(.*\)\. Pass another --train-side",
     ),
-    Case("a device", "--device potato", r"--device potato cannot be used here"),
-    Case("a device that is not here", "--device cuda:99", r"--device cuda:99 cannot be used here"),
+    Case("a device", "--device potato", r"--device potato is not available"),
+    Case("a device that is not here", "--device cuda:99", r"--device cuda:99 is not available"),
     Case("weights of another task", "--load-state-dict {checkpoint}", r"was trained on task gender, not main"),
     Case(
         "weights of another backbone",
@@ -198,7 +198,7 @@ PREDICTION_CASES = (
     Case("another image size", "--image-size 224", r"checkpoint with --image-size 32, not 224"),
     Case("another task", "--task main", r"checkpoint of task gender and cannot predict task main"),
     Case("ages of a classifier", "--task age", r"checkpoint of task gender and cannot predict task age"),
-    Case("a device", "--device potato", r"--device potato cannot be used here"),
+    Case("a device", "--device potato", r"--device potato is not available"),
     Case("a save path that is a file", "--save-path {file}", r"file\.txt", lambda w: put(w.file)),
 )
 

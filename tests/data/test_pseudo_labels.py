@@ -121,7 +121,7 @@ def test_resume_with_other_predictions(copied, train):
     set_answers(copied, 1, [16] * 5)
     outcome = train(copied, "--resume")
     assert outcome.code == 2
-    assert "was begun with other predictions in --pseudo-labels" in outcome.err
+    assert "was started with other predictions in --pseudo-labels" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ CHILD = """
 import math, torch
 from torch import nn
 from dataset import EpochSampler
-from training.engine import train_one_epoch
+from training.engine import TrainStep, train_one_epoch
 from training.distributed import Processes
 
 class Mean(nn.Module):
@@ -190,8 +190,9 @@ def train(dist, factor=1.0):
     sampler = EpochSampler(25, 7, seed=(0,), rank=dist.rank, world_size=dist.world_size)
     def criterion(outputs, targets):
         return factor * nn.functional.cross_entropy(outputs["mask"], targets["mask"])
-    done = train_one_epoch(dist.wrap(network, torch.device("cpu")), Rows(sampler, images, targets), criterion,
-        optimizer, scheduler, torch.device("cpu"), dist=dist, sizes=sampler.sizes())
+    wrapped = dist.wrap(network, torch.device("cpu"))
+    step = TrainStep(wrapped, criterion, optimizer, scheduler, torch.device("cpu"), dist=dist)
+    done = train_one_epoch(step, Rows(sampler, images, targets), sizes=sampler.sizes())
     weights = nn.utils.parameters_to_vector(network.parameters()).detach()
     return weights, done.loss, done.images, done.first_bad_step()
 dist = Processes.from_environment()
@@ -274,7 +275,7 @@ def test_batches_must_suffice_for_all(run, as_process, tiny_training, small_data
     as_process(0)
     outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path)
     assert outcome.code == 2
-    assert "--batch-size 8 leaves less than two images for each of 5 processes; pass 10 or more." in outcome.err
+    assert "--batch-size 8 is less than two images for each of 5 processes. Pass 10 or more." in outcome.err
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])

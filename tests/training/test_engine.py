@@ -12,24 +12,26 @@ import pytest
 import torch
 from torch import nn
 from torch.amp import GradScaler
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cli.choices import OPTIMIZERS
 from data.tasks import TASKS
+from dataset import ViewBatches
 from loss import create_criterion
 from model import create_model, inference_network, predict_task
 from optim import create_optimizer, create_scheduler, learning_rate
-from training import heap
 from training.engine import (
+    TrainStep,
     evaluate,
     gradient_scaler,
     inference_dtype,
     predict,
     prepare,
-    renew_statistics,
     train_one_epoch,
     training_dtype,
+    update_statistics,
 )
+from training.loaders import Loader, create_loaders
 
 CPU = torch.device("cpu")
 OUTPUTS = {task: record.outputs for task, record in TASKS.items()}
@@ -79,8 +81,8 @@ class Pictures(Dataset):
         return self.images[index], {task: values[index].item() for task, values in self.targets.items()}
 
 
-def loader_of(pictures: Dataset, batch_size: int, **options) -> DataLoader:
-    return DataLoader(pictures, batch_size=batch_size, **options)
+def loader_of(pictures: Dataset, batch_size: int, *, workers: int = 0) -> Loader:
+    return create_loaders([(pictures, ViewBatches(len(pictures), batch_size))], workers=workers, device=CPU)[0]
 
 
 def train(network, loader, criterion, *, lr: float = 0.1, schedule: str = "none", epochs: int = 1):
@@ -89,7 +91,8 @@ def train(network, loader, criterion, *, lr: float = 0.1, schedule: str = "none"
     scheduler = create_scheduler(
         schedule, optimizer, epochs=epochs, steps_per_epoch=len(loader), restart_epochs=max(1, epochs)
     )
-    return train_one_epoch(network, loader, create_criterion(criterion), optimizer, scheduler, CPU), optimizer
+    step = TrainStep(network, create_criterion(criterion), optimizer, scheduler, CPU)
+    return train_one_epoch(step, loader), optimizer
 
 
 def loss_of_each(network, pictures: Pictures, head: str) -> torch.Tensor:
@@ -157,8 +160,8 @@ def test_training_is_in_training_mode_and_evaluation_is_not():
     train(network.eval(), loader_of(Pictures(8), 4), "crossentropyloss")
     assert network.modes == [True, True]
     network.modes.clear()
-    evaluate(network, loader_of(Pictures(8, views=1), 4), create_criterion("crossentropyloss"), "mask", CPU)
-    predict([network], loader_of(Pictures(8, views=1), 4), "mask", CPU)
+    evaluate(network, loader_of(Pictures(8, views=1), 4), create_criterion("crossentropyloss"), "mask")
+    predict([network], loader_of(Pictures(8, views=1), 4), "mask")
     assert network.modes == [False] * 4
 
 
@@ -178,7 +181,7 @@ def test_a_frozen_backbone_stays_frozen_in_the_loop():
 
     train(network, loader_of(Larger(8), 4), "crossentropyloss")
     assert moved()
-    renew_statistics(network, loader_of(Larger(8, views=1), 4), CPU)
+    update_statistics(network, loader_of(Larger(8, views=1), 4))
     assert all(name.startswith(("batchnorm", "linear")) for name in moved())
     assert not network.features.training
 
@@ -227,9 +230,7 @@ def test_a_problem_that_can_be_learned_is_learned():
     network = Toy("gender")
     losses = [train(network, loader_of(pictures, 8), "labelsmoothingloss", lr=0.05)[0].loss for _ in range(15)]
     assert losses[-1] < 0.8 * losses[0]
-    result = evaluate(
-        network, loader_of(with_views(pictures), 8), create_criterion("labelsmoothingloss"), "gender", CPU
-    )
+    result = evaluate(network, loader_of(with_views(pictures), 8), create_criterion("labelsmoothingloss"), "gender")
     assert (result.probabilities.argmax(axis=1) == pictures.targets["gender"].numpy()).mean() > 0.9
 
 
@@ -239,7 +240,7 @@ def test_statistics_are_taken_anew_from_all_batches_of_the_plain_view():
     before = copy.deepcopy(network.state_dict())
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    renew_statistics(network, loader_of(pictures, 4, generator=torch.Generator()), CPU)
+    update_statistics(network, loader_of(pictures, 4))
     seen = pictures.images[:, 0]
     assert torch.allclose(network.norm.running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-6)
     each = torch.stack([seen[k : k + 4].var(dim=(0, 2, 3)) for k in (0, 4, 8)])
@@ -269,7 +270,7 @@ def test_evaluation_answers_in_the_loaders_order_with_the_mean_loss(batch_size):
         logits = network(pictures.images[:, 0])["main"]
     expected = logits.softmax(dim=1).numpy()
     loss = nn.functional.cross_entropy(logits, pictures.targets["main"]).item()
-    result = evaluate(network, loader_of(pictures, batch_size), create_criterion("crossentropyloss"), "main", CPU)
+    result = evaluate(network, loader_of(pictures, batch_size), create_criterion("crossentropyloss"), "main")
     assert result.probabilities.shape == (10, 18)
     assert result.probabilities.dtype == np.float32
     assert result.probabilities == pytest.approx(expected, abs=1e-5)
@@ -279,11 +280,11 @@ def test_evaluation_answers_in_the_loaders_order_with_the_mean_loss(batch_size):
 def test_evaluation_changes_nothing():
     network = Toy("mask", dropout=0.5)
     before = copy.deepcopy(network.state_dict())
-    loader, criterion = loader_of(Pictures(10, views=1), 4, generator=torch.Generator()), create_criterion("focalloss")
+    loader, criterion = loader_of(Pictures(10, views=1), 4), create_criterion("focalloss")
     torch.manual_seed(3)
     state = torch.get_rng_state()
-    first = evaluate(network, loader, criterion, "mask", CPU)
-    again = evaluate(network, loader, criterion, "mask", CPU)
+    first = evaluate(network, loader, criterion, "mask")
+    again = evaluate(network, loader, criterion, "mask")
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -293,14 +294,14 @@ def test_evaluation_changes_nothing():
 
 def test_a_network_can_be_trained_after_evaluation():
     network, pictures = Toy("mask"), Pictures(8)
-    evaluate(network, loader_of(with_views(pictures), 4), create_criterion("crossentropyloss"), "mask", CPU)
+    evaluate(network, loader_of(with_views(pictures), 4), create_criterion("crossentropyloss"), "mask")
     result, _ = train(network, loader_of(pictures, 4), "crossentropyloss")
     assert math.isfinite(result.loss)
 
 
 def test_the_18_classes_of_a_network_without_a_main_head():
     network, pictures = Toy("mask", "ageg", "gender").eval(), Pictures(6, views=1)
-    result = evaluate(network, loader_of(pictures, 4), create_criterion("crossentropyloss"), "main", CPU)
+    result = evaluate(network, loader_of(pictures, 4), create_criterion("crossentropyloss"), "main")
     assert result.probabilities.shape == (6, 18)
     assert result.probabilities.sum(axis=1) == pytest.approx(np.ones(6), abs=1e-5)
     with torch.no_grad():
@@ -313,7 +314,7 @@ def test_the_18_classes_of_a_network_without_a_main_head():
 def test_ages_are_answered_in_years():
     network, pictures = Linear("age"), Pictures(5, views=1)
     nn.init.constant_(network.linear.bias, 40)
-    result = evaluate(network, loader_of(pictures, 2), create_criterion("mseloss"), "age", CPU)
+    result = evaluate(network, loader_of(pictures, 2), create_criterion("mseloss"), "age")
     with torch.no_grad():
         years = network(pictures.images[:, 0])["age"]
     assert result.probabilities.shape == (5, 1)
@@ -330,7 +331,7 @@ def test_prediction_is_the_mean_of_the_views_probabilities_for_each_network(batc
     networks = [Toy("main").eval(), Toy("main", "mask").eval(), Toy("mask", "gender", "ageg").eval()]
     pictures = Pictures(7, views=views)
     pictures.images *= 3
-    got = predict(networks, loader_of(pictures, batch_size), "main", CPU)
+    got = predict(networks, loader_of(pictures, batch_size), "main")
     assert got.shape == (3, 7, 18)
     assert got.dtype == np.float32
     for m, network in enumerate(networks):
@@ -345,10 +346,10 @@ def test_prediction_is_the_mean_of_the_views_probabilities_for_each_network(batc
 
 def test_views_that_are_kept_apart_have_the_mean_that_is_else_given():
     networks, loader = [Toy("main").eval(), Toy("mask", "gender", "ageg").eval()], loader_of(Pictures(7, views=3), 4)
-    apart = predict(networks, loader, "main", CPU, apart=True)
+    apart = predict(networks, loader, "main", apart=True)
     assert apart.shape == (2, 7, 3, 18)
     assert np.ptp(apart, axis=2).max() > 0.01
-    assert apart.mean(axis=2) == pytest.approx(predict(networks, loader, "main", CPU), abs=1e-6)
+    assert apart.mean(axis=2) == pytest.approx(predict(networks, loader, "main"), abs=1e-6)
 
 
 class MadeWhenAsked:
@@ -369,11 +370,11 @@ class MadeWhenAsked:
 @pytest.mark.parametrize("at_once", [1, 2, 3, None])
 @pytest.mark.parametrize("held", [1, 1100, 2**30])  # a photograph with two views is 384 bytes
 def test_networks_that_take_turns_answer_the_same_and_no_more_are_held(at_once, held, monkeypatch):
-    monkeypatch.setattr(heap, "HELD_BYTES", held)
+    monkeypatch.setattr("training.engine.HELD_BYTES", held)
     networks, loader = [Toy("main", dropout=0.5) for _ in range(3)], loader_of(Pictures(7, views=2), 2)
-    expected = predict(networks, loader, "main", CPU)
+    expected = predict(networks, loader, "main")
     turns = MadeWhenAsked(networks)
-    assert (predict(turns, loader, "main", CPU, at_once=at_once) == expected).all()
+    assert (predict(turns, loader, "main", at_once=at_once) == expected).all()
     assert turns.most == (at_once or 3)
     parts = {1: 4, 1100: 2, 2**30: 1}[held]
     assert len(turns.made) == (3 * parts if at_once in (1, 2) else 3)
@@ -390,8 +391,8 @@ def test_images_that_are_kept_for_turns_are_not_kept_in_shared_memory():
             shared.append(maps.count("/dev/shm/torch_") + maps.count("/memfd:"))
             return super().__getitem__(index)
 
-    networks, loader = Watching([Toy("main"), Toy("main")]), loader_of(Pictures(60, views=1), 1, num_workers=1)
-    predict(networks, loader, "main", CPU, at_once=1)
+    networks, loader = Watching([Toy("main"), Toy("main")]), loader_of(Pictures(60, views=1), 1, workers=1)
+    predict(networks, loader, "main", at_once=1)
     assert len(shared) == 2  # all images were kept for both
     assert max(shared) < 20
 
@@ -407,13 +408,13 @@ def test_prediction_averages_probabilities_not_logits():
     pictures.images.zero_()
     pictures.images[0, 0, 0, 0, 0] = 10.0
     sure = 1 / (1 + math.exp(-10))
-    got = predict([network], loader_of(pictures, 1), "gender", CPU)
+    got = predict([network], loader_of(pictures, 1), "gender")
     assert got[0, 0, 1] == pytest.approx((sure + 0.5) / 2, abs=1e-6)
 
 
 def test_prediction_of_ages_is_the_mean_of_years():
     network, pictures = Linear("age").eval(), Pictures(4, views=3)
-    got = predict([network, network], loader_of(pictures, 3), "age", CPU)
+    got = predict([network, network], loader_of(pictures, 3), "age")
     with torch.no_grad():
         years = network(pictures.images.flatten(0, 1))["age"].view(4, 3).mean(dim=1)
     assert got.shape == (2, 4, 1)
@@ -426,15 +427,15 @@ def test_a_many_headed_network_predicts_its_attributes(task):
     network, pictures = Toy("mask", "gender", "ageg", "main").eval(), Pictures(4, views=1)
     with torch.no_grad():
         expected = network(pictures.images[:, 0])[task].softmax(dim=1).numpy()
-    assert predict([network], loader_of(pictures, 3), task, CPU)[0] == pytest.approx(expected, abs=1e-5)
+    assert predict([network], loader_of(pictures, 3), task)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_prediction_changes_nothing():
     network = Toy("mask", dropout=0.5)
     before = copy.deepcopy(network.state_dict())
-    loader = loader_of(Pictures(6, views=2), 4, generator=torch.Generator())
+    loader = loader_of(Pictures(6, views=2), 4)
     state = torch.get_rng_state()
-    first, again = predict([network], loader, "mask", CPU), predict([network], loader, "mask", CPU)
+    first, again = predict([network], loader, "mask"), predict([network], loader, "mask")
     assert torch.equal(torch.get_rng_state(), state)
     assert (first == again).all()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -472,7 +473,8 @@ def test_training_in_half_precision_is_training_to_fewer_digits(dtype):
         scheduler = create_scheduler("none", optimizer, **options)
         criterion, loader = create_criterion("crossentropyloss"), loader_of(pictures, 4)
         options = {"dtype": numbers, "scaler": GradScaler("cpu", init_scale=8.0, enabled=numbers == torch.float16)}
-        results.append(train_one_epoch(network, loader, criterion, optimizer, scheduler, CPU, **options))
+        step = TrainStep(network, criterion, optimizer, scheduler, CPU, **options)
+        results.append(train_one_epoch(step, loader))
     assert results[1].loss == pytest.approx(results[0].loss, rel=0.02)
     assert results[1].loss != results[0].loss
     for got, expected in zip(half.parameters(), full.parameters(), strict=True):
@@ -487,10 +489,10 @@ def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out_and_traini
     scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})
     optimizer = create_optimizer("sgd", network, lr=0.1)
     scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=3, restart_epochs=1)
-    options = {"dtype": torch.float16, "scaler": scaler}
     criterion = create_criterion("crossentropyloss")
+    step = TrainStep(network, criterion, optimizer, scheduler, CPU, dtype=torch.float16, scaler=scaler)
     for _ in range(15):  # the scale is halved until the gradients fit
-        train_one_epoch(network, loader_of(pictures, 4), criterion, optimizer, scheduler, CPU, **options)
+        train_one_epoch(step, loader_of(pictures, 4))
         assert all(value.isfinite().all() for value in network.state_dict().values())
     assert scaler.get_scale() < 2.0**30
     assert not torch.equal(network.state_dict()["linear.weight"], before["linear.weight"])
@@ -510,7 +512,7 @@ def test_half_precision_answers_alike(name, backbone):
         assert all(weight.dtype == dtype for weight in prepared.parameters())
         pictures = Pictures(16, views=2)
         pictures.images = batches[:, :, None].expand(-1, -1, 2, -1, -1, -1).flatten(0, 1)[:16]
-        answers[dtype] = predict([prepared], loader_of(pictures, 8), "main", CPU)[0]
+        answers[dtype] = predict([prepared], loader_of(pictures, 8), "main")[0]
     assert answers[torch.float16] == pytest.approx(answers[torch.float32], abs=2e-3)
     assert answers[torch.bfloat16] == pytest.approx(answers[torch.float32], abs=2e-2)
     assert (answers[torch.float16].argmax(axis=1) == answers[torch.float32].argmax(axis=1)).all()
