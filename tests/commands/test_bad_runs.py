@@ -79,7 +79,10 @@ CONFIG, SPLIT = r"config\.json is missing or damaged", r"split\.json is missing 
     of_run("a config that is a number", r"config\.json", "config.json", "7"),
     of_run("a config without options", r"config\.json is missing or damaged \(it has no task", "config.json", "{}"),
     of_run(
-        "a config with fingerprints of no sense", r"config\.json|begun with other", "config.json", '{"fingerprints": 7}'
+        "a config with fingerprints of no sense",
+        r"config\.json|started with other",
+        "config.json",
+        '{"fingerprints": 7}',
     ),
     of_run("a config that is cut and not resumed", CONFIG, "config.json", '{"task": "gen', ""),
     of_run("a config that is a list and not resumed", r"config\.json", "config.json", "[]", ""),

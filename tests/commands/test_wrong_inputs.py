@@ -105,7 +105,7 @@ def break_twice(world):
     Case(
         "weights of another backbone",
         "--task gender --backbone resnet34 --load-state-dict {checkpoint}",
-        r"holds VanillaTorchvision with shufflenet_v2_x0_5, not VanillaTorchvision with resnet34; pass --model-type",
+        r"holds VanillaTorchvision with shufflenet_v2_x0_5, not VanillaTorchvision with resnet34\. Pass --model-type",
     ),
     Case("no weights", "--load-state-dict {nowhere}", r"There is no checkpoint file .*nowhere"),
     Case("corrections", "--corrections {nowhere}", r"There is no file .*nowhere"),
@@ -130,7 +130,7 @@ def test_train(case, world, run, tiny_training):
     Case("as it stands", "", r"already holds a run \(1 of 1 folds finished, 1 of 1 epochs\)\..*--resume.*--overwrite"),
     Case("continued otherwise", "--resume --lr 0.1", r"started with other options: --lr was 0\.005 and is 0\.1"),
     Case("continued longer", "--resume --epochs 2", r"--epochs was 1 and is 2"),
-    Case("continued on others", "--resume --train-root {train}", r"begun with other people"),
+    Case("continued on others", "--resume --train-root {train}", r"started with other people"),
     Case("replaced without data", "--overwrite --train-root {nowhere}", r"There is no folder .*nowhere"),
     Case("replaced on a cut photograph", "--overwrite --train-root {train}", r"cannot be read", cut_two, lines=2),
     Case("replaced with other weights", "--overwrite --load-state-dict {nowhere}", r"There is no checkpoint file"),
