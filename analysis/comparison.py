@@ -1,4 +1,4 @@
-"""Comparing runs over the same people: paired differences of their scores, with intervals and in words."""
+"""Compare runs over the same people: paired differences of their scores, with intervals and in words."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ from utils import UserError, shorten_list
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs of one task over the same people, by their letters, and what their scores are computed from.
+    """Runs of one task over the same people, by letter.
 
-    `corrected` tells whether these are corrected for the choice of epochs, which needs the answers of every epoch of
-    every run. `folds` are those that all have finished, `tables` what each run answered there.
+    Args:
+        sums: what the scores are computed from.
+        corrected: whether they are corrected for the choice of epochs, which needs the predictions of all epochs.
+        folds: the folds that all runs have finished.
+        tables: the out-of-fold predictions of each run for these folds.
     """
 
     task: str
@@ -46,7 +49,7 @@ class Compared:
     folds: list[int]
 
     def about(self) -> str:
-        """What the scores are of, in words."""
+        """Return a sentence about what the scores are."""
         kind = "corrected for the choice of epochs" if self.corrected else "of the best epochs, not corrected"
         every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
         people = self.tables["A"]["person"].nunique()
@@ -54,32 +57,32 @@ class Compared:
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
-        """The scores of each run."""
+        """The scores of each run, by letter."""
         return {letter: estimate_scores(self.task, sums) for letter, sums in self.sums.items()}
 
     @cached_property
     def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
-        """How much higher each score of the second is than that of the first, for every pair of runs."""
+        """The difference of every score for every pair of runs, second minus first."""
         pairs = combinations(self.sums, 2)
         return {(a, b): estimate_differences(self.task, self.sums[a], self.sums[b]) for a, b in pairs}
 
     def changed(self) -> dict[str, list[object]]:
-        """The options that the weights depend on and that not all runs share, each with its values."""
+        """Return the options that change the weights and differ between the runs, with their values."""
         every = [lasting_options(config) for config in self.configs.values()]
         values = {flag(name): [each[name] for each in every] for name in every[0]}
         return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
 def compare(runs: Sequence[RunFolder]) -> Compared:
-    """Read runs that are to be compared.
+    """Read the runs to compare.
 
     Raises:
-        UserError: fewer than two, runs of other people, labels or tasks, or none of their folds is finished in all.
+        UserError: fewer than two runs, other people, labels or tasks, or no fold that all runs have finished.
     """
     if len(runs) < 2:
-        raise UserError(f"There is one run only, {runs[0].path}; pass --root with two or more, commas between them.")
+        raise UserError(f"There is only one run, {runs[0].path}. Pass --root with at least two, separated by commas.")
     if len(runs) > len(string.ascii_uppercase):
-        raise UserError(f"--root names {len(runs)} runs; compare {len(string.ascii_uppercase)} at most.")
+        raise UserError(f"--root names {len(runs)} runs. Compare at most {len(string.ascii_uppercase)}.")
     configs = [run.read_config() for run in runs]
     for run, config in zip(runs[1:], configs[1:], strict=True):
         different = _differences(runs[0], configs[0], run, config)
@@ -88,7 +91,7 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
     tables = [run.read_oof(config.task) for run, config in zip(runs, configs, strict=True)]
     folds = sorted(set.intersection(*(set(table["fold"]) for table in tables)))
     if not folds:
-        raise UserError("No fold is finished in all of these runs; train one of them in each.")
+        raise UserError("No fold is finished in all of these runs. Train the same fold in each.")
     tables = [table[table["fold"].isin(folds)] for table in tables]
     task = configs[0].task
     found = [
@@ -109,35 +112,35 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
 
 
 def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: TrainConfig) -> list[str]:
-    """Why two runs are not about the same people, in words; nothing where they are."""
+    """Return the reasons why two runs cannot be compared."""
     names = ("task", "cv", "seed")
     found = [
         f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
-        + (", so that other people are in their folds" if name != "task" else "")
+        + (", so their folds hold other people" if name != "task" else "")
         for name in names
         if getattr(one, name) != getattr(other, name)
     ]
     if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
-        found.append("they have other photographs or labels (--train-root, --valid-root, --corrections)")
+        found.append("they have other images or labels (--train-root, --valid-root, --corrections)")
     if not found and first.read_split()["fingerprint"] != second.read_split()["fingerprint"]:
-        found.append("they split the people otherwise")
+        found.append("they split the people differently")
     return found
 
 
 def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
-    """How much higher `score` of the second is, in words: which run is better, or that they are not told apart."""
+    """Return a sentence that says which run is better, or that there is no clear difference."""
     first, second = pair
     gain = -difference if score in IN_YEARS else difference  # of the second
     better, gain = (second, gain) if gain.value > 0 else (first, -gain)
     if gain.low > 0:
         return f"{better} is {describe_difference(gain)}"
     if gain.value == 0:
-        return f"{first} and {second} are not told apart: they score the same"
-    return f"{first} and {second} are not told apart: {better} scores better by {gain}"
+        return f"No clear difference between {first} and {second}: they score the same"
+    return f"No clear difference between {first} and {second}: {better} scores better by {gain}"
 
 
 def print_comparison(compared: Compared) -> None:
-    """Print the scores of runs, their differences, and what these say."""
+    """Print the scores of runs, their differences, and what follows from them."""
     record = TASKS[compared.task]
     for letter, run in compared.runs.items():
         print(f"{letter}  {run.path}")
@@ -147,14 +150,14 @@ def print_comparison(compared: Compared) -> None:
     print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in record.scores))
     for what, found in compared.estimates.items():
         print(f"{what:<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
-    told = compared.differences
-    for (first, second), found in told.items():
+    differences = compared.differences
+    for (first, second), found in differences.items():
         print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
     print()
-    for pair, found in told.items():
+    for pair, found in differences.items():
         print(f"{verdict(pair, found[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}.")
         apart = [name for name in record.classes if found[name].low > 0 or found[name].high < 0]
         for name in apart:
             print(f"    class {name}: {verdict(pair, found[name], 'f1')} in F1.")
-    count = len(told) * (1 + len(record.classes))
-    print(f"This looked at {count} differences; of 20 between equals, one is told apart by luck.")
+    count = len(differences) * (1 + len(record.classes))
+    print(f"{count} differences were tested. Between equal runs, 1 of 20 is called clear by chance.")

@@ -1,4 +1,4 @@
-"""Contact sheets: labelled pictures on a page, for people to look at."""
+"""Draw contact sheets: labelled images on a page."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, MARGIN, GAP = 1188, 16, 8  # pixels
-LARGE = 200  # width of the large pictures
-LABEL = 17  # height of a line of text below a picture
-ACROSS = 6  # small pictures beside the large ones
-PAPER, INK, FAINT, FOUND, AMISS = (255, 255, 255), (25, 25, 25), (95, 95, 95), (0, 200, 60), (255, 90, 0)
+LARGE = 200  # width of the large images
+LABEL = 17  # height of a line of text below an image
+ACROSS = 6  # small images next to the large ones
+PAPER, INK, FAINT, FOUND, HIGHLIGHT = (255, 255, 255), (25, 25, 25), (95, 95, 95), (0, 200, 60), (255, 90, 0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture of any size and its label.
+    """An image of any size with a label.
 
-    `box` (left, top, width, height in pixels of the picture) is drawn on it; `amiss` gives box and label the colour of
-    what a person should look at.
+    Args:
+        label: the text below the image.
+        picture: the image.
+        box: (left, top, width, height) of a frame, in pixels of the image.
+        highlight: draw the frame and the label in a warning colour.
     """
 
     label: str
     picture: Image.Image
     box: tuple[float, float, float, float] | None = None
-    amiss: bool = False
+    highlight: bool = False
 
 
 @dataclass(frozen=True)
 class Block:
-    """A caption, below it lines of small pictures, and left of those large ones, the first two lines high."""
+    """A caption above lines of small images, with large images on the left, two lines high."""
 
     caption: str
     lines: Sequence[Sequence[Cell]]
@@ -40,10 +43,9 @@ class Block:
 
 
 def contact_sheet(title: str, notes: Sequence[str], blocks: Sequence[Block], *, cell: int = 150) -> Image.Image:
-    """A page of blocks below a title and some sentences, as an RGB picture of WIDTH pixels.
+    """Return a page of blocks below a title and notes, an RGB image of WIDTH pixels.
 
-    Args:
-        cell: side in pixels of the square that a small picture is fitted into.
+    `cell` is the side of a small image in pixels.
     """
     sentences = [line for note in notes for line in textwrap.wrap(note, 175)]
     step = cell + LABEL + GAP
@@ -76,7 +78,7 @@ def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Ce
     width, height = (max(1, round(times * length)) for length in cell.picture.size)
     # Enlarged, its pixels stay what they are: squares.
     picture = cell.picture.resize((width, height), Image.Resampling.LANCZOS if times < 1 else Image.Resampling.BOX)
-    colour = AMISS if cell.amiss else FOUND
+    colour = HIGHLIGHT if cell.highlight else FOUND
     if cell.box is not None:
         left, top, wide, high = (times * length for length in cell.box)
         left, top = min(left, width - 1), min(top, height - 1)  # of a picture that is a few pixels wide
@@ -84,7 +86,7 @@ def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Ce
         ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=colour, width=3)
     page.paste(picture, at)
     pen = ImageDraw.Draw(page)
-    _write(pen, (at[0], at[1] + height + 1), cell.label, 12, AMISS if cell.amiss else INK, room[0])
+    _write(pen, (at[0], at[1] + height + 1), cell.label, 12, HIGHLIGHT if cell.highlight else INK, room[0])
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple, room: int = 0) -> None:

@@ -1,7 +1,4 @@
-"""Where a model fails: scores by class, confusions, what each attribute costs, calibration, age, confident mistakes.
-
-All of it is counted on the answers of an out-of-fold table (oof.csv), as arrays; torch is not imported.
-"""
+"""Analyse errors of out-of-fold predictions: by class, attribute, confidence and age, and single mistakes."""
 
 from __future__ import annotations
 
@@ -17,15 +14,18 @@ from data.label_math import age_group, decode_classes, encode_classes, marginals
 from data.tasks import ATTRIBUTES, TASKS
 
 BINS = 10  # of a reliability table
-YEARS = 5  # width of a bin of true ages; 30 and 60, where the age groups part, begin one
+YEARS = 5  # width of a bin of true ages; the bounds 30 and 60 begin one
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers to one question about N photographs: `task` tells which, and names its classes.
+class Predictions:
+    """Predictions of one task for N images.
 
-    `labels` and `predicted` are `(N,) int64` class numbers. `probabilities` are `(N, C)`, or None where age groups are
-    those of predicted years.
+    Args:
+        task: the task, which names the classes.
+        labels: `(N,) int64` true classes.
+        predicted: `(N,) int64` predicted classes.
+        probabilities: `(N, C)`, or None for age groups of predicted years.
     """
 
     task: str
@@ -40,15 +40,15 @@ class Answers:
 
     @property
     def wrong(self) -> np.ndarray:
-        """Which photographs were answered wrongly, `(N,) bool`."""
+        """Whether each prediction is wrong, `(N,) bool`."""
         return self.predicted != self.labels
 
 
-def answers_of(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Answers]:
-    """The answers of a run to each question that its task holds, by the task that asks it, the whole one first.
+def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Predictions]:
+    """Return the predictions of a run for each task that its own implies, its own first.
 
-    The 18 classes of main also answer mask, gender and ageg: the probability of an attribute is the sum over the
-    classes that have it. Years answer the age group they lie in.
+    The classes of main imply mask, gender and ageg: the probability of an attribute is the sum over the classes that
+    have it. Years imply their age group.
 
     Args:
         task: one of TASKS.
@@ -56,26 +56,26 @@ def answers_of(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict
         probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
     """
     if TASKS[task].regression:
-        return {"ageg": Answers("ageg", age_group(labels), predicted_class(task, probabilities))}
+        return {"ageg": Predictions("ageg", age_group(labels), predicted_class(task, probabilities))}
     parts = {task: (labels, probabilities)}
     if task == "main":
-        true, told = decode_classes(labels), marginals(probabilities)
-        parts |= {name: (true[name], told[name]) for name in ATTRIBUTES}
-    return {name: Answers(name, true, told.argmax(axis=1), told) for name, (true, told) in parts.items()}
+        true, shares = decode_classes(labels), marginals(probabilities)
+        parts |= {name: (true[name], shares[name]) for name in ATTRIBUTES}
+    return {name: Predictions(name, true, shares.argmax(axis=1), shares) for name, (true, shares) in parts.items()}
 
 
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def confusion(answers: Answers) -> np.ndarray:
-    """How often each class (row) was taken for each (column), `(C, C) int64`."""
+def confusion(answers: Predictions) -> np.ndarray:
+    """Return the confusion matrix, `(C, C) int64`; rows are labels, columns predictions."""
     return confusion_counts(answers.labels, answers.predicted, len(answers.classes))
 
 
-def class_scores(answers: Answers) -> pd.DataFrame:
-    """Precision, recall and F1 of each class, and how many photographs are of it.
+def class_scores(answers: Predictions) -> pd.DataFrame:
+    """Return precision, recall, F1 and the number of images of each class.
 
-    A class that was never answered has precision 0, one without a photograph recall 0, as in the scores of a run.
+    A class that is never predicted has precision 0, one without images recall 0, as in the scores of a run.
     """
     counts = confusion(answers)
     right, said, true = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
@@ -90,22 +90,19 @@ def class_scores(answers: Answers) -> pd.DataFrame:
     )
 
 
-def attribute_costs(answers: Answers) -> pd.DataFrame:
-    """What each attribute of the 18 classes costs: macro F1 as it is, and if that attribute were always right.
-
-    Args:
-        answers: those of task main.
+def attribute_costs(answers: Predictions) -> pd.DataFrame:
+    """Return what each attribute of main costs: macro F1 as it is, and if that attribute were always right.
 
     Returns:
-        A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (of the predicted classes with
-        the attribute put right), and cost, the difference.
+        A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (with the attribute corrected in
+        all predictions), and cost, the difference.
     """
     true, said = decode_classes(answers.labels), decode_classes(answers.predicted)
     real = float(class_scores(answers)["f1"].mean())
     rows = []
     for name in ATTRIBUTES:
-        put_right = Answers(answers.task, answers.labels, encode_classes({**said, name: true[name]}))
-        score = float(class_scores(put_right)["f1"].mean())
+        corrected = Predictions(answers.task, answers.labels, encode_classes({**said, name: true[name]}))
+        score = float(class_scores(corrected)["f1"].mean())
         rows.append({"attribute": name, "macro_f1": real, "if_right": score, "cost": score - real})
     return pd.DataFrame(rows)
 
@@ -113,12 +110,12 @@ def attribute_costs(answers: Answers) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-def reliability(answers: Answers, bins: int = BINS) -> pd.DataFrame:
-    """Confidence against accuracy, in bins of equal count (Guo et al. 2017, arXiv 1706.04599).
+def reliability(answers: Predictions, bins: int = BINS) -> pd.DataFrame:
+    """Return confidence and accuracy in bins of equal count (Guo et al. 2017, arXiv 1706.04599).
 
     Returns:
         A row for each bin, the least confident first: low and high (confidence), confidence (its mean), accuracy and
-        count. Photographs of the same confidence are in one bin, so that bins may be fewer or unequal.
+        count. Images of equal confidence share a bin, so there may be fewer bins.
     """
     confidence = answers.probabilities.max(axis=1)
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
@@ -138,24 +135,28 @@ def reliability(answers: Answers, bins: int = BINS) -> pd.DataFrame:
 
 
 def calibration_error(table: pd.DataFrame) -> float:
-    """Expected calibration error of a reliability table: the mean distance of confidence from accuracy, a fraction of 1
-    (Naeini, Cooper and Hauskrecht 2015, doi 10.1609/aaai.v29i1.9602)."""
+    """Return the expected calibration error of a reliability table, a fraction of 1.
+
+    Naeini, Cooper and Hauskrecht 2015, doi 10.1609/aaai.v29i1.9602.
+    """
     return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["count"]))
 
 
 # ------------------------------------------------------------------------------------------------ age
 
 
-def errors_by_age(answers: Mapping[str, Answers], ages: np.ndarray, people: np.ndarray) -> pd.DataFrame:
-    """The share of wrong answers over the true age, for each question.
+def errors_by_age(answers: Mapping[str, Predictions], ages: np.ndarray, people: np.ndarray) -> pd.DataFrame:
+    """Return the share of wrong predictions over the true age, for each task.
 
     Args:
-        answers: from `answers_of`. ages: `(N,)` true ages in years. people: `(N,)` whose photograph each is.
+        answers: from `split_predictions`.
+        ages: `(N,)` true ages in years.
+        people: `(N,)` person on each image.
 
     Returns:
-        A row for each question and bin of YEARS years that holds somebody: task, low_age and high_age (years, both
-        included), people, images, wrong (the mean over people of the share of their photographs), and low and high,
-        its interval of 95 % as if each person were one answer: the photographs of a person are right or wrong together.
+        A row for each task and bin of YEARS years with people: task, low_age and high_age (years, both included),
+        people, images, wrong (mean over people of their share of wrong images), and low and high, its 95 % interval
+        over people.
     """
     rows = []
     for task, each in answers.items():
@@ -167,11 +168,11 @@ def errors_by_age(answers: Mapping[str, Answers], ages: np.ndarray, people: np.n
 
 
 def year_errors(labels: np.ndarray, years: np.ndarray, people: np.ndarray) -> pd.DataFrame:
-    """The error of predicted years over the true age.
+    """Return the error of predicted years over the true age.
 
     Returns:
-        A row for each bin of YEARS years that holds somebody: low_age, high_age, people, images, mean_error (years,
-        positive where people are taken for older than they are) and mae (years).
+        A row for each bin of YEARS years with people: low_age, high_age, people, images, mean_error (years, positive
+        if people look older) and mae (years).
     """
     return pd.DataFrame(
         {**place, "mean_error": found["value"].mean(), "mae": found["value"].abs().mean()}
@@ -192,15 +193,12 @@ def _by_age(ages: np.ndarray, people: np.ndarray, values: np.ndarray) -> list[tu
 # ------------------------------------------------------------------------------------------------ single mistakes
 
 
-def confident_mistakes(answers: Answers, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
-    """The wrong answers, one for each person and pair of true and predicted class, the most confident first.
-
-    Args:
-        answers: with probabilities. images: `(N,)` names of the photographs. people: `(N,)` whose they are.
+def confident_mistakes(answers: Predictions, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
+    """Return the wrong predictions, one per person and pair of classes, the most confident first.
 
     Returns:
-        ImageID (of the most confident photograph), person, label and pred (class numbers), confidence, and images, how
-        many photographs of the person are taken so.
+        ImageID (of the most confident image), person, label and pred (class numbers), confidence, and images, the
+        number of the person's images with this mistake.
     """
     table = pd.DataFrame(
         {
@@ -215,11 +213,10 @@ def confident_mistakes(answers: Answers, images: Sequence[str], people: Sequence
 
 
 def largest_errors(labels: np.ndarray, years: np.ndarray, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
-    """Predicted years that lie furthest off, one for each person, the furthest first.
+    """Return the largest errors of predicted years, one per person, the largest first.
 
     Returns:
-        ImageID, person, label and pred (years), error (years, without sign), and images, how many there are of the
-        person.
+        ImageID, person, label and pred (years), error (absolute, in years), and images, the number of the person's.
     """
     table = pd.DataFrame(
         {"ImageID": images, "person": people, "label": labels, "pred": years, "error": np.abs(years - labels)}
@@ -228,7 +225,7 @@ def largest_errors(labels: np.ndarray, years: np.ndarray, images: Sequence[str],
 
 
 def _first_of_each(table: pd.DataFrame, columns: list[str], by: str) -> pd.DataFrame:
-    """The row of each group that is highest in `by`, the highest first, and how many the group has."""
+    """Return the row of each group with the highest `by`, the highest first, and the size of the group."""
     ranked = table.assign(images=table.groupby(columns)[by].transform("size"))
     ranked = ranked.sort_values([by, "ImageID"], ascending=[False, True], kind="stable")
     return ranked.drop_duplicates(columns).reset_index(drop=True)

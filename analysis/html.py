@@ -1,4 +1,4 @@
-"""The pieces of HTML pages that need nothing beside them: figures and photographs inside, tables, templates."""
+"""Build self-contained HTML pages: embedded figures and images, tables, templates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from analysis import plots as figures
+from analysis import plots
 from analysis.intervals import Estimate
 from data.images import read_thumbnail
 from utils import atomic_write, write_text
@@ -22,15 +22,15 @@ THUMBNAIL = 160  # pixels of the longer side
 
 
 @dataclass
-class Drawn:
-    """The figures of a page: each stands in the page itself and, if there is a folder, in it as a PNG file."""
+class Figures:
+    """The figures of a page, embedded in it and, if there is a folder, also saved there as PNG files."""
 
     folder: Path | None = None
     figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, name: str, figure: Figure, alt: str, *, wide: bool = False) -> None:
-        """Draw a figure; `alt` says what is on it, `wide` that a phone scrolls it instead of shrinking it."""
-        content = figures.png(figure)
+        """Add a figure with its alternative text; phones scroll a `wide` one instead of shrinking it."""
+        content = plots.png(figure)
         if self.folder is not None:
             atomic_write(self.folder / f"{name}.png", lambda file: file.write(content))
         self.figures[name] = {"source": _source(content, "png"), "alt": alt, "wide": wide}
@@ -48,22 +48,22 @@ def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
-    """A table of a page, and the sentence below it."""
+    """Return a table for a template, with a note below it."""
     return {"head": head, "rows": list(rows), "note": note}
 
 
 def interval(plain: Mapping[str, float | None]) -> str:
-    """An estimate of summary.json in words."""
+    """Return an estimate of summary.json as text."""
     return "not known" if plain["value"] is None else estimate(plain).text(3)
 
 
 def estimate(plain: Mapping[str, float | None]) -> Estimate:
-    """An estimate of summary.json, where what is no number is null."""
+    """Return an estimate of summary.json, where NaN is null."""
     return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()})
 
 
 def thumbnail(path: Path) -> str | None:
-    """A small picture of a photograph to stand in a page, or None where it cannot be read."""
+    """Return a thumbnail of an image as a data URL, or None if the image cannot be read."""
     picture = read_thumbnail(path, THUMBNAIL)
     if picture is None:
         return None

@@ -1,8 +1,7 @@
-"""What a score is worth: intervals by bootstrap over people, and the score corrected for having chosen the epochs.
+"""Compute intervals of scores by bootstrap over people, and scores corrected for the choice of epochs.
 
-People are the unit throughout: the photographs of a person are right or wrong together, so that they tell less than as
-many people would. What a score is computed from is a sum over people (`tally_people`), so that many resamples of
-the people cost one product of matrices.
+People are the unit of resampling, since the images of a person are correlated. Every score is computed from sums over
+people (`tally_people`), so that all resamples together cost one matrix product.
 """
 
 from __future__ import annotations
@@ -11,23 +10,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtri
 
 from analysis.metrics import class_f1
 from data.label_math import age_group
 from data.tasks import IN_YEARS, TASKS
 
 RESAMPLES = 2000
-LEVEL, Z = 0.95, 1.959964  # a normal variable lies between -Z and Z so often
-BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # what a run is scored by, see `sum_run`
+LEVEL = 0.95  # of the intervals
+BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # scores of a run, see `sum_run`
 NOT_CORRECTED = (
-    "Not corrected for the choice of epochs: answers of some are missing, or a fold validates one person alone."
+    "Not corrected for the choice of epochs: predictions of some epochs are missing, or a fold validates one person."
 )
 TITLES = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, or the difference of two, and its interval of 95 %."""
+    """A score or a difference of scores, with its 95 % interval."""
 
     value: float
     low: float
@@ -40,38 +40,40 @@ class Estimate:
         return Estimate(-self.value, -self.high, -self.low)
 
     def text(self, digits: int) -> str:
-        """The value and its interval, where there is one, to so many digits behind the point."""
+        """Return the value and its interval, if there is one, with this number of decimals."""
         value, low, high = (f"{each:.{digits}f}" for each in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.low < self.high else value
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Tallies summed over people, of which a score and its interval are made.
+    """Tallies summed over people, from which a score and its interval are computed.
 
-    `value (T,)` is what the score is computed of, `told (T,)` the sum over all people as they answered, `without
-    (P, T)` that without each of them, and `drawn (R, T)` the sum over each resample. Of answers that were not chosen
-    by their score `value` and `told` are the same.
+    Args:
+        value: `(T,)` sums that the score is computed from.
+        total: `(T,)` sum over all people; equal to `value` unless the epochs were chosen by their score.
+        without: `(P, T)` sums without each person.
+        drawn: `(R, T)` sums over each resample.
     """
 
     value: np.ndarray
-    told: np.ndarray
+    total: np.ndarray
     without: np.ndarray
     drawn: np.ndarray
 
 
 def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """What the answers on each person's photographs add to the scores.
+    """Return what the predictions for each person add to the scores.
 
     Args:
         task: one of TASKS.
         probabilities: `(..., N, C)` class probabilities, or `(..., N, 1)` years for age.
         labels: `(N,)` true classes, or ages in years.
-        people: `(N,) int64`, whose photograph each is, 0 to P - 1.
+        people: `(N,) int64`, the person on each image, 0 to P - 1.
 
     Returns:
-        `(..., P, T) float64`: for each class how often it was answered rightly, answered, and true; for age then the
-        sums of errors in years, without sign, and of their squares. NaN where an answer of the person is not finite.
+        `(..., P, T) float64`: for each class the number of correct predictions, of predictions and of labels; for age
+        also the sums of absolute errors in years and of their squares. NaN if a prediction is not finite.
     """
     record = TASKS[task]
     count = len(record.classes)
@@ -93,7 +95,7 @@ def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, peopl
 
 
 def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores that tallies come to, summed over people: as `metrics.score`, for `(..., T)` of them `(...)` each."""
+    """Return the scores of `metrics.score` from tallies `(..., T)`, each `(...)`."""
     record = TASKS[task]
     count = len(record.classes)
     images = sums[..., 2 * count : 3 * count].sum(axis=-1)
@@ -108,14 +110,14 @@ def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _parts(task: str, sums: Sums) -> list[dict[str, np.ndarray]]:
-    """Of each part of sums the scores, and F1 of each class by the name of the class."""
+    """Return the scores of each part of the sums, and F1 of each class by its name."""
 
     def named(part: np.ndarray) -> dict[str, np.ndarray]:
         return compute_scores(task, part) | dict(
             zip(TASKS[task].classes, np.moveaxis(_class_f1(task, part), -1, 0), strict=True)
         )
 
-    return [named(part) for part in (sums.value, sums.told, sums.without, sums.drawn)]
+    return [named(part) for part in (sums.value, sums.total, sums.without, sums.drawn)]
 
 
 def _class_f1(task: str, sums: np.ndarray) -> np.ndarray:
@@ -124,10 +126,10 @@ def _class_f1(task: str, sums: np.ndarray) -> np.ndarray:
 
 
 def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """How much each person counts when the people of each fold are drawn anew: `(resamples, P)` for each fold.
+    """Return the weight of each person in resamples of the people: `(resamples, P)` for each fold.
 
-    One person less is drawn than there are, and counts for more: as many as there are spread too little, the more so
-    the fewer they are (Rao and Wu 1988, doi 10.1080/01621459.1988.10478591).
+    Each resample draws P - 1 people and rescales them: drawing P spreads too little for few people (Rao and Wu 1988,
+    doi 10.1080/01621459.1988.10478591).
     """
     generator = np.random.default_rng(seed)
     draws = [(max(size - 1, 1), size) for size in sizes]
@@ -135,28 +137,29 @@ def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLE
 
 
 def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
-    """Tallies `(P, T)` of each fold, summed; draws of each fold, from `draw_resamples`.
+    """Sum the tallies `(P, T)` of the folds; `draws` are those of `draw_resamples`.
 
     Folds that validate the same people share one array of draws.
     """
-    told = sum(each.sum(axis=0) for each in tallies)
+    total = sum(each.sum(axis=0) for each in tallies)
     people: dict[int, np.ndarray] = {}
     for draw, each in zip(draws, tallies, strict=True):
         people[id(draw)] = people[id(draw)] + each if id(draw) in people else each
     drawn = sum(draw @ each for draw, each in zip(draws, tallies, strict=True))
-    return Sums(told, told, told - np.concatenate([*people.values()]), drawn)
+    return Sums(total, total, total - np.concatenate([*people.values()]), drawn)
 
 
 def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
-    """Tallies of checkpoints that were chosen on these very people, summed without what that flatters.
+    """Sum the tallies of chosen epochs, corrected for choosing them on the same people.
 
     Bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, doi
-    10.1007/s10994-018-5714-4): the epoch of each fold is chosen anew on each resample of its people, and scored on
-    those who were not drawn. Their tallies are added up over all resamples before the score is taken, since macro F1 of
-    so few is lower by itself. The interval is as wide as what the chosen epochs score on the resamples.
+    10.1007/s10994-018-5714-4): on each resample of its people a fold chooses its epoch again, and is scored on the
+    people that were not drawn. Tallies are summed over all resamples before the score is computed, since macro F1 of
+    few people is biased. The width of the interval is that of the chosen epochs on the resamples.
 
     Args:
-        tallies: of each fold, `(E, P, T)` for its epochs. draws: of each fold, from `draw_resamples`.
+        tallies: `(E, P, T)` of each fold, for its epochs.
+        draws: weights of each fold, from `draw_resamples`.
     """
     record = TASKS[task]
     size = tallies[0].shape[-1]
@@ -174,11 +177,11 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
             inside[rows] += draw[rows] @ each[epoch]
             outside += missed[rows].sum(axis=0) / np.maximum(missed.sum(axis=0), 1) @ each[epoch]
     plain = sum_tallies(chosen_of_all, draws)
-    return Sums(outside, plain.told, plain.without, inside)
+    return Sums(outside, plain.total, plain.without, inside)
 
 
 def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
-    """Every score with its interval, and F1 of every class by the name of the class."""
+    """Return every score with its interval, and F1 of every class by its name."""
     parts = _parts(task, sums)
     return {
         name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in IN_YEARS else 1)
@@ -187,23 +190,23 @@ def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
 
 
 def describe_difference(gain: Estimate) -> str:
-    """'better by 0.0120 (0.0030 to 0.0210)', 'worse by ...', or 'not told apart' where the interval holds zero."""
+    """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero."""
     if gain.low > 0:
         return f"better by {gain}"
     if gain.high < 0:
         return f"worse by {-gain}"
-    return f"not told apart, {gain}"
+    return f"no clear difference, {gain}"
 
 
 def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
-    """How much higher every score of the second is, of the same people in the same draws, with its interval."""
+    """Return the difference of every score, second minus first, of the same people in the same draws."""
     one, other = _parts(task, first), _parts(task, second)
     found = {}
     for name in one[0]:
         most = np.inf if name in IN_YEARS else 1
         parts = [b[name] - a[name] for a, b in zip(one, other, strict=True)]
         each = _estimate(*parts, least=-most, most=most)
-        # A difference that only the correction makes is none that an interval of no width makes sure of.
+        # The interval covers the uncorrected difference too: the correction alone proves no difference.
         found[name] = Estimate(
             each.value, float(np.minimum(each.low, parts[1])), float(np.maximum(each.high, parts[1]))
         )
@@ -212,10 +215,13 @@ def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Esti
 
 @dataclass(frozen=True)
 class FoldPredictions:
-    """What a fold's networks answered of the people it validates.
+    """The predictions of a fold for the people it validates.
 
-    `labels (N,)` are the true classes or years and `people (N,)` whose photograph each is. `best (N, C)` is what the
-    chosen epoch answered, `epochs (E, N, C)` what each one did, or None where that is not known.
+    Args:
+        labels: `(N,)` true classes or years.
+        people: `(N,)` person on each image.
+        best: `(N, C)` predictions of the chosen epoch.
+        epochs: `(E, N, C)` predictions of every epoch, or None if they are not known.
     """
 
     labels: np.ndarray
@@ -225,10 +231,10 @@ class FoldPredictions:
 
 
 def sum_run(task: str, folds: Iterable[FoldPredictions], *, seed: int = 0) -> dict[str, Sums]:
-    """What a run is scored by: its best epochs as they stand, its last ones, and the best corrected for the choice.
+    """Return the sums of a run's best epochs, last epochs, and best epochs corrected for the choice.
 
-    The last two are left out where answers of a fold's epochs are not known, and the correction where a fold validates
-    one person alone. Two runs over the same people draw the same resamples.
+    The last two need the predictions of all epochs, and the correction more than one person per fold. Two runs over the
+    same people draw the same resamples.
     """
     best, epochs, validated = [], [], []
     for fold in folds:
@@ -242,7 +248,7 @@ def sum_run(task: str, folds: Iterable[FoldPredictions], *, seed: int = 0) -> di
     found = {BEST: sum_tallies(best, draws)}
     if all(each is not None for each in epochs):
         found[LAST] = sum_tallies([each[-1] for each in epochs], draws)
-        if min(map(len, validated)) > 1:  # whoever is alone is drawn every time
+        if min(map(len, validated)) > 1:  # a single person is drawn every time
             found[CORRECTED] = correct_sums(task, epochs, draws)
     return found
 
@@ -254,29 +260,29 @@ def _best(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
 
 def _estimate(
     value: np.ndarray,
-    told: np.ndarray,
+    total: np.ndarray,
     without: np.ndarray,
     drawn: np.ndarray,
     *,
     least: float,
     most: float,
 ) -> Estimate:
-    """A value, its interval as wide as the scores of the resamples `(R,)` are spread, and made honest for few people.
+    """Return a value with the interval of its resamples `(R,)`, corrected for few people.
 
-    Macro F1 of few people is lower by itself, the resamples' more so: the interval lies around the value without that,
-    as the jackknife finds it from the scores without each person `(P,)` (Efron and Tibshirani 1993, chapter 10). And
-    how far the resamples spread is itself known only so well: as in Student's interval the quantile is that of t, whose
-    degrees of freedom follow from the kurtosis of what each person changes (Satterthwaite's rule).
+    Macro F1 of few people is biased downwards, that of resamples more so: the interval is centred on the value without
+    the bias that the jackknife finds from the scores without each person `(P,)` (Efron and Tibshirani 1993, chapter
+    10). The spread of the resamples is an estimate too: the interval widens as Student's t does, with degrees of
+    freedom from the kurtosis of the people's influence (Satterthwaite's rule).
     """
     count = len(without)
-    bias = (count - 1) * (without.mean() - told)
+    bias = (count - 1) * (without.mean() - total)
     changes = without - without.mean()
     spread = (changes**2).sum()
     wider = 1.0
     if spread > 0:
         kurtosis = count * (changes**4).sum() / spread**2
         wider = _student(min(2 * count / max(kurtosis - 1, 1e-9), count - 1)) / _student(np.inf)
-        if np.ptp(drawn) == 0:  # one person in every fold, whom every resample draws
+        if np.ptp(drawn) == 0:  # every fold has one person, whom every resample draws
             return Estimate(float(value), np.nan, np.nan)
     ends = wider * (np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()) + value - bias
     low, high = np.clip(ends, least, most)
@@ -284,14 +290,14 @@ def _estimate(
 
 
 def _student(freedom: float) -> float:
-    """The 97.5 % quantile of Student's t (Abramowitz and Stegun 1964, 26.7.5), of LEVEL."""
-    z = Z
+    """Return the upper quantile of Student's t at LEVEL (Abramowitz and Stegun 1964, 26.7.5)."""
+    z = ndtri((1 + LEVEL) / 2)
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def binomial_interval(share: float, count: int) -> tuple[float, float]:
-    """The interval of 95 % of a share of `count` draws (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
-    z = Z
+    """Return the interval of a share of `count` draws (Wilson 1927, doi 10.1080/01621459.1927.10502953)."""
+    z = ndtri((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return float(max(0, middle - half)), float(min(1, middle + half))

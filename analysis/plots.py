@@ -1,4 +1,4 @@
-"""Figures of pages, by matplotlib, as small PNG pictures."""
+"""Draw the figures of reports with matplotlib."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 from analysis.intervals import Estimate
 from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 
-WIDTH, DPI = 7.2, 110  # inches, and pixels of each
+WIDTH, DPI = 7.2, 110  # inches, and pixels per inch
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
-PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # below words that lie on lines
+PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # behind text on lines
 BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file of few colours, a third of the size of one with all."""
+    """Return a figure as PNG with 64 colours, a third of the size of full colour."""
     buffer = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(buffer, dpi=DPI)
@@ -39,10 +39,12 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
-    """Losses and the score of every epoch, a line for each fold.
+    """Draw the losses and the score of every epoch, a line for each fold.
 
     Args:
-        log: the rows of log.csv. epochs: how many there will be.
+        task: one of TASKS.
+        log: the rows of log.csv.
+        epochs: the number of epochs of the run.
     """
     figure, (losses, scores) = _figure(3.0, 2)
     monitor = TASKS[task].monitor
@@ -53,7 +55,7 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
         scores.plot(rows["epoch"], rows[monitor], color=colour, marker=marker, markersize=3, label=f"fold {fold}")
     least = log[["train_loss", "valid_loss"]].min().min()
     if log["valid_loss"].max() > 20 * max(least, 1e-9) and least > 0:
-        losses.set_yscale("log")  # the first epochs of a network from random weights may be far off
+        losses.set_yscale("log")  # the first epochs from random weights can have huge losses
     losses.plot([], [], color=GREY, linestyle=":", label="training")
     losses.plot([], [], color=GREY, label="validation")
     losses.set_title("loss")
@@ -67,10 +69,12 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
 
 
 def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero: bool = False) -> Figure:
-    """Values with their intervals, one below the other; those of several groups beside each other in colours.
+    """Draw values with their intervals, a row for each name and a colour for each group.
 
     Args:
-        groups: of each group the values by name. zero: draw a line at zero, for differences.
+        groups: values by name, for each group.
+        title: the title.
+        zero: draw a line at zero, for differences.
     """
     names = list(next(iter(groups.values())))
     figure, (axes,) = _figure(0.9 + 0.23 * len(names) * max(1, 0.7 * len(groups)))
@@ -93,23 +97,23 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """How often each true class (row) was taken for each (column): counts, shaded by their share of the row."""
+    """Draw a confusion matrix of counts, shaded by their share of the row."""
     many = len(classes) > 6
     figure, (axes,) = _figure(6.6 if many else 2.7)
     _matrix(axes, counts, classes, small=many)
     axes.set_ylabel("true")
-    axes.set_xlabel("answered")
+    axes.set_xlabel("predicted")
     return figure
 
 
 def confusions(parts: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
-    """Small confusion matrices beside each other, by their titles."""
+    """Draw small confusion matrices side by side, by title."""
     figure, every = _figure(2.7, len(parts))
     for axes, (title, (counts, classes)) in zip(every, parts.items(), strict=True):
         _matrix(axes, counts, classes)
         axes.set_title(title)
     every[0].set_ylabel("true")
-    every[len(every) // 2].set_xlabel("answered")
+    every[len(every) // 2].set_xlabel("predicted")
     return figure
 
 
@@ -126,7 +130,7 @@ def _matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str], *, small: bo
 
 
 def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
-    """What macro F1 would be if an attribute were always right; a table of `mistakes.attribute_costs`."""
+    """Draw what macro F1 would be if an attribute were always right, from `error_analysis.attribute_costs`."""
     figure, (axes,) = _figure(1.7)
     real = table["macro_f1"].iloc[0]
     axes.barh(titles, table["if_right"], color="#bfd4ec")
@@ -141,14 +145,15 @@ def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 
 
 def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
-    """Scores with their intervals over images a second, a colour for each run; those that carry a mark are named.
+    """Draw scores with their intervals over images per second, a colour for each run; label the marked ones.
 
     Args:
         table: with letter (of the run), mark, images_per_s, low, high and the monitored score.
+        monitor: the name of that score.
     """
     figure, (axes,) = _figure(3.4)
     for k, (letter, rows) in enumerate(table.groupby("letter", sort=False)):
-        spread = 1.015 ** rows.groupby("images_per_s").cumcount()  # so that those of the same cost stand apart
+        spread = 1.015 ** rows.groupby("images_per_s").cumcount()  # separates points of equal cost
         reach = [rows[monitor] - rows["low"], rows["high"] - rows[monitor]]
         place = rows["images_per_s"] * spread
         axes.errorbar(
@@ -164,14 +169,14 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel("images a second")
+    axes.set_xlabel("images per second")
     axes.set_title(SCORE_TITLES[monitor])
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     return figure
 
 
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Confidence against accuracy in bins, tables of `mistakes.reliability` by their titles."""
+    """Draw confidence against accuracy, from tables of `error_analysis.reliability` by title."""
     figure, every = _figure(2.6, len(tables))
     for axes, (title, table) in zip(every, tables.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
@@ -180,12 +185,12 @@ def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:
         axes.set_ylim(0, 1.02)
         axes.set_title(title)
         axes.set_xlabel("confidence")
-    every[0].set_ylabel("share that is right")
+    every[0].set_ylabel("share of correct predictions")
     return figure
 
 
 def errors_by_age(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
-    """The share of wrong answers over the true age, a table of `mistakes.errors_by_age`."""
+    """Draw the share of wrong predictions over the true age, from `error_analysis.errors_by_age`."""
     parts = [(titles[task], rows) for task, rows in table.groupby("task", sort=False)]
     figure, every = _figure(2.6, len(parts))
     for axes, (title, rows) in zip(every, parts, strict=True):
@@ -194,17 +199,17 @@ def errors_by_age(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         axes.plot(middle, rows["wrong"], color=BLUE, marker="o", markersize=3)
         _age_axes(axes, title)
         axes.set_ylim(0, 1)
-    every[0].set_ylabel("share that is wrong")
+    every[0].set_ylabel("share of wrong predictions")
     return figure
 
 
 def year_errors(table: pd.DataFrame) -> Figure:
-    """The error of predicted years over the true age, a table of `mistakes.year_errors`."""
+    """Draw the error of predicted years over the true age, from `error_analysis.year_errors`."""
     figure, (axes,) = _figure(2.6)
     middle = (table["low_age"] + table["high_age"] + 1) / 2
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.plot(middle, table["mean_error"], color=RED, marker="o", markersize=3, label="mean (above 0: taken for older)")
-    axes.plot(middle, table["mae"], color=BLUE, marker="o", markersize=3, label="mean without sign")
+    axes.plot(middle, table["mean_error"], color=RED, marker="o", markersize=3, label="mean (above 0: predicted older)")
+    axes.plot(middle, table["mae"], color=BLUE, marker="o", markersize=3, label="mean absolute")
     _age_axes(axes, "error in years")
     axes.legend(fontsize=8, frameon=False)
     return figure

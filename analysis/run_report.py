@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page with everything in it, for who wants to see what a model does and where it fails.
+"""Write the report of a run: one self-contained HTML page about its scores and its errors.
 
-It is made of the run's files alone, and of the photographs where they still are. Torch is not imported.
+The page is made from the run's files, and from the images if they are still there.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import plots as figures
+from analysis import plots
 from analysis.error_analysis import (
     YEARS,
-    Answers,
-    answers_of,
+    Predictions,
     attribute_costs,
     calibration_error,
     class_scores,
@@ -25,98 +24,118 @@ from analysis.error_analysis import (
     errors_by_age,
     largest_errors,
     reliability,
+    split_predictions,
     year_errors,
 )
-from analysis.html import Drawn, estimate, grid, interval, render, thumbnail
+from analysis.html import Figures, estimate, grid, interval, render, thumbnail
 from analysis.intervals import BEST, CORRECTED, NOT_CORRECTED, TITLES
 from analysis.label_errors import find_suspects, suspect_name
 from analysis.summary import score_kind
 from cli.options import default_text, flag, options
-from config import LabelErrorConfig, TrainConfig
+from config import TrainConfig
 from data.tables import read_training_table
 from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
-SHOWN, SUSPECTS = 24, 8  # mistakes, and people and photographs whose labels are suspected
+SHOWN, SUSPECTS = 24, 8  # mistakes, and people and images with suspected labels
+SHARE = 0.05  # largest share of the people to suspect
 
 
-def write_report(run: RunFolder, photographs: str | None = None) -> Path:
-    """Write the report of a run that has finished a fold, its figures beside it in `report/`, and return its path.
+def write_report(run: RunFolder, image_root: str | None = None) -> Path:
+    """Write the report of a run with a finished fold, and its figures to `report/`; return its path.
 
     Args:
-        photographs: where they lie; None for where they lay in training.
+        run: the run.
+        image_root: folder of the validated images; None for where they were in training.
 
     Raises:
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
-    log, oof = run.read_log(config.task), run.read_oof(config.task)
-    summary = run.read_summary()
-    task = TASKS[config.task]
-    labels, answered = labels_and_predictions(oof, config.task)
-    answers = answers_of(config.task, labels, answered)
-    whole = next(iter(answers.values()))
-    images, people = oof["ImageID"].tolist(), oof["person"].tolist()
-    root = Path(photographs or config.validated_root)
-    drawn = Drawn(make_folder(run.path / "report"))
-    remove_leftovers(drawn.folder)
-    drawn.add("curves", figures.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
-    drawn.add(
-        "confusion",
-        figures.confusion(confusion(whole), whole.classes),
-        "Confusion matrix.",
-        wide=len(whole.classes) > 6,
-    )
-    page: dict[str, Any] = {
-        "title": f"{config.model_type} on {task.title}",
-        "about": _about(config, summary),
-        "scores": _scores(config, summary, whole),
-        "folds": _folds(config, summary, log),
-        "training": "Dotted: training, which is augmented; solid: validation.",
-        "classes": _classes(summary, whole, drawn),
-        **_attributes(answers, drawn),
-        **_calibration(answers, drawn),
-        "options": _options(config),
-        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+    oof, summary = run.read_oof(config.task), run.read_summary()
+    labels, predicted = labels_and_predictions(oof, config.task)
+    parts = split_predictions(config.task, labels, predicted)
+    root = Path(image_root or config.validated_root)
+    figures = Figures(make_folder(run.path / "report"))
+    remove_leftovers(figures.folder)
+    log = run.read_log(config.task)
+    figures.add("curves", plots.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
+    ages, note = _ages(root, config.corrections, oof["ImageID"])
+    page = _page(config, summary, oof, parts, figures) | {
         "people": _people(run, oof),
-        "years": YEARS,
-        "suspects": None if task.regression else _suspects(config, oof, answers, root),
+        "suspects": None if TASKS[config.task].regression else _suspects(config, oof, parts, root),
+        "mistakes": _mistakes(parts, labels, predicted, oof, root),
+        "verdicts": [*_unfinished(run), *([note] if note else []), _verdict(config, summary)],
     }
-    verdicts, unfinished = [], run.unfinished()
-    if unfinished:
-        verdicts.append(
-            f"Not all is trained: fold {shorten_list(unfinished)}. What follows is about the folds that are finished."
-        )
-    ages, note = _ages(root, config.corrections, images)
-    page["verdicts"] = [*verdicts, *([note] if note else []), _verdict(config, summary)]
-    if ages is not None:
-        by_age = errors_by_age(answers, ages, oof["person"].to_numpy())
-        titles = {config.task: "any of it", **ATTRIBUTES} if config.task == "main" else ATTRIBUTES
-        drawn.add("ages", figures.errors_by_age(by_age, titles), "Share of wrong answers over the true age.")
-    if task.regression:
-        drawn.add(
-            "years",
-            figures.year_errors(year_errors(labels, answered[:, 0], oof["person"].to_numpy())),
-            "Error of the predicted years over the true age.",
-        )
-    page["mistakes"] = _mistakes(whole, labels, answered, images, people, root, regression=task.regression)
-    page["figures"] = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | drawn.figures
+    _draw_ages(config.task, parts, ages, labels, predicted, oof["person"].to_numpy(), figures)
+    page["figures"] = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | figures.figures
     page["sections"] = _sections(page)
     render("report.html", run.report, page)
     return run.report
 
 
+def _page(
+    config: TrainConfig,
+    summary: Mapping[str, Any],
+    oof: pd.DataFrame,
+    parts: Mapping[str, Predictions],
+    figures: Figures,
+) -> dict[str, Any]:
+    """Return what the template needs of the scores, and add their figures."""
+    whole = next(iter(parts.values()))
+    wide = len(whole.classes) > 6
+    figures.add("confusion", plots.confusion(confusion(whole), whole.classes), "Confusion matrix.", wide=wide)
+    return {
+        "title": f"{config.model_type} on {TASKS[config.task].title}",
+        "about": _about(config, summary),
+        "scores": _scores(config, summary, whole),
+        "folds": _folds(config, summary),
+        "training": "Dotted: training, with augmentation. Solid: validation.",
+        "classes": _classes(summary, whole, figures),
+        **_attributes(parts, figures),
+        **_calibration(parts, figures),
+        "options": _options(config),
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+        "years": YEARS,
+    }
+
+
+def _unfinished(run: RunFolder) -> list[str]:
+    unfinished = run.unfinished()
+    if not unfinished:
+        return []
+    return [f"Training is not complete: fold {shorten_list(unfinished)}. This page is about the finished folds."]
+
+
+def _draw_ages(
+    task: str,
+    parts: Mapping[str, Predictions],
+    ages: np.ndarray | None,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    people: np.ndarray,
+    figures: Figures,
+) -> None:
+    if ages is not None:
+        titles = {task: "any attribute", **ATTRIBUTES} if task == "main" else ATTRIBUTES
+        drawn = plots.errors_by_age(errors_by_age(parts, ages, people), titles)
+        figures.add("ages", drawn, "Share of wrong predictions over the true age.")
+    if TASKS[task].regression:
+        drawn = plots.year_errors(year_errors(labels, predicted[:, 0], people))
+        figures.add("years", drawn, "Error of the predicted years over the true age.")
+
+
 def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    drawn = page["figures"]
+    figures = page["figures"]
     parts = (
         ("scores", "Scores", True),
         ("training", "Training", True),
         ("classes", "Classes", True),
         ("confusion", "Confusion", True),
-        ("costs", "Attributes", drawn["costs"]),
-        ("calibration", "Confidence", drawn["reliability"]),
-        ("age", "Age", drawn["ages"] or drawn["years"]),
+        ("costs", "Attributes", figures["costs"]),
+        ("calibration", "Confidence", figures["reliability"]),
+        ("age", "Age", figures["ages"] or figures["years"]),
         ("mistakes", "Mistakes", True),
         ("labels", "Labels", page["suspects"]),
         ("options", "Options", True),
@@ -131,7 +150,7 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     return (
         f"{config.backbone}, {config.image_size} px, transform {config.transform_type}; {summary['folds_finished']} of "
         f"{summary['folds_planned']} folds of {config.epochs} epochs, trained in {took}; validated on {oof['people']} "
-        f"people, {oof['images']} photographs."
+        f"people, {oof['images']} images."
     )
 
 
@@ -143,7 +162,7 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     return f"The {score_kind(config.cv, config.valid_root)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
 
 
-def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> dict[str, Any]:
+def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions) -> dict[str, Any]:
     names = TASKS[config.task].scores
     rows = [
         [title, *(interval(summary["estimates"][what][name]) for name in names)]
@@ -152,21 +171,21 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Answers) -> 
     ]
     note = (
         "In brackets: 95 % intervals, by bootstrap over people. The best epoch of each fold was chosen on the people "
-        "it is scored on, which flatters; corrected is without that. "
+        'it is scored on, so its score is too high; "corrected" removes this bias. '
     )
     if CORRECTED not in summary["estimates"]:
         note += f"{NOT_CORRECTED} "
     if not TASKS[config.task].regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
-        usual = Answers(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
+        usual = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
         note += (
-            f"Who always answered {whole.classes[counts.argmax()]} would have a macro F1 of "
+            f"Always predicting {whole.classes[counts.argmax()]} would score a macro F1 of "
             f"{class_scores(usual)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
         )
     return grid(["", *(SCORE_TITLES[name] for name in names)], rows, note)
 
 
-def _folds(config: TrainConfig, summary: Mapping[str, Any], log: pd.DataFrame) -> dict[str, Any]:
+def _folds(config: TrainConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
     names = TASKS[config.task].scores
     rows = [
         [f"fold {fold['fold']}", *(f"{fold[name]:.4f}" for name in names), fold["best_epoch"], f"{fold['seconds']:.0f}"]
@@ -178,7 +197,7 @@ def _folds(config: TrainConfig, summary: Mapping[str, Any], log: pd.DataFrame) -
     return grid(["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows)
 
 
-def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[str, Any]:
+def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -> dict[str, Any]:
     known = summary["estimates"][BEST]["f1"]
     scores = class_scores(whole)
     rows = [
@@ -190,98 +209,85 @@ def _classes(summary: Mapping[str, Any], whole: Answers, drawn: Drawn) -> dict[s
         for row in scores.to_dict("records")
         if row["count"]
     }
-    drawn.add(
-        "classes", figures.intervals({"": there}, "F1 of each class (photographs) and its interval"), "F1 by class."
-    )
+    figures.add("classes", plots.intervals({"": there}, "F1 of each class (images) and its interval"), "F1 by class.")
     return grid(
-        ["class", "photographs", "F1", "precision", "recall"],
+        ["class", "images", "F1", "precision", "recall"],
         rows,
-        "Of the best epochs, as everything below. Where none or all of a class is right, there is no interval.",
+        "Of the best epochs, as everything below. A class that is always right or always wrong has no interval.",
     )
 
 
-def _attributes(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]:
-    if "main" not in answers:
+def _attributes(parts: Mapping[str, Predictions], figures: Figures) -> dict[str, Any]:
+    if "main" not in parts:
         return {"costs": ""}
-    parts = {title: answers[name] for name, title in ATTRIBUTES.items()}
-    matrices = {title: (confusion(each), each.classes) for title, each in parts.items()}
-    drawn.add(
-        "attributes", figures.confusions(matrices), "Confusion matrices of mask, gender and age group.", wide=True
-    )
-    costs = attribute_costs(answers["main"])
-    drawn.add("costs", figures.attribute_costs(costs, list(ATTRIBUTES.values())), "What each attribute costs.")
+    matrices = {title: (confusion(parts[name]), parts[name].classes) for name, title in ATTRIBUTES.items()}
+    alt = "Confusion matrices of mask, gender and age group."
+    figures.add("attributes", plots.confusions(matrices), alt, wide=True)
+    costs = attribute_costs(parts["main"])
+    figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "What each attribute costs.")
     most = costs.loc[costs["cost"].idxmax()]
     return {
-        "costs": f"Were {ATTRIBUTES[most['attribute']]} always right and the rest as it is, macro F1 would be "
-        f"{most['if_right']:.3f} instead of {most['macro_f1']:.3f}: it costs the most."
+        "costs": f"If {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} "
+        f"instead of {most['macro_f1']:.3f}: it costs the most."
     }
 
 
-def _calibration(answers: Mapping[str, Answers], drawn: Drawn) -> dict[str, Any]:
-    known = {name: each for name, each in answers.items() if each.probabilities is not None}
+def _calibration(parts: Mapping[str, Predictions], figures: Figures) -> dict[str, Any]:
+    known = {name: each for name, each in parts.items() if each.probabilities is not None}
     if not known:
         return {"calibration": ""}
     tables = {name: reliability(each) for name, each in known.items()}
     titles = {"main": "all together", **ATTRIBUTES}
-    drawn.add(
-        "reliability",
-        figures.reliability({titles[k]: each for k, each in tables.items()}),
-        "Confidence against accuracy.",
-    )
+    shown = plots.reliability({titles[name]: each for name, each in tables.items()})
+    figures.add("reliability", shown, "Confidence against accuracy.")
     first = next(iter(known.values()))
-    sure, right = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
-    kind = "is as sure as it should be"
-    if abs(sure - right) > 0.02:
-        kind = "is too sure of itself" if sure > right else "is more often right than it believes"
+    confidence, accuracy = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
+    kind = "is well calibrated on average"
+    if abs(confidence - accuracy) > 0.02:
+        kind = "is overconfident" if confidence > accuracy else "is underconfident"
     errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
     return {
-        "calibration": f"It says {sure:.0%} in the mean and is right {right:.0%} of the time: it {kind}. Expected "
-        f"calibration error: {errors}."
+        "calibration": f"The mean confidence is {confidence:.0%} and the accuracy {accuracy:.0%}: the model {kind}. "
+        f"Expected calibration error: {errors}."
     }
 
 
 def _ages(root: Path, corrections: str | None, images: Sequence[str]) -> tuple[np.ndarray | None, str]:
-    """The true age of the person on each photograph, or None and why it is not known."""
+    """Return the true age on each image, or None and the reason why it is unknown."""
     try:
         people, _ = read_training_table(root, corrections)
     except UserError as error:
-        return None, f"Without the photographs and their labels there is nothing about ages here ({error})"
+        return None, f"There is no section on age without the images and their labels ({error})"
     ages = dict(zip(people["image"], people["age"], strict=True))
     if not all(image in ages for image in images):
-        return None, f"{root} does not hold all photographs any more, so there is nothing about ages here."
+        return None, f"There is no section on age: {root} lacks some of the images."
     return np.array([ages[image] for image in images]), ""
 
 
 def _mistakes(
-    whole: Answers,
-    labels: np.ndarray,
-    answered: np.ndarray,
-    images: Sequence[str],
-    people: Sequence[str],
-    root: Path,
-    *,
-    regression: bool,
+    parts: Mapping[str, Predictions], labels: np.ndarray, predicted: np.ndarray, oof: pd.DataFrame, root: Path
 ) -> dict[str, Any]:
-    if regression:
-        found = largest_errors(labels, answered[:, 0], images, people)
+    whole = next(iter(parts.values()))
+    if whole.probabilities is None:
+        found = largest_errors(labels, predicted[:, 0], oof["ImageID"], oof["person"])
         rows = [
-            (row, f"{row['label']:.0f}", f"{row['pred']:.1f}", f"{row['error']:.1f} years off")
+            (row, f"{row['label']:.0f}", f"{row['pred']:.1f}", f"error {row['error']:.1f} years")
             for row in found.head(SHOWN).to_dict("records")
         ]
-        title, note = "Largest errors", "The photographs furthest off, one of each person."
+        title, note = "Largest errors", "The images with the largest errors, one per person."
     else:
-        found = confident_mistakes(whole, images, people)
+        found = confident_mistakes(whole, oof["ImageID"], oof["person"])
         rows = [
             (
                 row,
                 whole.classes[row["label"]],
                 whole.classes[row["pred"]],
-                f"confidence {row['confidence']:.2f}; so are {row['images']} of this person's photographs",
+                f"confidence {row['confidence']:.2f}; {row['images']} images of this person",
             )
             for row in found.head(SHOWN).to_dict("records")
         ]
         title = "Most confident mistakes"
-        note = f"One of each person and mistake, {len(rows)} of {len(found)}: the model, the photograph, or the label?"
+        note = f"One per person and mistake, {len(rows)} of {len(found)}. Is it the model, the image, or the label?"
     shown = [
         {
             "image": row["ImageID"],
@@ -293,14 +299,14 @@ def _mistakes(
         for row, label, pred, more in rows
     ]
     if shown and not any(each["source"] for each in shown):
-        note += f" The photographs are not in {root} any more."
+        note += f" The images are not in {root} any more."
     return {"title": title, "note": note if shown else "There are none.", "rows": shown}
 
 
 def _suspects(
-    config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Answers], root: Path
+    config: TrainConfig, oof: pd.DataFrame, parts: Mapping[str, Predictions], root: Path
 ) -> dict[str, Any] | None:
-    found = find_suspects(config, oof, answers, root, share=LabelErrorConfig.share)
+    found = find_suspects(config, oof, parts, root, share=SHARE)
     if not len(found.rows):
         return None
     rows = [
@@ -314,7 +320,7 @@ def _suspects(
         for part in found.first(SUSPECTS)
         for row in part.to_dict("records")
     ]
-    note = "Suspects to be looked at, not truths: the model may be wrong as well. find_label_errors.py lists them all."
+    note = "The model may be wrong instead of the label. python -m tools find_label_errors lists all of them."
     return {"note": note, "rows": rows}
 
 
@@ -323,13 +329,16 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     hidden = ("resume", "overwrite", "save_path")
     default = TrainConfig(task=config.task, model_type=config.model_type).as_dict()  # some depend on these two
     default |= {"task": TrainConfig.task, "model_type": TrainConfig.model_type}
-    told = [
+    changed = [
         f"{flag(f.name)} {value}" if not isinstance(value, bool) else flag(f.name if value else f"no_{f.name}")
         for f, value in every
         if value != default[f.name] and f.name not in hidden
     ]
     rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every if f.name not in hidden]
-    return {"given": f"Other than by default: {', '.join(told)}." if told else "All as by default.", "rows": rows}
+    return {
+        "given": f"Not at their defaults: {', '.join(changed)}." if changed else "All at their defaults.",
+        "rows": rows,
+    }
 
 
 def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
@@ -339,4 +348,4 @@ def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
         [f"fold {fold['fold']}", len(fold["train"]), len(fold["valid"]), images.get(fold["fold"], "not yet")]
         for fold in split["folds"]
     ]
-    return grid(["", "people trained on", "people validated on", "photographs validated on"], rows)
+    return grid(["", "people trained on", "people validated on", "images validated on"], rows)

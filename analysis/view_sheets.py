@@ -67,7 +67,7 @@ class ViewSheets:
         blocks, missed = [], 0
         for k, (row, path, image, label) in enumerate(zip(rows, paths, images, chosen["label"], strict=True)):
             original = self._original(path, face=face)
-            missed += original.amiss
+            missed += original.highlight
             drawn = [Cell(f"training, epoch {e}", to_image(train[e, row][0])) for e in range(draws)]
             seen = [Cell(f"{n} {view}", to_image(predicted[k][0][n - 1])) for n, view in enumerate(views, 1)]
             lines = [cells[at : at + ACROSS] for cells in (drawn, seen) for at in range(0, len(cells), ACROSS)]
@@ -85,7 +85,7 @@ class ViewSheets:
         if not face:
             return Cell("image", picture)
         box, found = face_crop_box(picture)
-        return Cell("box: the face" if found else "no face found: the centre", picture, box, amiss=not found)
+        return Cell("box: the face" if found else "no face found: the centre", picture, box, highlight=not found)
 
     def mixup_sheet(self, name: str, *, count: int) -> Image.Image:
         """Draw the first image that --oversample adds in epoch 0, of up to `count` scarce classes.

@@ -84,7 +84,7 @@ def test_a_run_cannot_enter_a_fold_of_another_and_leaves_at_once_at_the_second_c
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         os.kill(child.process.pid, number)
     assert child.end(20) in (130, 143)
-    assert "once more to leave at once" in child.text
+    assert "Press Ctrl-C again" in child.text
     assert "Traceback" not in child.text
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     finish(words)

@@ -108,8 +108,8 @@ def test_every_task_that_makes_sense(name, task):
 def test_an_answer_does_not_depend_on_the_batch_it_is_in(name, backbone):
     network, batch = make(name, backbone).eval(), images(3)
     with torch.no_grad():
-        together, alone = network(batch), network(batch[1:2])
-    for head, output in together.items():
+        dist, alone = network(batch), network(batch[1:2])
+    for head, output in dist.items():
         assert torch.allclose(output[1:2], alone[head], atol=1e-5)
 
 
@@ -333,8 +333,8 @@ def attributes_by_hand(network, batch: torch.Tensor) -> dict[str, torch.Tensor]:
         part = slice(h * depth, (h + 1) * depth)
         scores = q[..., part] @ k[..., part].transpose(1, 2) / depth**0.5  # (B, 3, 3)
         heads.append(scores.softmax(dim=-1) @ v[..., part])
-    together = [t.unflatten(-1, (count, depth)).transpose(1, 2) for t in (q, k, v)]  # (B, 8, 3, 8)
-    torch_says = F.scaled_dot_product_attention(*together).transpose(1, 2).flatten(2)
+    dist = [t.unflatten(-1, (count, depth)).transpose(1, 2) for t in (q, k, v)]  # (B, 8, 3, 8)
+    torch_says = F.scaled_dot_product_attention(*dist).transpose(1, 2).flatten(2)
     joined = torch.cat(heads, dim=-1)
     assert torch.allclose(joined, torch_says, atol=1e-5)
     out = network.attention.out_proj
@@ -569,7 +569,7 @@ def test_networks_of_torchvision_are_trained_and_predict(backbone):
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "size", "told"),
+    ("name", "backbone", "size", "message"),
     [
         ("VanillaTorchvision", "convnext_tny", 32, r"convnext_tny is not a classification network.*'convnext_tiny'"),
         ("VanillaTorchvision", "fcn_resnet50", 32, r"fcn_resnet50 is not a classification network of torchvision"),
@@ -578,8 +578,8 @@ def test_networks_of_torchvision_are_trained_and_predict(backbone):
         ("JointHeads", "swin_v2_tt", 32, r"swin_v2_tt is not a classification network.*'swin_v2_t'"),
     ],
 )
-def test_what_torchvision_has_not_is_told(name, backbone, size, told):
-    with pytest.raises(UserError, match=told) as caught:
+def test_what_torchvision_lacks_is_reported(name, backbone, size, message):
+    with pytest.raises(UserError, match=message) as caught:
         make(name, backbone, size=size)
     assert "\n" not in str(caught.value)
 
@@ -666,11 +666,11 @@ def test_networks_of_timm_have_the_head_on_what_they_answer(backbone, width, tim
     assert timm.asked == [(backbone, {"pretrained": False, **({"img_size": 32} if backbone == "sized" else {})})]
 
 
-def test_what_timm_has_not_is_told(timm):
+def test_what_timm_lacks_is_reported(timm):
     with pytest.raises(UserError, match=r"plan is not a network of timm 9\.9\. Did you mean 'plain'\?"):
         make("VanillaTimm", "plan")
-    told = r"weights of timm's plain could not be loaded \(We couldn't connect to huggingface\.co\).*--no-pretrained"
-    with pytest.raises(UserError, match=told):
+    message = r"weights of timm's plain could not be loaded \(We couldn't connect to huggingface\.co\).*--no-pretrained"
+    with pytest.raises(UserError, match=message):
         make("VanillaTimm", "plain", pretrained=True)
 
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis import error_analysis as mistakes
-from analysis.error_analysis import Answers, answers_of
+from analysis.error_analysis import Predictions, split_predictions
 from data.label_math import decode_class, encode_class
 
 
 def answers(labels, predicted, task="mask"):
-    return Answers(task, np.array(labels), np.array(predicted))
+    return Predictions(task, np.array(labels), np.array(predicted))
 
 
 def sure(confidences, predicted, count=2):
@@ -30,35 +30,35 @@ def test_main_also_answers_its_attributes_by_their_marginal_probabilities():
     probabilities = np.zeros((1, 18))
     probabilities[0, encode_class(0, 0, 0)] = 0.4
     probabilities[0, encode_class(0, 1, 1)] = probabilities[0, encode_class(1, 1, 2)] = 0.3
-    told = answers_of("main", np.array([encode_class(2, 1, 1)]), probabilities)
-    assert list(told) == ["main", "mask", "gender", "ageg"]
-    assert told["main"].predicted == encode_class(0, 0, 0)
-    assert told["mask"].probabilities[0] == pytest.approx([0.7, 0.3, 0])
-    assert told["gender"].probabilities[0] == pytest.approx([0.4, 0.6])
-    assert told["ageg"].probabilities[0] == pytest.approx([0.4, 0.3, 0.3])
-    assert [int(each.labels[0]) for each in told.values()] == [encode_class(2, 1, 1), 2, 1, 1]
-    assert [bool(each.wrong[0]) for each in told.values()] == [True, True, False, True]
+    predicted = split_predictions("main", np.array([encode_class(2, 1, 1)]), probabilities)
+    assert list(predicted) == ["main", "mask", "gender", "ageg"]
+    assert predicted["main"].predicted == encode_class(0, 0, 0)
+    assert predicted["mask"].probabilities[0] == pytest.approx([0.7, 0.3, 0])
+    assert predicted["gender"].probabilities[0] == pytest.approx([0.4, 0.6])
+    assert predicted["ageg"].probabilities[0] == pytest.approx([0.4, 0.3, 0.3])
+    assert [int(each.labels[0]) for each in predicted.values()] == [encode_class(2, 1, 1), 2, 1, 1]
+    assert [bool(each.wrong[0]) for each in predicted.values()] == [True, True, False, True]
 
 
 def test_attributes_are_those_of_decode_class():
     labels = np.arange(18)
-    told = answers_of("main", labels, np.eye(18))
-    attributes = zip(*(told[name].labels.tolist() for name in ("mask", "gender", "ageg")), strict=True)
+    predicted = split_predictions("main", labels, np.eye(18))
+    attributes = zip(*(predicted[name].labels.tolist() for name in ("mask", "gender", "ageg")), strict=True)
     assert list(attributes) == [decode_class(k) for k in range(18)]
-    assert not any(each.wrong.any() for each in told.values())
+    assert not any(each.wrong.any() for each in predicted.values())
 
 
 def test_years_answer_the_age_group():
-    told = answers_of("age", np.array([29, 59, 60]), np.array([[31.0], [59.9], [60.0]]))
-    assert list(told) == ["ageg"]
-    assert mistakes.confusion(told["ageg"]).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    predicted = split_predictions("age", np.array([29, 59, 60]), np.array([[31.0], [59.9], [60.0]]))
+    assert list(predicted) == ["ageg"]
+    assert mistakes.confusion(predicted["ageg"]).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
 def test_other_tasks_are_one_question(task):
-    told = answers_of(task, np.array([0, 1]), np.eye(3)[:2, : 2 if task == "gender" else 3])
-    assert list(told) == [task]
-    assert told[task].classes[0] in ("worn", "male", "<30")
+    predicted = split_predictions(task, np.array([0, 1]), np.eye(3)[:2, : 2 if task == "gender" else 3])
+    assert list(predicted) == [task]
+    assert predicted[task].classes[0] in ("worn", "male", "<30")
 
 
 # ------------------------------------------------------------------------------------------------ classes
@@ -95,7 +95,7 @@ def test_reliability_in_bins_of_equal_count():
     confidence, right = [0.6, 0.7, 0.9, 1.0], [True, False, True, True]
     predicted = np.array([0, 1, 0, 1])
     labels = np.where(right, predicted, 1 - predicted)
-    table = mistakes.reliability(Answers("gender", labels, predicted, sure(confidence, predicted)), bins=2)
+    table = mistakes.reliability(Predictions("gender", labels, predicted, sure(confidence, predicted)), bins=2)
     assert table["count"].tolist() == [2, 2]
     assert table["low"].tolist() == pytest.approx([0.6, 0.9])
     assert table["high"].tolist() == pytest.approx([0.7, 1.0])
@@ -108,7 +108,7 @@ def test_the_same_confidence_is_in_one_bin_whatever_the_order():
     predicted = np.zeros(6, dtype=int)
     labels = np.array([0, 0, 0, 1, 1, 1])
     tables = [
-        mistakes.reliability(Answers("gender", labels[order], predicted, sure([1.0] * 6, predicted)), bins=3)
+        mistakes.reliability(Predictions("gender", labels[order], predicted, sure([1.0] * 6, predicted)), bins=3)
         for order in (np.arange(6), np.arange(6)[::-1])
     ]
     assert tables[0].equals(tables[1])
@@ -145,7 +145,7 @@ def test_errors_in_years_over_true_age():
 
 def test_the_most_confident_mistakes_are_one_row_a_person_and_pair():
     predicted = np.array([1, 1, 0, 1, 1])
-    each = Answers("gender", np.array([0, 0, 1, 0, 1]), predicted, sure([0.7, 0.9, 0.8, 0.6, 1.0], predicted))
+    each = Predictions("gender", np.array([0, 0, 1, 0, 1]), predicted, sure([0.7, 0.9, 0.8, 0.6, 1.0], predicted))
     images = ["a/1", "a/2", "b/1", "c/1", "d/1"]
     table = mistakes.confident_mistakes(each, images, ["a", "a", "b", "c", "d"])
     assert table["ImageID"].tolist() == ["a/2", "b/1", "c/1"]
@@ -154,7 +154,7 @@ def test_the_most_confident_mistakes_are_one_row_a_person_and_pair():
 
 
 def test_no_mistakes_are_an_empty_table():
-    each = Answers("gender", np.array([0]), np.array([0]), np.array([[1.0, 0.0]]))
+    each = Predictions("gender", np.array([0]), np.array([0]), np.array([[1.0, 0.0]]))
     table = mistakes.confident_mistakes(each, ["a/1"], ["a"])
     assert isinstance(table, pd.DataFrame)
     assert table.empty

@@ -47,9 +47,9 @@ def test_tallies_of_people_come_to_the_scores_of_all_photographs(task):
 
 
 def test_tallies_by_hand():
-    # Person 0: true 0 and 2, told 0 and 0. Person 1: true 1, told 1.
+    # Person 0: true 0 and 2, predicted 0 and 0. Person 1: true 1, predicted 1.
     tallies = tally_people("mask", np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
-    #                             right    told     true
+    #                             right    predicted     true
     assert tallies.tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
     assert class_f1(tallies.sum(axis=0).reshape(3, 3)) == pytest.approx([2 / 3, 1, 0])
 
@@ -76,8 +76,8 @@ def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_
 
 def test_an_interval_stays_between_0_and_1():
     labels = np.repeat([0, 1, 2], 10)
-    told = np.where(np.arange(30) == 0, 1, labels)
-    tallies = tally_people("mask", np.eye(3)[told], labels, np.arange(30))
+    predicted = np.where(np.arange(30) == 0, 1, labels)
+    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(30))
     found = with_intervals("mask", [tallies], draw_resamples([30], seed=0))["accuracy"]
     assert found.value < found.high == 1
 

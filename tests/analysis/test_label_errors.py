@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from analysis import label_errors
-from analysis.error_analysis import Answers, answers_of
+from analysis.error_analysis import Predictions, split_predictions
 from config import TrainConfig
 from data.label_math import encode_class
 from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
@@ -23,13 +23,13 @@ from utils import make_folder, write_json, write_text
 
 def test_photographs_are_pooled_by_the_mean_of_their_logarithms():
     probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
-    got = label_errors.pooled(probabilities, np.array([0, 0, 1]))
+    got = label_errors.pool_images(probabilities, np.array([0, 0, 1]))
     # sqrt(0.9 * 0.5) : sqrt(0.1 * 0.5) = 3 : 1
     assert got == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
 
 
 def test_a_photograph_that_rules_a_class_out_does_not_decide_alone():
-    got = label_errors.pooled(np.array([[0.0, 1.0], *[[0.99, 0.01]] * 6]), np.zeros(7, dtype=int))
+    got = label_errors.pool_images(np.array([[0.0, 1.0], *[[0.99, 0.01]] * 6]), np.zeros(7, dtype=int))
     assert got[0, 0] > 0.5
 
 
@@ -47,21 +47,21 @@ def test_who_is_confidently_of_no_class_keeps_the_label_and_an_unlabelled_class_
 
 
 def test_sharpening_finds_the_temperature_of_the_answers():
-    # Three of four labels are the more probable class, and so is what is best told of each: 3/4, not 0.99.
+    # Three of four labels are the more probable class, and so is the best estimate of each: 3/4, not 0.99.
     probabilities = np.array([[0.99, 0.01]] * 4)
-    got = label_errors.calibrated(probabilities, np.array([0, 0, 0, 1]))
+    got = label_errors.calibrate(probabilities, np.array([0, 0, 0, 1]))
     assert got[:, 0] == pytest.approx(0.75, abs=0.01)
-    assert label_errors.calibrated(got, np.array([0, 0, 0, 1])) == pytest.approx(got, abs=0.01)
+    assert label_errors.calibrate(got, np.array([0, 0, 0, 1])) == pytest.approx(got, abs=0.01)
 
 
-def test_chance_right_by_hand():
-    got = label_errors.chance_right(np.array([[0.5, 0.5, 0.0], [0.02, 0.9, 0.08]]), np.array([0, 0]))
+def test_label_confidence_by_hand():
+    got = label_errors.label_confidence(np.array([[0.5, 0.5, 0.0], [0.02, 0.9, 0.08]]), np.array([0, 0]))
     assert got == pytest.approx([0.97 * 0.5 / (0.97 * 0.5 + 0.03 * 0.25), 0.97 * 0.02 / (0.97 * 0.02 + 0.03 * 0.49)])
 
 
 def of_genders(labels, sureness):
     probabilities = np.stack([1 - np.array(sureness), sureness], axis=1)
-    return {"gender": Answers("gender", np.array(labels), probabilities.argmax(axis=1), probabilities)}
+    return {"gender": Predictions("gender", np.array(labels), probabilities.argmax(axis=1), probabilities)}
 
 
 def test_everybody_has_a_suspicion_and_the_photographs_of_one_are_one_row():
@@ -70,7 +70,7 @@ def test_everybody_has_a_suspicion_and_the_photographs_of_one_are_one_row():
     assert table["id"].tolist() == ["a", "d", "b", "c"]
     assert (np.diff(table["suspicion"]) < 1e-9).all()
     assert label_errors.candidates(table)["id"].tolist() == ["a"]
-    assert table.loc[0, ["gender", "gender_told"]].tolist() == [0, 1]
+    assert table.loc[0, ["gender", "gender_found"]].tolist() == [0, 1]
 
 
 def test_a_fold_whose_network_is_too_sure_of_itself_fills_no_ranks():
@@ -90,7 +90,7 @@ def test_gender_and_age_group_count_together():
     for row, (gender, group) in enumerate([(0.6, 0.6), (0.6, 1), (1, 0.6)]):
         for k, share in enumerate((gender, 1 - gender)):
             probabilities[row, [encode_class(0, k, 0), encode_class(0, k, 1)]] = share * group, share * (1 - group)
-    answers = answers_of("main", np.array([0, 0, 0]), probabilities)
+    answers = split_predictions("main", np.array([0, 0, 0]), probabilities)
     table = label_errors.suspect_people(answers, ["both", "gender", "age"], [0, 0, 0])
     assert table["id"].tolist() == ["both", "gender", "age"]
 
@@ -100,8 +100,8 @@ def test_gender_and_age_group_count_together():
     [(0, 1, "30"), (0, 2, "60"), (1, 0, "29"), (1, 2, "60"), (2, 1, "59"), (2, 0, "29")],
 )
 def test_a_suggested_age_is_the_nearest_of_its_group(labelled, suggested, age):
-    people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_told": [suggested], "suspicion": [0.9]})
-    table = label_errors.corrections_of(people, None, {})
+    people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_found": [suggested], "suspicion": [0.9]})
+    table = label_errors.make_corrections(people, None, {})
     assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
     names = TASKS["ageg"].classes
     assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
@@ -117,7 +117,9 @@ def make_run(tmp_path):
     def make(train_root, truth, task="main", corrections=None, sure=0.9, **options):
         folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
         labels, _ = read_training_table(train_root, corrections)
-        config = TrainConfig(task, "VanillaTorchvision", train_root=str(train_root), cv=2, epochs=1, **options)
+        config = TrainConfig(
+            task=task, model_type="VanillaTorchvision", train_root=str(train_root), cv=2, epochs=1, **options
+        )
         config.corrections = None if corrections is None else str(corrections)
         write_json(folder / "config.json", config.as_dict())
         column = "label" if task == "main" else task
@@ -177,7 +179,7 @@ def test_wrong_labels_are_found_and_the_file_puts_them_right(run, make_run, swap
     report.raise_errors()
     assert labels_of(wrong) != labels_of(truth)
     assert labels_of(right) == labels_of(truth)
-    assert "suspects to be looked at, not truths" in outcome.out
+    assert "The model may be wrong instead of the label" in outcome.out
     assert "1 of 2 folds are finished" in outcome.out
     assert "male >=60             female 30-59" in outcome.out
 
@@ -209,10 +211,10 @@ def test_other_tasks_suspect_what_they_answer(task, run, make_run, swapped):
 def test_age_is_refused(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
-    write_json(folder / "config.json", TrainConfig("age", "VanillaTorchvision", cv=2).as_dict())
+    write_json(folder / "config.json", TrainConfig(task="age", model_type="VanillaTorchvision", cv=2).as_dict())
     outcome = run("find_label_errors", "--root", folder)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "learnt years" in outcome.err
+    assert "predicts years" in outcome.err
 
 
 def test_no_more_are_listed_than_the_share(run, make_run, swapped):
@@ -266,11 +268,11 @@ def test_what_the_run_was_corrected_with_stays(run, make_run, swapped, tmp_path,
     rows = table[list(CORRECTION_COLUMNS)].to_numpy().tolist()
     assert rows[-2:] == [["000004", "female", "", "", ""], ["000002", "", "", "normal", "worn"]]
     assert {row[0] for row in rows[:-2]} == {"000001", "000005", "000019-1"}
-    assert "has looked at them: 2." in outcome.out
+    assert "Left out 2 suspects" in outcome.out
     earlier.unlink()
     outcome = run("find_label_errors", "--root", folder, "--share", 1, "--overwrite")
     assert outcome.code == 0
-    assert "are not there any more" in outcome.out
+    assert "are gone" in outcome.out
 
 
 def test_photographs_that_are_gone_are_told_and_gone_without(run, make_run, swapped, tmp_path):
@@ -279,7 +281,7 @@ def test_photographs_that_are_gone_are_told_and_gone_without(run, make_run, swap
     data.root.rename(tmp_path / "moved")
     outcome = run("find_label_errors", "--root", folder, "--share", 1)
     assert outcome.code == 0
-    assert "there is no contact sheet" in outcome.out
+    assert "There is no contact sheet" in outcome.out
     assert not (folder / "suspects.jpg").exists()
     right, report = read_training_table(tmp_path / "moved" / "train" / "images", folder / "corrections.csv")
     report.raise_errors()
@@ -310,12 +312,12 @@ def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_ru
     outcome = run("find_label_errors", "--root", folder, "--share", 1)
     assert outcome.code == 0
     assert "1 of 2 folds" not in outcome.out
-    assert "19 people, 133 photographs" in outcome.out
+    assert "19 people, 133 images" in outcome.out
     assert len(read_corrections(folder / "corrections.csv")) == 4
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (lambda text: None, "Finish a fold"),
         (lambda text: "", "is damaged"),
@@ -326,14 +328,14 @@ def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_ru
         (lambda text: text.replace(",0,4,", ",0,18,"), "an unknown label"),
     ],
 )
-def test_out_of_fold_answers_that_are_missing_or_damaged(damage, told, run, make_run, small_data):
+def test_out_of_fold_answers_that_are_missing_or_damaged(damage, message, run, make_run, small_data):
     truth, _ = read_training_table(small_data.train_root)
     folder = make_run(small_data.train_root, truth)
     text = damage((folder / "oof.csv").read_text())
     (folder / "oof.csv").unlink() if text is None else (folder / "oof.csv").write_text(text)
     outcome = run("find_label_errors", "--root", folder)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert told in outcome.err
+    assert message in outcome.err
     assert not (folder / "corrections.csv").exists()
 
 
@@ -344,14 +346,14 @@ def test_training_does_not_delete_the_corrections_it_is_to_apply(run, make_run, 
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     outcome = run("train", *tiny_training, *words, "--overwrite", "--corrections", folder / "corrections.csv")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "move it elsewhere" in outcome.err
+    assert "Move it elsewhere" in outcome.err
     assert (folder / "corrections.csv").is_file()
 
 
 def test_all_18_classes_have_their_words():
     people = pd.DataFrame(
-        {"id": ["a"], "gender": [1], "gender_told": [0], "ageg": [2], "ageg_told": [2], "suspicion": [0.5]}
+        {"id": ["a"], "gender": [1], "gender_found": [0], "ageg": [2], "ageg_found": [2], "suspicion": [0.5]}
     )
-    table = label_errors.corrections_of(people, None, {})
+    table = label_errors.make_corrections(people, None, {})
     assert f"worn {table.loc[0, 'labelled']}" in MAIN_CLASSES
     assert f"worn {table.loc[0, 'predicted']}" in MAIN_CLASSES

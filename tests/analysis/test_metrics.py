@@ -16,10 +16,10 @@ def sure_of(classes, count):
 
 
 def test_macro_f1_by_hand():
-    # true 0 0 1 1 2 2, told 0 1 1 1 2 0:
-    #   class 0: one hit of 2 told and 2 true   F1 = 2*1 / (2 + 2) = 1/2
-    #   class 1: two hits of 3 told and 2 true  F1 = 2*2 / (3 + 2) = 4/5
-    #   class 2: one hit of 1 told and 2 true   F1 = 2*1 / (1 + 2) = 2/3
+    # true 0 0 1 1 2 2, predicted 0 1 1 1 2 0:
+    #   class 0: one hit of 2 predicted and 2 true   F1 = 2*1 / (2 + 2) = 1/2
+    #   class 1: two hits of 3 predicted and 2 true  F1 = 2*2 / (3 + 2) = 4/5
+    #   class 2: one hit of 1 predicted and 2 true   F1 = 2*1 / (1 + 2) = 2/3
     got = score("mask", sure_of([0, 1, 1, 1, 2, 0], 3), np.array([0, 0, 1, 1, 2, 2]))
     assert got["macro_f1"] == pytest.approx((1 / 2 + 4 / 5 + 2 / 3) / 3)
     assert got["accuracy"] == pytest.approx(4 / 6)
@@ -27,7 +27,7 @@ def test_macro_f1_by_hand():
 
 
 def test_a_class_without_an_image_counts_0():
-    # Class 2 is neither true nor told: F1 0 of it, 1 of the other two.
+    # Class 2 is neither true nor predicted: F1 0 of it, 1 of the other two.
     got = score("mask", sure_of([0, 1, 1], 3), np.array([0, 1, 1]))
     assert got["macro_f1"] == pytest.approx(2 / 3)
     assert got["accuracy"] == 1
@@ -40,7 +40,7 @@ def test_main_is_over_all_18_classes():
 
 
 def test_a_class_that_is_only_told_counts_0():
-    # true 0 0, told 0 1: class 0 F1 = 2*1 / (1 + 2) = 2/3, class 1 F1 = 0
+    # true 0 0, predicted 0 1: class 0 F1 = 2*1 / (1 + 2) = 2/3, class 1 F1 = 0
     assert score("gender", sure_of([0, 1], 2), np.array([0, 0]))["macro_f1"] == pytest.approx(1 / 3)
 
 
@@ -51,11 +51,11 @@ def test_scores_are_plain_numbers():
 
 def test_ages_by_hand():
     # errors -2, +1, 0, -3 years: MAE = 6/4, RMSE = sqrt(14/4)
-    told, true = np.array([[28.0], [31.0], [60.0], [57.0]], np.float32), np.array([30, 30, 60, 60])
-    got = score("age", told, true)
+    predicted, true = np.array([[28.0], [31.0], [60.0], [57.0]], np.float32), np.array([30, 30, 60, 60])
+    got = score("age", predicted, true)
     assert got["mae"] == pytest.approx(1.5)
     assert got["rmse"] == pytest.approx(math.sqrt(3.5))
-    # groups told 0 1 2 1, true 1 1 2 2: F1 of 0 is 0, of 1 2*1/(2+2) = 1/2, of 2 2*1/(1+2) = 2/3
+    # groups predicted 0 1 2 1, true 1 1 2 2: F1 of 0 is 0, of 1 2*1/(2+2) = 1/2, of 2 2*1/(1+2) = 2/3
     assert got["macro_f1"] == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
     assert got["accuracy"] == pytest.approx(2 / 4)
 

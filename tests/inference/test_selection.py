@@ -76,8 +76,8 @@ def test_fewer_years_of_error_are_a_gain():
     [
         ((0.012, 0.003, 0.021), "better by 0.0120 (0.0030 to 0.0210)"),
         ((-0.012, -0.021, -0.003), "worse by 0.0120 (0.0030 to 0.0210)"),
-        ((0.002, -0.01, 0.014), "not told apart, 0.0020 (-0.0100 to 0.0140)"),
-        ((0.0, 0.0, 0.0), "not told apart, 0.0000"),
+        ((0.002, -0.01, 0.014), "no clear difference, 0.0020 (-0.0100 to 0.0140)"),
+        ((0.0, 0.0, 0.0), "no clear difference, 0.0000"),
     ],
 )
 def test_a_gain_in_words(gain, words):

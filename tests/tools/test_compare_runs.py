@@ -38,11 +38,11 @@ def give_answers(run, right):
     parts = []
     for fold in (0, 1):
         rows = pd.read_csv(run / f"fold0{fold}" / "oof.csv", dtype={"person": str})
-        told = np.where(right(rows), rows["label"], (rows["label"] + 1) % 18)
-        answers = np.eye(18, dtype=np.float32)[told]
+        predicted = np.where(right(rows), rows["label"], (rows["label"] + 1) % 18)
+        answers = np.eye(18, dtype=np.float32)[predicted]
         for epoch in range(config["epochs"]):
             np.save(run / f"fold0{fold}" / "answers" / f"epoch{epoch + 1:03d}.npy", answers)
-        rows = rows.assign(pred=told, **{f"p{i}": answers[:, i] for i in range(18)})
+        rows = rows.assign(pred=predicted, **{f"p{i}": answers[:, i] for i in range(18)})
         rows.to_csv(run / f"fold0{fold}" / "oof.csv", index=False)
         parts.append(rows)
     pd.concat(parts).to_csv(run / "oof.csv", index=False)
@@ -68,7 +68,7 @@ def test_runs_that_answer_the_same_are_not_told_apart(run, copies):
     for copy in copies[:2]:
         give_answers(copy, lambda rows: rows["person"].astype(int) % 2 == 0)
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert "A and B are not told apart: they score the same in macro F1." in outcome.out
+    assert "No clear difference between A and B: they score the same in macro F1." in outcome.out
 
 
 def test_real_runs_are_compared_with_intervals_that_hold_the_difference(run, trained):
@@ -103,7 +103,7 @@ def test_folds_that_both_have_are_compared(run, copies):
 def test_runs_of_another_split_are_refused_saying_what_differs(run, trained):
     outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
     assert outcome.code == 2
-    assert "cannot be compared: --seed is 42 and 7, so that other people are in their folds." in outcome.err
+    assert "cannot be compared: --seed is 42 and 7, so their folds hold other people." in outcome.err
 
 
 def test_runs_of_other_labels_are_refused(run, copies):
@@ -113,22 +113,22 @@ def test_runs_of_other_labels_are_refused(run, copies):
     path.write_text(json.dumps(config))
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert outcome.code == 2
-    assert "other photographs or labels" in outcome.err
+    assert "other images or labels" in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("roots", "told"),
+    ("roots", "message"),
     [
-        ("{0}", "There is one run only"),
+        ("{0}", "There is only one run"),
         ("{0},{0}", "twice"),
         ("{0},lost", "There is no folder lost"),
         ("{0},,{1}", "must be folders with commas between them"),
     ],
 )
-def test_what_is_no_two_runs_is_refused(roots, told, run, trained):
+def test_what_is_no_two_runs_is_refused(roots, message, run, trained):
     outcome = run("compare_runs", "--root", roots.format(*trained))
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 def test_a_fold_that_is_gone_or_trained_anew_is_not_corrected_by_halves(run, copies):
@@ -151,7 +151,7 @@ def test_answers_of_another_shape_are_refused(run, copies):
 def test_a_folder_with_a_comma_in_its_name_is_one_folder(run, copies, tmp_path):
     place = shutil.move(copies[0], tmp_path / "a,b")
     outcome = run("compare_runs", "--root", place)
-    assert f"There is one run only, {place}" in outcome.err
+    assert f"There is only one run, {place}" in outcome.err
 
 
 def test_another_task_than_the_runs_is_refused(run, copies):

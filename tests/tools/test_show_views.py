@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from analysis import view_sheets
-from analysis.contact_sheet import AMISS, FOUND, WIDTH, Block, Cell, contact_sheet
+from analysis.contact_sheet import FOUND, HIGHLIGHT, WIDTH, Block, Cell, contact_sheet
 from augmentation import VIEWS, build_transform, to_image
 from cli.choices import TRANSFORMS
 from config import TrainConfig
@@ -167,8 +167,8 @@ def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
     assert "no face was found in 1 of 2 images" in outcome.out
     for block, found in zip(drawn["facecrop"][2], (True, False), strict=True):
         photograph = block.large[0]
-        assert (photograph.box, not photograph.amiss) == face_crop_box(photograph.picture)
-        assert photograph.amiss is not found
+        assert (photograph.box, not photograph.highlight) == face_crop_box(photograph.picture)
+        assert photograph.highlight is not found
         assert photograph.label.startswith("box: the face" if found else "no face found")
     _, drawn = show(*words, "base")
     assert all(block.large[0].box is None for block in drawn["base"][2])
@@ -311,7 +311,7 @@ def test_pictures_and_their_boxes_are_on_the_page():
     counts = {colour: count for count, colour in page.getcolors(1 << 24)}
     assert [counts[small_cell.picture.getpixel((0, 0))] for small_cell in small] == [150 * 150] * 3
     assert FOUND in counts
-    assert AMISS not in counts
+    assert HIGHLIGHT not in counts
     pixels = np.asarray(page)
     rows, columns = np.nonzero((pixels == FOUND).all(axis=2))
     blue_rows, blue_columns = np.nonzero((pixels == (9, 9, 200)).all(axis=2))
