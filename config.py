@@ -1,7 +1,6 @@
 """The options of every command with their defaults. Edit a default here and it holds everywhere.
 
-The classes below are the groups that --help shows. A command's options are those of its class and of the groups that
-the class inherits from. An option is one line: its name, type, default and help; `low` and `high` bound a number.
+The first classes are the groups of --help; a command has the options of its class and of the groups it inherits from.
 """
 
 from __future__ import annotations

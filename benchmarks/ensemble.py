@@ -4,7 +4,7 @@
     python benchmarks/ensemble.py --backbone efficientnet-b3 --image-size 224 --images 2048 --batch-size 256
 
 The usual way loads one checkpoint after another, reads all images again for every view of every member, and runs
-the networks as their library makes them, in float32. Networks have random weights; both ways must give the same probabilities.
+the networks as their library makes them, in float32. Networks have random weights; both ways must agree.
 """
 
 from __future__ import annotations

@@ -213,11 +213,11 @@ def test_the_score_in_a_checkpoint_is_that_of_its_own_weights(words, train, smal
         assert f"{info['scores']['macro_f1']:.4f}" in path.name
         options = ("--data-root", held_out, "--save-path", tmp_path / path.stem, "--num-workers", 0)
         assert run("submit_singular", "--load-state-dict", path, *options).code == 0
-        told = pd.read_csv(next((tmp_path / path.stem).rglob("members/*.csv"))).set_index("ImageID")
-        told = told.loc[[name.replace("/", "_") for name in fold["ImageID"]]].to_numpy()
-        assert score("main", told, fold["label"].to_numpy())["macro_f1"] == pytest.approx(info["scores"]["macro_f1"])
+        printed = pd.read_csv(next((tmp_path / path.stem).rglob("members/*.csv"))).set_index("ImageID")
+        printed = printed.loc[[name.replace("/", "_") for name in fold["ImageID"]]].to_numpy()
+        assert score("main", printed, fold["label"].to_numpy())["macro_f1"] == pytest.approx(info["scores"]["macro_f1"])
         best = info["epoch"] == json.loads((folder / "summary.json").read_text())["folds"][1]["best_epoch"]
-        assert np.allclose(told, fold.filter(regex=r"^p\d+$"), atol=1e-4) == best
+        assert np.allclose(printed, fold.filter(regex=r"^p\d+$"), atol=1e-4) == best
 
 
 def test_age_is_predicted_in_years_and_scored_by_rmse(train, predict, run, small_data, tmp_path):
@@ -264,10 +264,10 @@ def test_submissions_are_the_means_and_the_vote_of_the_members(train, predict, t
     assert (answers("weighted_mean") == expected.argmax(axis=1)).all()
     predict("submit_ensemble", "--root", folder, "--top-k", 2, "--method", "hard")
     chosen = members.argmax(axis=2)
-    for image, told in enumerate(answers("hardvoting")):
+    for image, vote in enumerate(answers("hardvoting")):
         counts = np.bincount(chosen[:, image], minlength=18)
-        assert counts[told] == counts.max()
-    assert (written / "submission_arithmetic.csv").exists()  # same members and views: the means stay beside the vote
+        assert counts[vote] == counts.max()
+    assert (written / "submission_arithmetic.csv").exists()  # same members and views: the means stay
 
 
 def test_members_that_take_turns_write_the_same_files(train, predict, tmp_path):
@@ -300,10 +300,10 @@ def test_answers_that_do_not_fit_into_half_precision_are_refused(train, predict,
     torch.save(content, checkpoint)
     words = ("submit_singular", "--load-state-dict", checkpoint, "--data-root", small_data.data_root)
     words = (*words, "--num-workers", 0, "--save-path", tmp_path / "prediction")
-    told = run(*words, "--precision", "float16")
-    assert told.code == 2
-    assert f"Predictions of {checkpoint.name} in torch.float16 are NaN or infinite." in told.err
-    assert "Pass --precision float32" in told.err
+    printed = run(*words, "--precision", "float16")
+    assert printed.code == 2
+    assert f"Predictions of {checkpoint.name} in torch.float16 are NaN or infinite." in printed.err
+    assert "Pass --precision float32" in printed.err
     assert not list((tmp_path / "prediction").rglob("*.csv"))
     assert run(*words, "--precision", "float32").code == 0
 
@@ -359,10 +359,10 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
     train(*options, "--save-path", tmp_path / "whole")
     interrupt_evaluation(monkeypatch, 5)  # fold 1, second epoch: trained, not yet saved
     words = (*tiny_training, *options, "--train-root", small_data.train_root, "--save-path", tmp_path / "cut")
-    told = run("train", *words)
-    assert told.code == 130
-    assert f"To continue: python train.py {shlex.join(map(str, words))} --resume\n" in told.err
-    assert run("train", *words).code == 2  # neither continued nor overwritten without being told to
+    printed = run("train", *words)
+    assert printed.code == 130
+    assert f"To continue: python train.py {shlex.join(map(str, words))} --resume\n" in printed.err
+    assert run("train", *words).code == 2  # neither continued nor overwritten without an option
     outcome = run("train", *words, "--resume", "--num-workers", 2)
     assert outcome.code == 0
     assert "fold 0: finished earlier" in outcome.out
@@ -413,8 +413,8 @@ def test_each_way_of_training_leaves_other_weights(words, train, tmp_path):
 
 def test_statistics_of_batchnorm_are_taken_anew_and_nothing_else_differs(train, tmp_path):
     train("--save-path", tmp_path / "running", "--epochs", 2, "--top-n", 2)
-    train("--save-path", tmp_path / "anew", "--epochs", 2, "--top-n", 2, "--precise-bn", 20)
-    for one, other in zip(*(by_epoch(tmp_path / name) for name in ("running", "anew")), strict=True):
+    train("--save-path", tmp_path / "again", "--epochs", 2, "--top-n", 2, "--precise-bn", 20)
+    for one, other in zip(*(by_epoch(tmp_path / name) for name in ("running", "again")), strict=True):
         different = {key.rpartition(".")[2] for key in one if not torch.equal(one[key], other[key])}
         assert different == {"running_mean", "running_var", "num_batches_tracked"}
 
@@ -525,17 +525,17 @@ def test_a_compiled_network_is_trained_or_the_compiler_is_missed_in_a_sentence(
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--compile")
-    told = run("train", *words)
+    printed = run("train", *words)
     torch._dynamo.reset()
     assert compiled
     if compiler == "there":
-        assert told.code == 0, told.err
+        assert printed.code == 0, printed.err
         state = torch.load(next(tmp_path.rglob("*.pt")), weights_only=True)["state_dict"]
         assert "backbone.conv1.0.weight" in state
     else:
-        assert told.code == 2
-        assert "--compile does not work here" in told.err
-        assert "no compiler" in told.err
+        assert printed.code == 2
+        assert "--compile does not work here" in printed.err
+        assert "no compiler" in printed.err
 
 
 def test_resume_refuses_other_people(train, run, make_data, tiny_training, tmp_path):
@@ -748,11 +748,11 @@ def test_a_loss_that_is_no_number_stops_the_run_with_step_rate_and_images(
     monkeypatch.setattr(training_fold, "create_criterion", breaking)
     outcome = run("train", *words)
     assert outcome.code == 2
-    told = re.search(
+    printed = re.search(
         r"loss of fold 0 is nan in epoch 2, step (\d+), at learning rate [\d.e-]+, on (.*?)\. ", outcome.err
     )
-    assert len(told[2].split(", ")) == 8  # the batch
-    assert all((Path(name)).is_file() for name in told[2].split(", "))
+    assert len(printed[2].split(", ")) == 8  # the batch
+    assert all((Path(name)).is_file() for name in printed[2].split(", "))
     assert "lower --lr" in outcome.err
     fold = tmp_path / "models" / "main" / "single-VanillaTorchvision" / "fold00"
     assert [path.name[:8] for path in fold.glob("*.pt")] == ["epoch001"]
@@ -792,7 +792,7 @@ def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tin
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ("a file less", "other images or labels"),
         ("a correction more", "other images or labels"),
@@ -800,7 +800,7 @@ def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tin
     ],
 )
 def test_resume_refuses_what_changed_behind_the_options(
-    change, told, train, run, make_data, write_csv, tiny_training, tmp_path
+    change, message, train, run, make_data, write_csv, tiny_training, tmp_path
 ):
     data = make_data(people=6)
     fix = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["000001", "female"]])
@@ -819,7 +819,7 @@ def test_resume_refuses_what_changed_behind_the_options(
     words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", *options)
     outcome = run("train", *words, "--resume")
     assert outcome.code == 2
-    assert told in outcome.err
+    assert message in outcome.err
 
 
 def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, run, small_data, tiny_training, tmp_path):

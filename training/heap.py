@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 
 
 class _Heap:
-    """The memory of this process, which glibc is told to keep.
+    """The freed memory that glibc keeps for this process.
 
     By default glibc returns every large block to the system at once and gets the next one page by page, which slows
     training and inference down (docs/performance.md). But it does not find all of the kept memory again, so the process

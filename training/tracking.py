@@ -1,4 +1,4 @@
-"""Trackers: the scores of every epoch, as they come, for TensorBoard or Weights & Biases (--tracker)."""
+"""Track the scores of every epoch in TensorBoard or Weights & Biases (--tracker)."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from data.tasks import TASKS
 from storage.run_folder import RunFolder
 from utils import UserError, file_digest, first_line, make_folder, process_number, read_json, write_json
 
-PROJECT = "face-attributes"  # in wandb, unless WANDB_PROJECT names another
-FINISH_SECONDS = "60"  # how long wandb may still send when a stream ends; by default it would wait for ever
+PROJECT = "face-attributes"  # project in wandb; WANDB_PROJECT replaces it
+FINISH_SECONDS = "60"  # seconds to send the rest when a stream ends; by default wandb waits forever
 NEEDED = {"tensorboard": ("torch.utils.tensorboard", "SummaryWriter"), "wandb": ("wandb", "init")}
 
 
 def check_tracker(config: TrainConfig) -> None:
-    """Make sure that the library of --tracker is there.
+    """Check that the library of --tracker can be imported.
 
     Raises:
-        UserError: it is not.
+        UserError: it cannot.
     """
     if config.tracker not in NEEDED:
         return
     module, name = NEEDED[config.tracker]
     try:
         getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:  # the latter where a folder of that name is taken for the library
+    except (ImportError, AttributeError) as error:  # AttributeError: a folder of that name
         raise UserError(
-            f"--tracker {config.tracker} needs its library, which cannot be imported ({first_line(error)}): "
-            f"pip install {config.tracker}, or leave --tracker out."
+            f"--tracker {config.tracker} needs its library, which cannot be imported ({first_line(error)}). "
+            f"Run: pip install {config.tracker}, or leave --tracker out."
         ) from None
 
 
 class Tracker:
-    """A block in which the rows of log.csv are tracked as one stream; only the main process does.
+    """A context manager that tracks the rows of log.csv as one stream, in the main process.
 
-    What the library cannot do is told, once, and costs the rest of the stream, never the training.
+    If the library fails, tracking stops with one message and training continues.
 
     Args:
-        config: the options of the run. run: its folder.
-        stream: what the stream is called, as in fold00.
-        rows: of the epochs that are trained already, which are tracked where they were not.
+        config: the options of the run.
+        run: its folder.
+        stream: name of the stream, as in fold00.
+        rows: the epochs that are trained already; those that were not tracked are added.
     """
 
     def __init__(self, config: TrainConfig, run: RunFolder, stream: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -71,29 +72,27 @@ class Tracker:
     def _attempt(self, act: Callable[[], Any]) -> Any:
         try:
             return act()
-        except Exception as error:  # whatever a library that talks to disks and servers may raise
+        except Exception as error:  # the library uses disks and servers: it can raise anything
             self.sink = None
-            print(
-                f"{self.what}: nothing more is tracked ({first_line(error)}); the run's own files have all.", flush=True
-            )
+            print(f"{self.what}: tracking stopped ({first_line(error)}). The run's own files are complete.", flush=True)
             return None
 
 
 class TensorBoard:
-    """Event files in the run's folder, `tensorboard/fold00` and so on."""
+    """Event files in the run's folder, in `tensorboard/fold00` and so on."""
 
     def __init__(self, config: TrainConfig, run: RunFolder, stream: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Everything that earlier parts of the run tracked is taken back, and tracked again from the rows: an epoch that
-        # was cut after it was tracked would be there twice, one that was trained without --tracker not at all.
+        # Earlier events are purged and written again from the rows: an interrupted epoch would be there twice, and one
+        # that was trained without --tracker not at all.
         self.writer = SummaryWriter(str(run.path / "tensorboard" / stream), purge_step=0)
 
     def log(self, epoch: int, scalars: dict[str, float]) -> None:
         """Write the scalars of an epoch."""
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, epoch)
-        self.writer.flush()  # so that a run that is killed has shown it
+        self.writer.flush()  # so that a killed run has it
 
     def close(self, *, failed: bool) -> None:
         """Close the event file."""
@@ -101,10 +100,10 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run in wandb, of the group of its folds; its files go into the folder `wandb` of the run's.
+    """A wandb run per fold, grouped by training; its files are in the run's folder `wandb`.
 
-    The file `fold00.json` there keeps its id, to go on with after a cut, and how many epochs it has: wandb itself
-    cannot tell while it is offline, and would have those of two parts twice.
+    The file `fold00.json` there keeps the id, to continue after an interruption, and the number of epochs, which wandb
+    does not know while it is offline.
     """
 
     def __init__(self, config: TrainConfig, run: RunFolder, stream: str) -> None:
@@ -121,16 +120,16 @@ class WeightsAndBiases:
             "name": f"{run.name} {stream}",
             "id": self.state["id"],
             "resume": "allow",
-            "reinit": "create_new",  # and not the run of another fold, should that one not have come to its end
+            "reinit": "create_new",  # not the unfinished run of another fold
             "config": config.as_dict(),
-            "allow_val_change": True,  # some options may change when a run goes on
+            "allow_val_change": True,  # some options may change on --resume
             "dir": str(run.path),
         }
         try:
             self.run = wandb.init(**options)
-        except Exception as error:  # no key, no network, no such project
-            print(f"wandb cannot be reached for {stream} ({first_line(error)}): going on offline.", flush=True)
-            wandb.teardown()  # else the id counts as in use
+        except Exception as error:  # no API key, no network, no such project
+            print(f"wandb cannot be reached for {stream} ({first_line(error)}): continuing offline.", flush=True)
+            wandb.teardown()  # otherwise the id stays in use
             self.run = wandb.init(**options, mode="offline")
 
     def log(self, epoch: int, scalars: dict[str, float]) -> None:
@@ -141,7 +140,7 @@ class WeightsAndBiases:
             write_json(self.file, self.state)
 
     def close(self, *, failed: bool) -> None:
-        """Send what is left, and end the run as finished or failed."""
+        """Send the rest, and end the run as finished or failed."""
         self.run.finish(exit_code=int(failed))
 
 
@@ -149,7 +148,7 @@ SINKS = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
 def track_summary(config: TrainConfig, run: RunFolder, summary: dict[str, Any]) -> None:
-    """Track the closing scores of a run whose folds are all finished, as a stream of their own with one step."""
+    """Track the closing scores of a run with all folds finished, as a stream with one step."""
     if summary["folds_finished"] < summary["folds_planned"]:
         return
     names = TASKS[config.task].scores

@@ -32,7 +32,7 @@ def test_seeds_differ_with_every_part_and_its_place():
         ("a", "bc"),
     ]
     parts += [("train", 42, fold, epoch, index) for fold in range(5) for epoch in range(5) for index in range(40)]
-    seeds = {derive_seed(*some) for some in parts}
+    seeds = {derive_seed(*each) for each in parts}
     assert len(seeds) == len(parts)
     assert all(0 <= seed < 2**63 for seed in seeds)
 

@@ -203,7 +203,7 @@ with dist.connect(torch.device("cpu")):
     assert abs(theirs[1] - alone[1]) < 1e-6, (theirs, alone)
     torch.testing.assert_close(theirs[0], alone[0])
     bad = train(dist, math.nan if dist.rank else 1.0)
-    assert bad[3] == 0, bad  # a loss that is no number in one process is found by all, at the same step
+    assert bad[3] == 0, bad  # all processes find a NaN loss at the same step
     values = dist.gather(theirs[0].tolist())
     assert values[0] == values[1]
     assert dist.run_on_main(lambda: dist.rank) == 0
@@ -250,8 +250,8 @@ def test_batches_to_predict_are_whole_and_shared_out(size):
 
 
 def test_what_torchrun_tells(monkeypatch):
-    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
-    for name, value in told.items():
+    printed = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
+    for name, value in printed.items():
         monkeypatch.setenv(name, value)
     assert Processes.from_environment() == Processes()  # others set such names too
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
@@ -264,8 +264,8 @@ def as_process(monkeypatch):
     """This process is one of five that torchrun started on this machine."""
 
     def become(rank: int) -> None:
-        told = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
-        for name, value in (told | {"WORLD_SIZE": 5, "LOCAL_WORLD_SIZE": 5}).items():
+        printed = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+        for name, value in (printed | {"WORLD_SIZE": 5, "LOCAL_WORLD_SIZE": 5}).items():
             monkeypatch.setenv(name, str(value))
 
     return become
@@ -295,11 +295,11 @@ def test_there_must_be_a_gpu_for_each_process(as_process, monkeypatch):
 
 
 def test_what_stands_in_the_way_of_all_is_told_once(run, as_process, tmp_path):
-    told = []
+    printed = []
     for rank in range(2):
         as_process(rank)
         outcome = run("train", "--train-root", tmp_path / "lost")
         assert (outcome.code, outcome.out) == (2, "")
-        told.append(outcome.err)
-    assert told[0].startswith(f"train.py: There is no folder {tmp_path / 'lost'}")
-    assert told[1] == ""
+        printed.append(outcome.err)
+    assert printed[0].startswith(f"train.py: There is no folder {tmp_path / 'lost'}")
+    assert printed[1] == ""

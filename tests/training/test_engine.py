@@ -189,7 +189,7 @@ def test_a_frozen_backbone_stays_frozen_in_the_loop():
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet-b0"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_steps_a_prepared_network_as_an_unprepared_one(name, backbone):
-    """The memory layout that convolutions are fastest in is no other network."""
+    """The memory layout that convolutions are fastest in gives the same network."""
     network = create_model("THANet_MK1", task="main", backbone=backbone, image_size=32, pretrained=False)
     networks = network.eval(), prepare(copy.deepcopy(network), CPU).eval()  # evaluation: nothing is drawn
     before = nn.utils.parameters_to_vector(network.parameters()).detach()
@@ -380,7 +380,7 @@ def test_networks_that_take_turns_answer_the_same_and_no_more_are_held(at_once, 
     assert len(turns.made) == (3 * parts if at_once in (1, 2) else 3)
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells which memory is shared")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_images_that_are_kept_for_turns_are_not_kept_in_shared_memory():
     """A container may have 64 MB of it."""
     shared = []
