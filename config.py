@@ -325,8 +325,8 @@ class SampleConfig(Config):
     command: ClassVar[str] = "python -m tools make_sample"
 
     root: str = option("./input", "folder of the sample set", path=True)
-    people: int = option(300, "people to train on, seven images each", low=12)
-    eval_people: int = option(60, "people to predict, seven images each", low=1)
+    people: int = option(200, "people to train on, seven images each", low=12)
+    eval_people: int = option(40, "people to predict, seven images each", low=1)
     seed: int = option(42, "seed of the drawing", low=0)
     num_workers: int = option(-1, "processes that draw; -1 is one per core", low=-1)
     force: bool = option(False, "replace an earlier sample set")
