@@ -36,7 +36,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from conftest import make_data_set  # noqa: E402
+from samples import make_data_set  # noqa: E402
 
 TIMES = ["images_per_s", "seconds"]
 CUT = [str(ROOT / "tests" / "cut.py")]

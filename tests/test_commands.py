@@ -187,7 +187,7 @@ def test_a_run_without_answers_of_some_epochs_says_that_it_is_not_corrected(trai
     assert f"{path} is damaged" in outcome.err
     path.unlink()  # as in runs of earlier versions
     outcome = run("join_folds", "--root", folder)
-    assert "Not corrected for the choice of epochs: answers of some are missing" in outcome.out
+    assert "Not corrected for the choice of epochs: predictions of some epochs are missing" in outcome.out
     assert list(json.loads((folder / "summary.json").read_text())["estimates"]) == ["best_epochs"]
 
 
@@ -718,7 +718,7 @@ def test_a_prediction_of_another_task_is_not_scored(train, predict, run, write_c
     submission = next((tmp_path / "prediction").rglob("submission_arithmetic.csv"))
     outcome = run("score_submission", "--submission", submission, "--answers", answers)
     assert outcome.code == 2
-    assert "is a prediction of task gender" in outcome.err
+    assert "predicts task gender. Pass --task gender" in outcome.err
     assert run("score_submission", "--submission", submission, "--answers", answers, "--task", "gender").code == 0
 
 
