@@ -20,7 +20,7 @@ from analysis.intervals import (
     estimate_scores,
     sum_run,
 )
-from analysis.summary import read_folds
+from analysis.summary import Rows, read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
@@ -30,7 +30,7 @@ from utils import UserError, shorten_list
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """Runs of one task over the same people, by letter.
 
     Args:
@@ -66,6 +66,26 @@ class Compared:
         pairs = combinations(self.sums, 2)
         return {(a, b): estimate_differences(self.task, self.sums[a], self.sums[b]) for a, b in pairs}
 
+    @property
+    def columns(self) -> dict[str, dict[str, Estimate]]:
+        """The scores of each run and their differences, by their names in tables: A, B, B - A."""
+        return self.estimates | {f"{second} - {first}": each for (first, second), each in self.differences.items()}
+
+    def score_rows(self, digits: int = 4) -> tuple[list[str], Rows]:
+        """Return the columns and rows of the scores and of their differences, with this number of decimals."""
+        names = TASKS[self.task].scores
+        rows = [[title, *(each[name].text(digits) for name in names)] for title, each in self.columns.items()]
+        return ["", *(SCORE_TITLES[name] for name in names)], rows
+
+    def verdicts(self) -> list[tuple[str, list[str]]]:
+        """Return a sentence about each pair of runs, and of each the sentences about clear differences of classes."""
+        record, found = TASKS[self.task], []
+        for pair, each in self.differences.items():
+            clear = [name for name in record.classes if each[name].low > 0 or each[name].high < 0]
+            sentence = f"{verdict(pair, each[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}."
+            found.append((sentence, [f"class {name}: {verdict(pair, each[name], 'f1')} in F1." for name in clear]))
+        return found
+
     def changed(self) -> dict[str, list[object]]:
         """Return the options that change the weights and differ between the runs, with their values."""
         every = [lasting_options(config) for config in self.configs.values()]
@@ -73,7 +93,7 @@ class Compared:
         return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
-def compare(runs: Sequence[RunFolder]) -> Compared:
+def compare(runs: Sequence[RunFolder]) -> Comparison:
     """Read the runs to compare.
 
     Raises:
@@ -100,7 +120,7 @@ def compare(runs: Sequence[RunFolder]) -> Compared:
     ]
     corrected = all(CORRECTED in sums for sums in found)
     letters = string.ascii_uppercase[: len(runs)]
-    return Compared(
+    return Comparison(
         task=task,
         runs=dict(zip(letters, runs, strict=True)),
         configs=dict(zip(letters, configs, strict=True)),
@@ -139,25 +159,18 @@ def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
     return f"No clear difference between {first} and {second}: {better} scores better by {gain}"
 
 
-def print_comparison(compared: Compared) -> None:
+def print_comparison(compared: Comparison) -> None:
     """Print the scores of runs, their differences, and what follows from them."""
-    record = TASKS[compared.task]
     for letter, run in compared.runs.items():
         print(f"{letter}  {run.path}")
     for name, values in compared.changed().items():
         print(f"   {name}: {', '.join(map(str, values))}")
     print(f"\n{compared.about()}:\n")
-    print(f"{'':<10}" + "".join(f"{SCORE_TITLES[name]:>33}" for name in record.scores))
-    for what, found in compared.estimates.items():
-        print(f"{what:<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
-    differences = compared.differences
-    for (first, second), found in differences.items():
-        print(f"{f'{second} - {first}':<10}" + "".join(f"{found[name]!s:>33}" for name in record.scores))
+    columns, rows = compared.score_rows()
+    for first, *others in [columns, *rows]:
+        print(f"{first:<10}" + "".join(f"{cell:>33}" for cell in others))
     print()
-    for pair, found in differences.items():
-        print(f"{verdict(pair, found[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}.")
-        apart = [name for name in record.classes if found[name].low > 0 or found[name].high < 0]
-        for name in apart:
-            print(f"    class {name}: {verdict(pair, found[name], 'f1')} in F1.")
-    count = len(differences) * (1 + len(record.classes))
+    for sentence, of_classes in compared.verdicts():
+        print("\n    ".join([sentence, *of_classes]))
+    count = len(compared.differences) * (1 + len(TASKS[compared.task].classes))
     print(f"{count} differences were tested. Between equal runs, 1 of 20 is called clear by chance.")

@@ -5,51 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 
 from analysis import plots
-from analysis.comparison import Compared, verdict
+from analysis.comparison import Comparison
 from analysis.error_analysis import attribute_costs, confusion, split_predictions
-from analysis.html import Figures, grid, render
+from analysis.html import DIGITS, Figures, grid, render
 from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from storage.run_folder import labels_and_predictions
 
 
-def write_comparison(compared: Compared, path: Path) -> None:
+def write_comparison(compared: Comparison, path: Path) -> None:
     """Write a page with several runs side by side.
 
     Raises:
         UserError: files of a run are damaged.
     """
-    record = TASKS[compared.task]
-    scores, differences = compared.estimates, compared.differences
-    columns = scores | {f"{b} - {a}": each for (a, b), each in differences.items()}
-    monitor = SCORE_TITLES[record.monitor]
+    record, letters, columns = TASKS[compared.task], list(compared.runs), compared.columns
     figures = Figures()
     page = {
-        "title": f"{len(scores)} runs on {record.title}",
-        "about": compared.about(),
-        "verdicts": [
-            f"{verdict(pair, each[record.monitor], record.monitor)} in {monitor}." for pair, each in differences.items()
-        ],
+        "title": f"{len(letters)} runs on {record.title}",
+        "about": f"{compared.about()}.",
+        "verdicts": [sentence for sentence, _ in compared.verdicts()],
         "runs": grid(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
-        "changed": grid(["option", *scores], [[name, *values] for name, values in compared.changed().items()]),
+        "changed": grid(["option", *letters], [[name, *values] for name, values in compared.changed().items()]),
         "scores": grid(
-            ["", *(SCORE_TITLES[name] for name in record.scores)],
-            [[row, *(each[name].text(3) for name in record.scores)] for row, each in columns.items()],
+            *compared.score_rows(DIGITS),
             "In brackets: 95 % intervals over people. All runs have the same people, so differences have "
             "narrower intervals than scores.",
         ),
         "classes": grid(
             ["F1 of class", *columns],
-            [[name, *(each[name].text(3) for each in columns.values())] for name in record.classes],
+            [[name, *(each[name].text(DIGITS) for each in columns.values())] for name in record.classes],
         ),
         "costs": grid(["macro F1 if it were always right", *ATTRIBUTES.values()], _draw(compared, figures)),
-        "curves": [(letter, figures.figures[f"curves {letter}"]) for letter in scores],
-        "confusions": [(letter, figures.figures[f"confusion {letter}"]) for letter in scores],
+        "curves": [(letter, figures.figures[f"curves {letter}"]) for letter in letters],
+        "confusions": [(letter, figures.figures[f"confusion {letter}"]) for letter in letters],
         "figures": figures.figures,
     }
     render("comparison.html", path, page)
 
 
-def _draw(compared: Compared, figures: Figures) -> list[list[str]]:
+def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
     """Add the figures of a comparison, and return the rows of what each attribute costs."""
     record = TASKS[compared.task]
     shown = {

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from analysis import plots
-from analysis.html import Figures, grid, interval, render
+from analysis.html import DIGITS, Figures, grid, render
 from analysis.intervals import Estimate
+from analysis.summary import estimate_text
 from data.tasks import SCORE_TITLES, TASKS
 from utils import shorten_list
 
@@ -67,8 +68,8 @@ def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
         [
             f"{row['letter']} {row['label']}",
             *(row["views"], row["top_k"], row["method"]),
-            Estimate(row[monitor], row["low"], row["high"]).text(3),
-            Estimate(row["behind"], row["behind_low"], row["behind_high"]).text(3) if row["behind"] else "",
+            Estimate(row[monitor], row["low"], row["high"]).text(DIGITS),
+            Estimate(row["behind"], row["behind_low"], row["behind_high"]).text(DIGITS) if row["behind"] else "",
             *(f"{row['images_per_s']:.3g}", row["mark"]),
         ]
         for row in rows
@@ -83,7 +84,7 @@ def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
 
 def _choice(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
     rows = [
-        [title, *(interval(scores[f"{name}_{people}_people"][monitor]) for people in ("same", "other"))]
+        [title, *(estimate_text(scores[f"{name}_{people}_people"][monitor], DIGITS) for people in ("same", "other"))]
         for name, title in TAKEN.items()
     ]
     note = "Other people: selected on nine tenths of the people and scored on the last tenth, ten times."

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.intervals import binomial_interval
-from analysis.metrics import confusion_counts
+from analysis.metrics import class_counts, class_f1, confusion_counts
 from data.label_math import age_group, decode_classes, encode_classes, marginals, predicted_class
 from data.tasks import ATTRIBUTES, TASKS
 
@@ -77,14 +77,14 @@ def class_scores(answers: Predictions) -> pd.DataFrame:
 
     A class that is never predicted has precision 0, one without images recall 0, as in the scores of a run.
     """
-    counts = confusion(answers)
-    right, said, true = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    counts = class_counts(confusion(answers))
+    correct, predicted, true = counts
     return pd.DataFrame(
         {
             "class": answers.classes,
-            "precision": right / np.maximum(said, 1),
-            "recall": right / np.maximum(true, 1),
-            "f1": 2 * right / np.maximum(said + true, 1),
+            "precision": correct / np.maximum(predicted, 1),
+            "recall": correct / np.maximum(true, 1),
+            "f1": class_f1(counts),
             "count": true,
         }
     )
@@ -97,11 +97,11 @@ def attribute_costs(answers: Predictions) -> pd.DataFrame:
         A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (with the attribute corrected in
         all predictions), and cost, the difference.
     """
-    true, said = decode_classes(answers.labels), decode_classes(answers.predicted)
+    true, predicted = decode_classes(answers.labels), decode_classes(answers.predicted)
     real = float(class_scores(answers)["f1"].mean())
     rows = []
     for name in ATTRIBUTES:
-        corrected = Predictions(answers.task, answers.labels, encode_classes({**said, name: true[name]}))
+        corrected = Predictions(answers.task, answers.labels, encode_classes({**predicted, name: true[name]}))
         score = float(class_scores(corrected)["f1"].mean())
         rows.append({"attribute": name, "macro_f1": real, "if_right": score, "cost": score - real})
     return pd.DataFrame(rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ import jinja2
 from matplotlib.figure import Figure
 
 from analysis import plots
-from analysis.intervals import Estimate
 from data.images import read_thumbnail
 from utils import atomic_write, write_text
 
 THUMBNAIL = 160  # pixels of the longer side
+DIGITS = 3  # decimals of the scores on pages
 
 
 @dataclass
@@ -50,16 +49,6 @@ def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
 def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
     """Return a table for a template, with a note below it."""
     return {"head": head, "rows": list(rows), "note": note}
-
-
-def interval(plain: Mapping[str, float | None]) -> str:
-    """Return an estimate of summary.json as text."""
-    return "not known" if plain["value"] is None else estimate(plain).text(3)
-
-
-def estimate(plain: Mapping[str, float | None]) -> Estimate:
-    """Return an estimate of summary.json, where NaN is null."""
-    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()})
 
 
 def thumbnail(path: Path) -> str | None:

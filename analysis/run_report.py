@@ -27,10 +27,11 @@ from analysis.error_analysis import (
     split_predictions,
     year_errors,
 )
-from analysis.html import Figures, estimate, grid, interval, render, thumbnail
-from analysis.intervals import BEST, CORRECTED, NOT_CORRECTED, TITLES
+from analysis.html import DIGITS, Figures, grid, render, thumbnail
+from analysis.intervals import BEST, CORRECTED, NOT_CORRECTED
 from analysis.label_errors import find_suspects, suspect_name
-from analysis.summary import score_kind
+from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind, score_rows
+from cli.choices import MODELS
 from cli.options import default_text, flag, options
 from config import TrainConfig
 from data.tables import read_training_table
@@ -39,15 +40,15 @@ from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
 SHOWN, SUSPECTS = 24, 8  # mistakes, and people and images with suspected labels
-SHARE = 0.05  # largest share of the people to suspect
 
 
-def write_report(run: RunFolder, image_root: str | None = None) -> Path:
+def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share: float) -> Path:
     """Write the report of a run with a finished fold, and its figures to `report/`; return its path.
 
     Args:
         run: the run.
         image_root: folder of the validated images; None for where they were in training.
+        suspect_share: largest number of suspected label errors, as a share of the people.
 
     Raises:
         UserError: no fold is finished, or files of the run are damaged.
@@ -64,7 +65,7 @@ def write_report(run: RunFolder, image_root: str | None = None) -> Path:
     ages, note = _ages(root, config.corrections, oof["ImageID"])
     page = _page(config, summary, oof, parts, figures) | {
         "people": _people(run, oof),
-        "suspects": None if TASKS[config.task].regression else _suspects(config, oof, parts, root),
+        "suspects": None if TASKS[config.task].regression else _suspects(config, oof, parts, root, suspect_share),
         "mistakes": _mistakes(parts, labels, predicted, oof, root),
         "verdicts": [*_unfinished(run), *([note] if note else []), _verdict(config, summary)],
     }
@@ -90,7 +91,7 @@ def _page(
         "title": f"{config.model_type} on {TASKS[config.task].title}",
         "about": _about(config, summary),
         "scores": _scores(config, summary, whole),
-        "folds": _folds(config, summary),
+        "folds": grid(*fold_rows(summary)),
         "training": "Dotted: training, with augmentation. Solid: validation.",
         "classes": _classes(summary, whole, figures),
         **_attributes(parts, figures),
@@ -159,16 +160,11 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     known = summary["estimates"]
     best = known.get(CORRECTED, known[BEST])[monitor]
     how = "corrected for the choice of epochs" if CORRECTED in known else "not corrected for the choice of epochs"
-    return f"The {score_kind(config.cv, config.valid_root)} {SCORE_TITLES[monitor]} is {interval(best)}, {how}."
+    kind = score_kind(config.cv, config.valid_root)
+    return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(best, DIGITS)}, {how}."
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions) -> dict[str, Any]:
-    names = TASKS[config.task].scores
-    rows = [
-        [title, *(interval(summary["estimates"][what][name]) for name in names)]
-        for what, title in TITLES.items()
-        if what in summary["estimates"]
-    ]
     note = (
         "In brackets: 95 % intervals, by bootstrap over people. The best epoch of each fold was chosen on the people "
         'it is scored on, so its score is too high; "corrected" removes this bias. '
@@ -182,30 +178,21 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions)
             f"Always predicting {whole.classes[counts.argmax()]} would score a macro F1 of "
             f"{class_scores(usual)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
         )
-    return grid(["", *(SCORE_TITLES[name] for name in names)], rows, note)
-
-
-def _folds(config: TrainConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
-    names = TASKS[config.task].scores
-    rows = [
-        [f"fold {fold['fold']}", *(f"{fold[name]:.4f}" for name in names), fold["best_epoch"], f"{fold['seconds']:.0f}"]
-        for fold in summary["folds"]
-    ]
-    if len(rows) > 1:
-        for title, values in (("mean", summary["mean"]), ("standard deviation", summary["std"])):
-            rows.append([title, *(f"{values[name]:.4f}" for name in names), "", ""])
-    return grid(["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows)
+    return grid(*score_rows(summary, DIGITS), note)
 
 
 def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -> dict[str, Any]:
     known = summary["estimates"][BEST]["f1"]
     scores = class_scores(whole)
     rows = [
-        [row["class"], row["count"], interval(known[row["class"]]), f"{row['precision']:.3f}", f"{row['recall']:.3f}"]
+        [
+            *(row["class"], row["count"], estimate_text(known[row["class"]], DIGITS)),
+            *(f"{row[name]:.{DIGITS}f}" for name in ("precision", "recall")),
+        ]
         for row in scores.to_dict("records")
     ]
     there = {
-        f"{row['class']} ({row['count']})": estimate(known[row["class"]])
+        f"{row['class']} ({row['count']})": read_estimate(known[row["class"]])
         for row in scores.to_dict("records")
         if row["count"]
     }
@@ -304,9 +291,9 @@ def _mistakes(
 
 
 def _suspects(
-    config: TrainConfig, oof: pd.DataFrame, parts: Mapping[str, Predictions], root: Path
+    config: TrainConfig, oof: pd.DataFrame, parts: Mapping[str, Predictions], root: Path, share: float
 ) -> dict[str, Any] | None:
-    found = find_suspects(config, oof, parts, root, share=SHARE)
+    found = find_suspects(config, oof, parts, root, share=share)
     if not len(found.rows):
         return None
     rows = [
@@ -327,8 +314,8 @@ def _suspects(
 def _options(config: TrainConfig) -> dict[str, Any]:
     every = [(f, getattr(config, f.name)) for f in options(TrainConfig)]
     hidden = ("resume", "overwrite", "save_path")
-    default = TrainConfig(task=config.task, model_type=config.model_type).as_dict()  # some depend on these two
-    default |= {"task": TrainConfig.task, "model_type": TrainConfig.model_type}
+    default = {f.name: f.default for f, _ in every}
+    default |= {"backbone": MODELS[config.model_type].backbone, "loss_type": TASKS[config.task].losses[0]}
     changed = [
         f"{flag(f.name)} {value}" if not isinstance(value, bool) else flag(f.name if value else f"no_{f.name}")
         for f, value in every

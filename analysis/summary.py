@@ -159,9 +159,13 @@ def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Row
 
 def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
     """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "unknown"."""
-    if plain["value"] is None or math.isnan(plain["value"]):
-        return "unknown"
-    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()}).text(digits)
+    found = read_estimate(plain)
+    return "unknown" if math.isnan(found.value) else found.text(digits)
+
+
+def read_estimate(plain: dict[str, float | None]) -> Estimate:
+    """Return an estimate of summary.json, in which NaN is null."""
+    return Estimate(**{name: math.nan if value is None else value for name, value in plain.items()})
 
 
 def score_kind(cv: int, valid_root: str | None) -> str:

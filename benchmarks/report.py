@@ -22,7 +22,7 @@ import pandas as pd
 from PIL import Image
 
 from analysis.summary import summarise_run
-from config import TrainConfig
+from config import LabelErrorConfig, TrainConfig
 from data.split import label_fingerprint, split_people
 from data.tables import read_training_table
 from data.tasks import SHOTS
@@ -47,7 +47,7 @@ def main() -> None:
         finished, middle = peak(), time.perf_counter()
         from analysis.run_report import write_report
 
-        page = write_report(run)
+        page = write_report(run, suspect_share=LabelErrorConfig.share)
         end = time.perf_counter()
         print(f"{given.people} people, {7 * given.people} photographs, {FOLDS} folds, {given.epochs} epochs")
         print(f"summary with intervals: {middle - start:.1f} s, {finished - before:.0f} MB more at the peak")

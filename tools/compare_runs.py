@@ -8,18 +8,18 @@ from config import CompareConfig
 
 
 def run(config: CompareConfig) -> None:
-    """See `comparison.print_comparison` and `overview.write_comparison`."""
-    from analysis import comparison
+    """Print a comparison of runs and, with --report, write it as an HTML page."""
+    from analysis.comparison import compare, print_comparison
     from storage.find_runs import find_runs
     from utils import make_folder
 
     runs = find_runs(config.root, config.typed("task"))
     if config.report:
-        make_folder(Path(config.report).parent)
-    compared = comparison.compare(runs)
-    comparison.print_comparison(compared)
+        make_folder(Path(config.report).parent)  # an error in the path is reported before the work
+    comparison = compare(runs)
+    print_comparison(comparison)
     if config.report:
         from analysis.comparison_report import write_comparison  # imports matplotlib
 
-        write_comparison(compared, Path(config.report))
-        print(f"To look at: {config.report}")
+        write_comparison(comparison, Path(config.report))
+        print(f"Report: {config.report}")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from config import ReportConfig
+from config import LabelErrorConfig, ReportConfig
 
 
 def run(config: ReportConfig) -> None:
-    """See `report.write_report`."""
+    """Write the report of each run and print its path."""
     from storage.find_runs import find_runs
 
     runs = find_runs(config.root, config.typed("task"))
     from analysis.run_report import write_report  # imports matplotlib
 
     for run in runs:
-        print(write_report(run, config.train_root))
-        place = config.train_root or run.read_config().validated_root
-        if not Path(place).is_dir():
-            print(
-                f"There is no folder {place}, so the report has no photographs; pass --train-root with where they are."
-            )
+        print(write_report(run, config.train_root, suspect_share=LabelErrorConfig.share))
+        folder = config.train_root or run.read_config().validated_root
+        if not Path(folder).is_dir():
+            print(f"The report has no images, since there is no folder {folder}. Pass --train-root with the images.")

@@ -16,7 +16,7 @@ from analysis.summary import print_summary, summarise_run
 from cli.checks import train_size
 from cli.command import Context
 from cli.interrupts import Interrupted, StopRequest
-from config import TrainConfig
+from config import LabelErrorConfig, TrainConfig
 from data.images import needed_side
 from data.prepare import Data, Tables, prepare_images, read_tables
 from data.tasks import TASKS
@@ -258,7 +258,7 @@ def report_run(config: TrainConfig, run: RunFolder) -> Path | None:
     try:
         from analysis.run_report import write_report  # imports matplotlib, which takes a second
 
-        return write_report(run)
+        return write_report(run, suspect_share=LabelErrorConfig.share)
     except DiskError:
         raise
     except Exception as error:

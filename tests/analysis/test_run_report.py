@@ -141,7 +141,7 @@ def test_what_a_report_cannot_be_made_of_does_not_end_a_training(run, small_data
     from analysis import run_report as report
     from utils import UserError
 
-    def fail(run):
+    def fail(run, suspect_share):
         raise UserError("The photographs are on the moon.")
 
     monkeypatch.setattr(report, "write_report", fail)
@@ -176,7 +176,7 @@ def test_runs_side_by_side(run, copy, trained, tmp_path):
     page = tmp_path / "both.html"
     outcome = run("compare_runs", "--root", f"{trained('main')},{copy}", "--report", page)
     assert outcome.code == 0, outcome.err
-    assert f"To look at: {page}" in outcome.out
+    assert f"Report: {page}" in outcome.out
     text = text_of(page)
     assert "No clear difference between A and B: they score the same in macro F1." in text
     assert str(copy) in text
