@@ -17,6 +17,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -47,8 +48,10 @@ AGE = (
     "--lr 0.001 --loss-type smoothl1loss"
 )
 CUT = f"train {JOINT} {SMALL} --ema 0.9 --save-every-steps 1 --train-root {SAMPLE[0]} --save-path"
+TOLERANCE = 1e-5  # of numbers in tables and summaries: intervals use SciPy's quantiles, rounded ones before
 IMAGES = (".jpg", ".jpeg", ".png")
 NOT_COMPARED = {
+    "suspects.jpg",
     "contact_sheet.jpg",
     ".html",
     ".state",
@@ -173,7 +176,10 @@ def content_of(path: Path, folders: Sequence[Path]) -> Any:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         kept = [k for k, column in enumerate(header) if column not in TIMES]
-        return {f"row {number}": ",".join(row[k] for k in kept) for number, row in enumerate([header, *rows])}
+        return {
+            f"row {number}": [number_or_text(row[k]) if path.name == "table.csv" else row[k] for k in kept]
+            for number, row in enumerate([header, *rows])
+        }
     if path.suffix == ".pt":
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name: tensor.contiguous().numpy() for name, tensor in saved.pop("state_dict").items()}
@@ -187,12 +193,21 @@ def content_of(path: Path, folders: Sequence[Path]) -> Any:
     return digest(path.read_bytes())
 
 
+def number_or_text(text: str) -> float | str:
+    """Return the number in a cell of a table, or the cell as it is."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def differences(old: Any, new: Any, where: str = "", notes: set[str] | None = None) -> Iterator[str]:
     """Yield where two contents differ; with `notes`, options that only one has do not count and are noted there."""
     if isinstance(old, list) and isinstance(new, list):
         old, new, notes = dict(enumerate(old)), dict(enumerate(new)), None
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        if repr(old) != repr(new):  # so that NaN is NaN, and 1 is not 1.0
+        close = isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=TOLERANCE)
+        if repr(old) != repr(new) and not close:  # so that NaN is NaN, and 1 is not 1.0
             yield f"{where or 'content'} was {str(old)[:80]} and is {str(new)[:80]}"
         return
     for name in sorted(old.keys() | new.keys()):
