@@ -19,6 +19,7 @@ from efficientnet_pytorch import EfficientNet
 from torch import nn
 
 import config
+import model
 from augmentation import MEAN, STD
 from cli.choices import EFFICIENTNETS, MODELS, RESNETS
 from data.label_math import encode_class
@@ -185,6 +186,7 @@ def test_a_state_dict_makes_the_same_network_again(name, backbone):
 
 
 def test_names_are_those_of_the_command_line():
+    assert all(issubclass(getattr(model, name), model.Network) for name in MODELS)
     assert {name: tuple(heads) for name, heads in HEADS.items()} == {
         name: record.heads for name, record in MODELS.items() if record.heads
     }
