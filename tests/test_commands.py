@@ -35,11 +35,10 @@ TIMES = ["images_per_s", "seconds"]
 def train(run, small_data, tiny_training, tmp_path):
     """Trains on the small set into tmp_path/models; options typed later win."""
 
-    def command(*words, data=small_data):
-        outcome = run(
-            "train", *tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", *words
-        )
-        assert outcome.code == 0, outcome.err
+    def command(*words, data=small_data, code=0):
+        paths = ("--train-root", data.train_root, "--save-path", tmp_path / "models")
+        outcome = run("train", *tiny_training, *paths, *words)
+        assert outcome.code == code, outcome.err
         return outcome
 
     return command
@@ -494,11 +493,9 @@ def test_folds_trained_one_by_one_are_the_run_trained_at_once(train, tmp_path):
     assert tables[0].read_bytes() == tables[1].read_bytes()
 
 
-def test_resume_refuses_options_that_changed_by_name_with_both_values(train, run, small_data, tiny_training, tmp_path):
+def test_resume_refuses_options_that_changed_by_name_with_both_values(train):
     train("--cv", 2)
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    outcome = run("train", *words, "--lr", 0.1, "--resume")
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--lr", 0.1, "--resume", code=2)
     assert "--lr was 0.005 and is 0.1" in outcome.err
 
 
@@ -538,13 +535,11 @@ def test_a_compiled_network_is_trained_or_the_compiler_is_missed_in_a_sentence(
         assert "no compiler" in printed.err
 
 
-def test_resume_refuses_other_people(train, run, make_data, tiny_training, tmp_path):
+def test_resume_refuses_other_people(train, make_data):
     data = make_data(people=6)
     train("--cv", 2, data=data)
     shutil.rmtree(data.folder(0))
-    words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", "--cv", 2, "--resume")
-    outcome = run("train", *words)
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--resume", data=data, code=2)
     assert "other people" in outcome.err
 
 
@@ -597,7 +592,7 @@ def test_singular_takes_the_best_single_run_checkpoint_by_default(train, predict
     assert member["score"] == pytest.approx(scores.max())
 
 
-def test_a_many_headed_checkpoint_answers_its_attributes(train, predict, small_data, tmp_path):
+def test_a_many_headed_checkpoint_answers_its_attributes(train, predict, tmp_path):
     train("--model-type", "THANet", "--backbone", "resnet18", "--cv", 2)
     predict("submit_ensemble", "--root", tmp_path / "models" / "main", "--top-k", 1, "--task", "gender")
     table = pd.read_csv(tmp_path / "prediction" / "gender" / "kfold-ensemble-THANet_MK1" / "submission_arithmetic.csv")
@@ -634,11 +629,9 @@ def test_training_starts_from_given_weights(train, tmp_path):
     assert torch.equal(before["backbone.conv1.0.weight"], after["backbone.conv1.0.weight"])
 
 
-def test_overwrite_of_some_folds_does_not_delete_the_others(train, run, small_data, tiny_training, tmp_path):
+def test_overwrite_of_some_folds_does_not_delete_the_others(train, tmp_path):
     train("--cv", 2)
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    outcome = run("train", *words, "--overwrite", "--folds", 1)
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--overwrite", "--folds", 1, code=2)
     assert "fold 0, which --overwrite would delete" in outcome.err
     assert list((tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "fold00").glob("*.pt"))
 
@@ -691,23 +684,19 @@ def test_age_filter_is_refused_where_no_age_group_is_learnt(task, run):
 
 
 @pytest.mark.parametrize("name", ["oof.csv", "log.csv", "*.pt"])
-def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, run, small_data, tiny_training, tmp_path):
+def test_a_finished_fold_that_lost_a_file_is_named_on_resume(name, train, tmp_path):
     train("--cv", 2)
     gone = next((tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision" / "fold00").glob(name))
     gone.unlink()
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    outcome = run("train", *words, "--resume")
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--resume", code=2)
     assert f"fold00 is a finished fold without {gone.name}" in outcome.err
 
 
-def test_a_damaged_config_of_a_run_is_named(train, run, small_data, tiny_training, tmp_path):
+def test_a_damaged_config_of_a_run_is_named(train, tmp_path):
     train()
     config = tmp_path / "models" / "main" / "single-VanillaTorchvision" / "config.json"
     config.write_text("{")
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models")
-    outcome = run("train", *words, "--resume")
-    assert outcome.code == 2
+    outcome = train("--resume", code=2)
     assert "config.json is missing or damaged" in outcome.err
 
 
@@ -799,9 +788,7 @@ def test_a_new_head_does_not_excuse_another_backbone(train, run, small_data, tin
         ("other weights to start from", "other weights in --load-state-dict"),
     ],
 )
-def test_resume_refuses_what_changed_behind_the_options(
-    change, message, train, run, make_data, write_csv, tiny_training, tmp_path
-):
+def test_resume_refuses_what_changed_behind_the_options(change, message, train, make_data, write_csv, tmp_path):
     data = make_data(people=6)
     fix = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["000001", "female"]])
     train("--save-path", tmp_path / "first", data=data)
@@ -816,31 +803,25 @@ def test_resume_refuses_what_changed_behind_the_options(
         weights = torch.load(start, weights_only=True)
         weights["state_dict"]["linear.bias"] += 1
         torch.save(weights, start)
-    words = (*tiny_training, "--train-root", data.train_root, "--save-path", tmp_path / "models", *options)
-    outcome = run("train", *words, "--resume")
-    assert outcome.code == 2
+    outcome = train(*options, "--resume", data=data, code=2)
     assert message in outcome.err
 
 
-def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, run, small_data, tiny_training, tmp_path):
+def test_a_fold_that_scores_people_it_was_trained_on_is_refused(train, tmp_path):
     train("--cv", 2)
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     rows = pd.read_csv(folder / "fold00" / "oof.csv", dtype={"person": str})
     rows.assign(fold=1).to_csv(folder / "fold01" / "oof.csv", index=False)
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    outcome = run("train", *words, "--resume")
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--resume", code=2)
     assert "scores people that fold 1 does not validate on" in outcome.err
 
 
-def test_a_state_of_another_split_is_refused(train, run, small_data, tiny_training, tmp_path):
+def test_a_state_of_another_split_is_refused(train, tmp_path):
     train("--cv", 2)
     train("--cv", 2, "--seed", 7, "--save-path", tmp_path / "other")
     place = Path("main", "kfold-ensemble-VanillaTorchvision", "fold00", "resume.state")
     shutil.copy(tmp_path / "other" / place, tmp_path / "models" / place)
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    outcome = run("train", *words, "--resume")
-    assert outcome.code == 2
+    outcome = train("--cv", 2, "--resume", code=2)
     assert "belongs to another split" in outcome.err
 
 
