@@ -9,8 +9,8 @@ the networks as their library makes them, in float32. Networks have random weigh
 
 from __future__ import annotations
 
-# First, since it sets what torch and Pillow read when they are imported.
-from side_by_side import create, in_turns, machine, parser, photographs, ratio, table  # isort: skip
+# First: it sets what torch and Pillow read when they are imported.
+from side_by_side import create, draw_images, in_turns, machine, parser, ratio, table  # isort: skip
 
 import argparse
 import tempfile
@@ -33,7 +33,7 @@ from training.loaders import view_loader
 
 
 class OneView(torch.utils.data.Dataset):
-    """The photographs in one view."""
+    """Images in one view."""
 
     def __init__(self, paths: list[str], transform, view: int) -> None:
         self.paths, self.transform, self.view = paths, transform, view
@@ -54,7 +54,7 @@ def main() -> None:
     options = own.parse_args()
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        root = photographs(Path(folder), -(-options.images // 7))
+        root = draw_images(Path(folder), max(12, -(-options.images // 7)))
         paths = sorted(str(path) for path in root.glob("*/*"))[: options.images]
         transform = build_transform("base", "inference", options.image_size)
         sample = torch.stack([transform(read_image(path)) for path in paths[:32]])
@@ -65,23 +65,22 @@ def main() -> None:
         expected, got = usual(), ours()
     print(f"{machine(device, 'efficientnet-pytorch')}\n")
     print(
-        f"{options.backbone} at {options.image_size} px, {len(paths)} photographs of 384 x 512, {options.members} "
+        f"{options.backbone} at {options.image_size} px, {len(paths)} images of 384 x 512, {options.members} "
         f"members x {options.views} views, batches of {options.batch_size}, {count_workers(-1, device)} loader "
         f"processes, ours in {inference_dtype('auto', device)}\n"
     )
     print(table(seconds, len(paths)) + "\n")
     print(f"- {ratio(seconds, 'usual', 'ours')}\n- {ratio(seconds, 'ours', 'passes alone')}")
-    print(
-        f"- probabilities, which spread by {expected.std(axis=1).mean():.1e} over the photographs, differ by "
-        f"{np.abs(expected - got).max():.1e} at most; {(expected.argmax(2) == got.argmax(2)).mean():.2%} of the "
-        "classes are the same"
-    )
+    spread, difference = expected.std(axis=1).mean(), np.abs(expected - got).max()
+    same = (expected.argmax(2) == got.argmax(2)).mean()
+    print(f"- probabilities (standard deviation over images {spread:.1e}) differ by at most {difference:.1e}")
+    print(f"- {same:.2%} of the classes are the same")
 
 
 def _usual(
     options: argparse.Namespace, paths: list[str], networks: list[Network], device: torch.device
 ) -> Callable[[], np.ndarray]:
-    """Member by member and view by view, `(M, N, C)`."""
+    """Predict member by member and view by view, `(M, N, C)`."""
     transform = build_transform("base", "inference", options.image_size)
     workers = count_workers(-1, device)
     loading = {"batch_size": options.batch_size, "num_workers": workers, "pin_memory": device.type == "cuda"}
@@ -123,7 +122,7 @@ def _ours(
 def _passes(
     options: argparse.Namespace, images: int, networks: list[Network], device: torch.device
 ) -> Callable[[], None]:
-    """The networks of ours on batches that are there already."""
+    """Run our networks on batches in memory."""
     ready, size = _ready(options, networks, device), options.image_size
     count, dtype = images * options.views, inference_dtype("auto", device)
     sizes = [min(options.batch_size, count - start) for start in range(0, count, options.batch_size)]
@@ -139,7 +138,7 @@ def _passes(
 
 
 def _network(backbone: str, images: torch.Tensor, seed: int) -> Network:
-    """A network with random weights, whose BatchNorm knows the images, so that answers differ from one to the next."""
+    """Return a network with random weights and the BatchNorm statistics of some images, so that predictions differ."""
     torch.manual_seed(seed)
     network = create(backbone, images.shape[-1])
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
@@ -152,7 +151,7 @@ def _network(backbone: str, images: torch.Tensor, seed: int) -> Network:
 
 
 def _stock(network: Network, backbone: str, size: int) -> nn.Module:
-    """The same network as its library makes it."""
+    """Return the same network as its library builds it."""
     stock = create(backbone, size)
     stock.efficientnet = EfficientNet.from_name(backbone, image_size=size)
     stock.load_state_dict(network.state_dict())

@@ -1,14 +1,14 @@
-"""Time and memory of what a fold's end costs in addition to training: the summary with its intervals, and the report.
+"""Measure time and memory at the end of a fold: the summary with its intervals, and the report.
 
     python benchmarks/report.py --people 2700 --epochs 30
 
-Makes up a finished run of 5 folds over N people, seven images each (2,700 are 18,900 images), with
-answers of every epoch and drawn photographs, joins it as the end of the last fold does, and writes its report.
+Makes up a finished run of 5 folds with seven images per person and predictions of every epoch, summarises it as the end
+of the last fold does, and writes its report.
 """
 
 from __future__ import annotations
 
-# First, since it makes the modules of the toolkit known.
+# First: it makes the modules of the toolkit importable.
 from side_by_side import ROOT  # isort: skip  # noqa: F401
 
 import argparse
@@ -33,15 +33,15 @@ FOLDS = 5
 
 
 def main() -> None:
-    """Make the run, and print what each part took."""
+    """Make the run and print the cost of each part."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--people", type=int, default=2700)
     options.add_argument("--epochs", type=int, default=30)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "images"
-        photographs(root, given.people)
-        run, config = made_up(Path(place), root, given.epochs)
+        make_images(root, given.people)
+        run, config = make_run(Path(place), root, given.epochs)
         before, start = peak(), time.perf_counter()
         summarise_run(run, config)
         finished, middle = peak(), time.perf_counter()
@@ -49,16 +49,17 @@ def main() -> None:
 
         page = write_report(run, suspect_share=LabelErrorConfig.share)
         end = time.perf_counter()
-        print(f"{given.people} people, {7 * given.people} photographs, {FOLDS} folds, {given.epochs} epochs")
+        print(f"{given.people} people, {7 * given.people} images, {FOLDS} folds, {given.epochs} epochs")
         print(f"summary with intervals: {middle - start:.1f} s, {finished - before:.0f} MB more at the peak")
         print(
             f"report: {end - middle:.1f} s, {peak() - finished:.0f} MB more, {page.stat().st_size / 1e6:.2f} MB large"
         )
-        print(f"answers of all epochs on disk: {sum(p.stat().st_size for p in run.path.rglob('*.npy')) / 1e6:.0f} MB")
+        size = sum(path.stat().st_size for path in run.path.rglob("*.npy"))
+        print(f"predictions of all epochs on disk: {size / 1e6:.0f} MB")
 
 
-def photographs(root: Path, people: int) -> None:
-    """Seven photographs of each person, of 384 x 512 pixels; all shots of a person are the same file."""
+def make_images(root: Path, people: int) -> None:
+    """Write seven images of 384 x 512 pixels per person, all of them links to one file."""
     random = np.random.default_rng(0)
     for k in range(people):
         gender, age = ("male", "female")[int(random.random() < 0.58)], int(random.integers(18, 66))
@@ -74,8 +75,8 @@ def photographs(root: Path, people: int) -> None:
                 path.hardlink_to(first)
 
 
-def made_up(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfig]:
-    """A finished run whose answers are right more often from epoch to epoch."""
+def make_run(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfig]:
+    """Write a finished run whose predictions improve from epoch to epoch."""
     config = TrainConfig(train_root=str(root), cv=FOLDS, epochs=epochs, save_path=str(place))
     run = RunFolder.of(place, config.task, config.model_type, cv=FOLDS)
     table, _ = read_training_table(root)
@@ -91,17 +92,17 @@ def made_up(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfi
         for epoch in range(1, epochs + 1):
             logits = random.normal(0, 1, (len(rows), 18))
             logits[np.arange(len(rows)), labels] += 1 + 2 * epoch / epochs
-            answers = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-            run.write_epoch_predictions(number, epoch, answers)
+            predictions = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            run.write_epoch_predictions(number, epoch, predictions)
         about = pd.DataFrame({"ImageID": rows["image"], "person": rows["person"], "fold": number, "label": labels})
-        run.write_fold_oof(number, pd.concat([about, prediction_columns(config.task, answers)], axis=1))
+        run.write_fold_oof(number, pd.concat([about, prediction_columns(config.task, predictions)], axis=1))
         scores = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
         run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **scores} for k in range(epochs)])
     return run, config
 
 
 def peak() -> float:
-    """The most memory that this process has held so far, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 

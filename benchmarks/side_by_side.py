@@ -1,4 +1,4 @@
-"""What the benchmarks share: photographs to work on, timing things in turns, and saying what they ran on."""
+"""Shared parts of the benchmarks: drawn images, measurements in turns, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from cli.options import configure_libraries  # noqa: E402
 
-AS_INSTALLED = "SIDE_BY_SIDE_AS_INSTALLED"  # in the environment of processes that libraries are left alone in
-BEFORE = dict(os.environ)  # without settings of ours
+AS_INSTALLED = "SIDE_BY_SIDE_AS_INSTALLED"  # set in processes that must not change the settings of libraries
+BEFORE = dict(os.environ)  # before our settings
 if AS_INSTALLED not in os.environ:
     configure_libraries()  # before torch and Pillow are imported, as the commands do
 
@@ -34,7 +34,7 @@ from utils import count_cores  # noqa: E402
 
 
 def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
-    """A parser of the options that all have; `about` is the docstring of the benchmark."""
+    """Return a parser of the shared options; `about` is the docstring of the benchmark."""
     shared = argparse.ArgumentParser(description=about.splitlines()[0])
     shared.add_argument("--backbone", default="efficientnet-b0")
     shared.add_argument("--image-size", type=int, default=112)
@@ -45,12 +45,12 @@ def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
 
 
 def create(backbone: str, size: int) -> Network:
-    """Our network with random weights."""
+    """Return one of our networks with random weights."""
     return create_model("VanillaEfficientNet", task="main", backbone=backbone, image_size=size, pretrained=False)
 
 
-def photographs(folder: Path, people: int) -> Path:
-    """Drawn portraits of 384 x 512 pixels, seven a person, in the layout of training; the folder of people."""
+def draw_images(folder: Path, people: int) -> Path:
+    """Draw portraits of 384 x 512 pixels, seven per person, and return their --train-root."""
     code = run_tool(["make_sample", "--root", str(folder / "input"), "--people", str(people), "--eval-people", "1"])
     assert code == 0
     return folder / "input" / "data" / "train" / "images"
@@ -59,10 +59,10 @@ def photographs(folder: Path, people: int) -> Path:
 def in_turns(
     actions: dict[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """The seconds that each action took in each repetition.
+    """Return the seconds that each action took in each repetition.
 
-    All are done once before, unmeasured, then in turns, in another order each time: what one leaves behind, such as
-    memory, is not always felt by the same other one.
+    All actions run once before the first measurement, and then in turns, in a new order each time, so that what an
+    action leaves behind, such as freed memory, does not always affect the same other action.
     """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for repetition in range(repetitions + 1):
@@ -88,11 +88,13 @@ def in_processes(
     *,
     as_installed: Collection[str] = (),
 ) -> dict[str, list[float]]:
-    """The same for actions that `makers` make, each in a process of its own, which waits while it is not its turn.
+    """Measure actions as `in_turns` does, each in a process of its own that waits for its turn.
 
     Args:
-        makers: functions of modules, or `functools.partial` of them.
-        as_installed: those whose libraries get no settings of ours.
+        makers: functions that return the actions; a process needs functions of modules, or `functools.partial` of them.
+        repetitions: measurements of each action.
+        device: the device to wait for.
+        as_installed: names of actions that run without our settings of libraries.
     """
     context = multiprocessing.get_context("spawn")
     ours, connections, processes = dict(os.environ), {}, []
@@ -121,7 +123,7 @@ def _ask(connection: Connection) -> None:
 
 
 def _serve(make: Callable[[], Callable[[], object]], connection: Connection, device: torch.device) -> None:
-    # This process was spawned, and would spawn its loader processes, which takes longer than is usual.
+    # A spawned process would also spawn its loader processes, which is slower than the default.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     action = make()
     while True:
@@ -135,7 +137,7 @@ def _serve(make: Callable[[], Callable[[], object]], connection: Connection, dev
 
 
 def table(seconds: dict[str, list[float]], images: int) -> str:
-    """A Markdown table: images a second, median and range."""
+    """Return a Markdown table of images per second, median and range."""
     lines = ["| what | images/s | lowest | highest |", "|---|---|---|---|"]
     for name, each in seconds.items():
         speeds = [images / s for s in each]
@@ -144,13 +146,13 @@ def table(seconds: dict[str, list[float]], images: int) -> str:
 
 
 def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> str:
-    """How many times longer one took than the other, repetition by repetition: the median and the range."""
+    """Return how many times longer one action took than another, median and range over repetitions."""
     each = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
     return f"{slow} / {fast}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
 
 
 def machine(device: torch.device, *packages: str) -> str:
-    """What it ran on, when, and with which versions."""
+    """Return the date, the machine and the versions of packages."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", *packages))
     threads = f"{count_cores()} cores, {torch.get_num_threads()} threads of torch"

@@ -1,12 +1,13 @@
-"""Time until a command answers: help, wrong options, the first training step; compared with importing torch.
+"""Measure the time until a command answers: help, wrong options, the first training step, and importing torch.
 
 python benchmarks/startup.py
 """
 
 from __future__ import annotations
 
-from side_by_side import ROOT, in_turns, machine, photographs  # isort: skip
+from side_by_side import ROOT, draw_images, in_turns, machine  # isort: skip
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -16,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-REPETITIONS = 5
-# Leaves when the first step of training is done.
+# Exits after the first training step.
 FIRST_STEP = """
 import os, sys, train
 from training import fold
@@ -29,21 +29,24 @@ train.main(sys.argv[1:])
 
 def main() -> None:
     """Run all in turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        faces = photographs(place, 20)
+        images = draw_images(place, 20)
         model = ("--backbone", "efficientnet-b0", "--image-size", "112", "--no-pretrained", "--overwrite")
         train = (str(ROOT / "train.py"), "--train-root")
-        first = ("-c", FIRST_STEP, "--train-root", faces, "--save-path", place / "models", *model)
+        first = ("-c", FIRST_STEP, "--train-root", images, "--save-path", place / "models", *model)
         actions = {
             "train.py --help": _run(0, *train[:1], "--help"),
-            "train.py, an option that is not there": _run(2, *train[:1], "--epoch", "3"),
-            "train.py, a folder that is not there": _run(2, *train, place / "lost"),
-            "submit_ensemble.py, a folder that is not there": _run(2, ROOT / "submit_ensemble.py", "--root", "lost"),
+            "train.py, an unknown option": _run(2, *train[:1], "--epoch", "3"),
+            "train.py, a missing folder": _run(2, *train, place / "lost"),
+            "submit_ensemble.py, a missing folder": _run(2, ROOT / "submit_ensemble.py", "--root", "lost"),
             "train.py, until the first step is done": _run(0, *first),
             "import torch, torchvision": _run(0, "-c", "import torch, torchvision"),
         }
-        seconds = in_turns(actions, REPETITIONS, torch.device("cpu"))
+        seconds = in_turns(actions, options.repetitions, torch.device("cpu"))
     print(f"{machine(torch.device('cpu'), 'efficientnet-pytorch')}\n")
     print("| what | seconds | lowest | highest |\n|---|---|---|---|")
     for name, each in seconds.items():
@@ -52,11 +55,11 @@ def main() -> None:
 
 def _run(code: int, *words: object) -> Callable[[], None]:
     def action() -> None:
-        # Into a file: a pipe would be read until the loader processes, too, have noticed that the command has left.
-        with tempfile.TemporaryFile("w+") as said:
-            done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=said, stderr=said)
-            said.seek(0)
-            assert done.returncode == code, said.read()
+        # Into a file: a pipe would stay open until the loader processes have ended, too.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=output, stderr=output)
+            output.seek(0)
+            assert done.returncode == code, output.read()
 
     return action
 

@@ -13,8 +13,8 @@ helps it. Each runs in a process of its own, those of others without our setting
 
 from __future__ import annotations
 
-# First, since it sets what torch and Pillow read when they are imported.
-from side_by_side import create, in_processes, machine, parser, photographs, ratio, table  # isort: skip
+# First: it sets what torch and Pillow read when they are imported.
+from side_by_side import create, draw_images, in_processes, machine, parser, ratio, table  # isort: skip
 
 import argparse
 import tempfile
@@ -55,7 +55,7 @@ def main() -> None:
     options = own.parse_args()
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        root = photographs(Path(folder), options.people)
+        root = draw_images(Path(folder), options.people)
         makers = {
             "timm, defaults": partial(_timm, options, root, device, tuned=False),
             "timm, tuned": partial(_timm, options, root, device, tuned=True),
@@ -70,7 +70,7 @@ def main() -> None:
     images = options.people * 7 // options.batch_size * options.batch_size
     print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
     print(
-        f"{options.backbone} at {options.image_size} px, epochs of {images} photographs of 384 x 512, batches of "
+        f"{options.backbone} at {options.image_size} px, epochs of {images} images of 384 x 512, batches of "
         f"{options.batch_size}, our transform {options.transform}, ours in {training_dtype('auto', device)}\n"
     )
     print(table(seconds, images) + "\n")
@@ -159,7 +159,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
 
-    def look(cache: str) -> ImageReader:
+    def read(cache: str) -> ImageReader:
         limits = {"side": needed_side(options.image_size), "max_megapixels": 100.0}
         reader, unreadable = load_images(rows["path"].tolist(), cache=cache, **limits)
         assert not unreadable
@@ -171,7 +171,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, train_loader(dataset, sampler, workers=count_workers(-1, device), device=device)
 
-    sampler, loader = load(look("off" if cache == "off" else "ram"))
+    sampler, loader = load(read("off" if cache == "off" else "ram"))
     optimizer = create_optimizer("momentum", network, lr=RATE)
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
@@ -181,7 +181,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     def epoch() -> None:
         nonlocal sampler, loader
         if cache == "cold":
-            sampler, loader = load(look("ram"))
+            sampler, loader = load(read("ram"))
         sampler.set_epoch(sampler.epoch + 1)
         done = train_one_epoch(step, loader)
         assert done.images == len(rows)

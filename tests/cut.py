@@ -1,11 +1,11 @@
-"""Run a script of the toolkit and cut it at a file operation: python cut.py OPTIONS -- train.py ...
+"""Run a script and kill it at a file operation: python tests/cut.py OPTIONS -- train.py ...
 
-    --under FOLDER    the operations that count are those on this folder and what is in it
-    --at N            die by SIGKILL before operation number N (from 1)
-    --list FILE       write down every operation, a line each, and do not die
-    --back SECONDS    set the clock back by so much, once the first file has been renamed
+    --under FOLDER    count the operations on this folder and its contents
+    --at N            end by SIGKILL before operation number N, from 1
+    --list FILE       write every operation to a file, a line each
+    --back SECONDS    set the clock back once the first file was renamed
 
-Operations are opening for writing, fsync, chmod, rename, unlink, mkdir and rmdir: all that a save consists of.
+Operations are opening for writing, fsync, chmod, rename, unlink, mkdir and rmdir: everything that a save does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EVENTS = {"os.rename": "rename", "os.remove": "unlink", "os.mkdir": "mkdir", "os
 
 
 def main() -> None:
-    """Set the trap and run the script as if it had been called itself."""
+    """Install the hooks and run the script as the main program."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--under", required=True)
     parser.add_argument("--at", type=int, default=0)
@@ -33,7 +33,7 @@ def main() -> None:
     options, command = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
     folder, owner, count = os.path.abspath(options.under), os.getpid(), 0
 
-    def counted(operation: str, path: str) -> None:
+    def count_operation(operation: str, path: str) -> None:
         nonlocal count
         if os.getpid() != owner or not os.path.abspath(path).startswith(folder):
             return
@@ -48,14 +48,14 @@ def main() -> None:
         if event in EVENTS:
             if event == "os.rename" and options.back:
                 set_clock_back(options.back)
-            counted(EVENTS[event], os.fsdecode(values[0]))
+            count_operation(EVENTS[event], os.fsdecode(values[0]))
         elif event == "open" and isinstance(values[0], str) and values[2] & (os.O_WRONLY | os.O_RDWR):
-            counted("open", values[0])
+            count_operation("open", values[0])
 
     real_fsync = os.fsync
 
     def fsync(handle: int) -> None:
-        counted("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+        count_operation("fsync", os.readlink(f"/proc/self/fd/{handle}"))
         real_fsync(handle)
 
     os.fsync = fsync

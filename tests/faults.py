@@ -1,12 +1,11 @@
-"""Faults on purpose: runs are killed, stopped, starved of disk and resumed, and must end as if nothing had happened.
+"""Kill, stop and starve real runs, resume them, and compare their files with those of undisturbed runs.
 
     python tests/faults.py [--kills 50] [--seed 1] [--points 8]
 
-Everything is done to the real commands as child processes. `--kills` SIGKILLs at random moments are spread over four
-kinds of runs (two tasks, three networks, with and without loader processes and oversampling); then every `--points`-th
-file operation of a run is a moment to be killed at; then the other faults. Exits with 1 if one end differs.
-
-A short part of it is in test_faults.py.
+All faults happen to the commands as child processes: --kills SIGKILLs at random moments, spread over four kinds of runs
+(two tasks, three networks, with and without loader processes and oversampling), a SIGKILL at every --points-th file
+operation of a run, signals, a full disk, a read-only disk, a changed clock and a deleted folder. The exit code is 1 if
+the files of a run differ. test_faults.py has a short part of it.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ KINDS = {
 
 @dataclass
 class Child:
-    """A command that runs, and what it has said so far, each line with the seconds since its start."""
+    """A running command and the lines that it printed, each with the seconds since its start."""
 
     process: subprocess.Popen
     started: float
@@ -80,7 +79,7 @@ class Child:
         return "\n".join(line for _, line in self.lines)
 
     def wait_for(self, words: str, seconds: float = 120) -> float:
-        """Seconds from the start to the first line that holds the words."""
+        """Wait for a line that contains the words; return its seconds since the start."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = [when for when, line in self.lines if words in line]
@@ -89,16 +88,16 @@ class Child:
             if self.process.poll() is not None and not self.reader.is_alive():
                 break
             time.sleep(0.01)
-        raise AssertionError(f"'{words}' was never said:\n{self.text}")
+        raise AssertionError(f"'{words}' was never printed:\n{self.text}")
 
     def end(self, seconds: float = 300) -> int:
-        """The exit code, when it has ended and all is read."""
+        """Wait for the end and return the exit code."""
         code = self.process.wait(seconds)
         self.reader.join(10)
         return code
 
     def workers(self) -> list[int]:
-        """The process ids of its loader processes."""
+        """Return the ids of the loader processes."""
         try:
             listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         except FileNotFoundError:
@@ -107,7 +106,7 @@ class Child:
 
 
 def start(words: Sequence[object], wrapper: Sequence[str] = (), **popen: object) -> Child:
-    """Start a command of the toolkit; `wrapper` are words of cut.py to run it under."""
+    """Start a command; `wrapper` runs it under cut.py."""
     command = [sys.executable, "-u", *(wrapper or ()), *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
@@ -132,12 +131,12 @@ def start(words: Sequence[object], wrapper: Sequence[str] = (), **popen: object)
 
 
 def training(data: Path, save: Path, options: Sequence[str]) -> list[str]:
-    """The words of a train.py command."""
+    """Return the command line of a training."""
     return ["train.py", "--train-root", str(data), "--save-path", str(save), *COMMON, *options]
 
 
 def finish(words: Sequence[object], **popen: object) -> Child:
-    """Resume a run and see it through."""
+    """Resume a run until it is finished."""
     child = start([*words, "--resume"], **popen)
     code = child.end()
     assert code == 0, f"resuming ended with {code}:\n{child.text}"
@@ -149,7 +148,7 @@ def finish(words: Sequence[object], **popen: object) -> Child:
 
 
 def fingerprint(save: Path) -> dict[str, str]:
-    """What a finished run left, times aside: a digest of every file by its name below the save path."""
+    """Return a digest of every file of a finished run, without times, by name below the save path."""
     found = {}
     for path in sorted(save.rglob("*")):
         if path.is_dir():
@@ -178,16 +177,16 @@ def _without_times(value: object) -> object:
 
 
 def assert_same(whole: dict[str, str], other: dict[str, str], what: str) -> None:
-    """Two runs left the same files with the same content."""
+    """Assert that two runs left the same files with the same contents."""
     differ = sorted(name for name in whole.keys() | other.keys() if whole.get(name) != other.get(name))
-    assert not differ, f"{what}: these files differ or are in one of the two only: {differ}"
+    assert not differ, f"{what}: these files differ or are missing: {differ}"
 
 
 # ------------------------------------------------------------------------------------------------ kills
 
 
 def undisturbed(data: Path, save: Path, options: Sequence[str]) -> tuple[dict[str, str], float, float]:
-    """A run that nothing happens to: what it left, when its training began, and how long it took, in seconds."""
+    """Run without a fault; return its fingerprint, the seconds until training began, and those of the whole run."""
     child = start(training(data, save, options))
     code = child.end()
     assert code == 0, child.text
@@ -202,9 +201,9 @@ def killed_at_random(
     kills: int,
     rng: random.Random,
 ) -> tuple[int, list[float]]:
-    """Start a run and resume it, killing it at random moments: how many kills it got, and the seconds to each resume.
+    """Kill a run at random moments and resume it; return the number of kills and the seconds until each resume.
 
-    A moment is drawn between a little before training begins and a little before a whole run ends.
+    The moments lie between shortly before training begins and shortly before a whole run ends.
     """
     whole, begin, seconds = undisturbed_run
     words, done, resumes = training(data, save, options), 0, []
@@ -230,7 +229,7 @@ def killed_at_random(
 
 
 def operations(data: Path, save: Path, options: Sequence[str], listing: Path) -> list[str]:
-    """Every file operation of a run, in order."""
+    """Return all file operations of a run in order."""
     words = training(data, save, options)
     child = start(words, [*CUT, "--under", str(save), "--list", str(listing), "--"])
     assert child.end() == 0, child.text
@@ -238,7 +237,7 @@ def operations(data: Path, save: Path, options: Sequence[str], listing: Path) ->
 
 
 def killed_at(data: Path, save: Path, options: Sequence[str], whole: dict[str, str], number: int) -> None:
-    """Run a command until it dies before its file operation `number`, and see it through."""
+    """Kill a run before its file operation `number`, and resume it."""
     words = training(data, save, options)
     child = start(words, [*CUT, "--under", str(save), "--at", str(number), "--"])
     code = child.end()
@@ -251,7 +250,7 @@ def killed_at(data: Path, save: Path, options: Sequence[str], whole: dict[str, s
 
 
 def stopped(words: Sequence[str], number: int, *, moment: str = "epoch   1/", group: bool = False) -> Child:
-    """Send a signal when the words are said: the run saves, says how to go on, and leaves no process behind."""
+    """Send a signal when `moment` is printed; the run must save, print how to continue, and leave no process."""
     child = start(words, start_new_session=True)
     child.wait_for(moment)
     workers = child.workers()
@@ -261,14 +260,14 @@ def stopped(words: Sequence[str], number: int, *, moment: str = "epoch   1/", gr
     assert "Traceback" not in child.text, child.text
     assert "saved after fold" in child.text, child.text
     assert "To continue: python train.py" in child.text, child.text
-    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "loader processes were left behind"
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "loader processes are still running"
     return child
 
 
 def stopped_and_resumed(
     data: Path, save: Path, options: Sequence[str], whole: dict[str, str], signum: signal.Signals
 ) -> None:
-    """Stop a run by a signal to all its processes, as clusters and terminals send it, and see it through."""
+    """Stop a run by a signal to all its processes, as clusters and terminals do, and resume it."""
     words = training(data, save, options)
     stopped(words, signum, group=True)
     finish(words)
@@ -296,7 +295,7 @@ def small_disk(place: Path, size: str):
 
 
 def full_disk(data: Path, place: Path, options: Sequence[str], whole: dict[str, str]) -> str:
-    """Fill a small disk so that a save in the middle fails, make room, resume: what the run said of the full disk."""
+    """Fill the disk during a run, free it, resume; return what the run printed."""
     with small_disk(place, "600m") as disk:
         if disk is None:
             return "mounting is not allowed here: skipped"
@@ -324,7 +323,7 @@ def full_disk(data: Path, place: Path, options: Sequence[str], whole: dict[str, 
 
 
 def read_only_disk(data: Path, place: Path, options: Sequence[str], whole: dict[str, str]) -> str:
-    """Make the disk read-only under a run, then writable, resume: what the run said."""
+    """Make a fold's folder read-only during a run, then writable, resume; return what the run printed."""
     with small_disk(place, "600m") as disk:
         if disk is None:
             return "mounting is not allowed here: skipped"
@@ -345,7 +344,7 @@ def read_only_disk(data: Path, place: Path, options: Sequence[str], whole: dict[
 
 
 def clock_set_back(data: Path, save: Path, options: Sequence[str], whole: dict[str, str]) -> None:
-    """Set the clock back a day under a run, kill it, let its files be of tomorrow, resume."""
+    """Set the clock back by a day during a run, kill it, date its files to tomorrow, resume."""
     words = training(data, save, options)
     child = start(words, [*CUT, "--under", str(save), "--at", "90", "--back", "86400", "--"])
     assert child.end() == -signal.SIGKILL, child.text
@@ -357,14 +356,14 @@ def clock_set_back(data: Path, save: Path, options: Sequence[str], whole: dict[s
 
 
 def folder_removed(data: Path, save: Path, options: Sequence[str], whole: dict[str, str]) -> str:
-    """Remove the folder of a run under it: what it said."""
+    """Move the folder of a run away during the run; return what it printed."""
     child = start(training(data, save, options))
     child.wait_for("epoch   1/")
     os.replace(save, save.with_name("elsewhere"))
     code = child.end(120)
     assert code == 1, f"code {code}:\n{child.text}"
     assert "was deleted" in child.lines[-1][1], child.text
-    assert not save.exists(), "a second run was begun in its place"
+    assert not save.exists(), "a second run was started in its place"
     return child.lines[-1][1]
 
 
@@ -372,7 +371,7 @@ def folder_removed(data: Path, save: Path, options: Sequence[str], whole: dict[s
 
 
 class Report:
-    """Runs faults one after another, says how each ended, and counts those that ended badly."""
+    """Run faults one after another, print the result of each, and collect the failures."""
 
     def __init__(self) -> None:
         self.failures: list[str] = []
@@ -391,7 +390,7 @@ class Report:
 
 
 def main() -> int:
-    """All of it, with a line for each fault."""
+    """Run all faults and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -409,7 +408,7 @@ def main() -> int:
         kind = next(iter(KINDS))
         whole, words = ends[kind][0], KINDS[kind]
         listed = operations(data, place / "listed", words, place / "operations.txt")
-        print(f"{len(listed)} file operations in a run, every {options.points}. to be killed at", flush=True)
+        print(f"{len(listed)} file operations in a run, a SIGKILL at every {options.points}th", flush=True)
         for point in range(1, len(listed) + 1, options.points):
             what = f"killed before operation {point}, {listed[point - 1]}"
             report.attempt(what, killed_at, data, place / f"point{point}", words, whole, point)
@@ -427,7 +426,7 @@ def main() -> int:
 def random_kills(
     report: Report, data: Path, place: Path, ends: dict[str, tuple[dict, float, float]], *, kills: int, seed: int
 ) -> None:
-    """Runs of all kinds in turn, each killed up to four times, until there were `kills` kills."""
+    """Kill runs of all kinds in turn, each up to four times, until there were `kills` kills."""
     rng, done, number, resumes = random.Random(seed), 0, 0, []
     while done < kills and len(report.failures) < 5:
         kind = list(KINDS)[number % len(KINDS)]
@@ -440,7 +439,7 @@ def random_kills(
     print(f"{done} random kills over {number} runs, seed {seed}", flush=True)
     if resumes:
         print(
-            f"seconds from the start of a command to its resuming: median {statistics.median(resumes):.1f}, "
+            f"seconds from the start of a command until it resumes: median {statistics.median(resumes):.1f}, "
             f"{min(resumes):.1f} to {max(resumes):.1f} ({len(resumes)} resumes)",
             flush=True,
         )

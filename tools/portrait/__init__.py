@@ -1,4 +1,4 @@
-"""Drawn portraits: a picture is a pure function of a person (what stays) and a shot (what changes).
+"""Draw portraits: an image is a pure function of a person (constant traits) and a shot (everything else).
 
 Faces live in units of half a face width: x to the right, y down, (0, 0) between the eyes, the chin near y = 1.4.
 """
@@ -18,19 +18,19 @@ from tools.portrait.masks import paint_hanging_mask, paint_mask, paint_prop
 from tools.portrait.people import Person, Shot, make_person, make_shot
 from tools.portrait.scenes import paint_scene
 
-GRAIN = 64  # how far, in pixels, the pieces of the film lie apart at most
+GRAIN = 64  # largest offset into the sheet of grain, in pixels
 
 __all__ = ["Person", "Shot", "make_person", "make_shot", "paint"]
 
 
 @cache
 def _film() -> np.ndarray:
-    """A sheet of grain; every picture takes another piece of it, which is cheaper than new grain each time."""
+    """Return a sheet of grain; each image uses another part of it, which is cheaper than new grain."""
     return np.random.default_rng(0).standard_normal((HEIGHT + GRAIN, WIDTH + GRAIN), dtype=np.float32)
 
 
 def _develop(image: Image.Image, shot: Shot) -> Image.Image:
-    """Reduce to the final size, then light, colour temperature, softness and grain, as a camera adds them."""
+    """Reduce an image to its final size and add light, colour temperature, blur and grain."""
     image = image.reduce(OVERSAMPLE)
     if shot.blur:
         image = image.filter(ImageFilter.GaussianBlur(shot.blur))
@@ -45,7 +45,7 @@ def _develop(image: Image.Image, shot: Shot) -> Image.Image:
 
 
 def paint(person: Person, shot: Shot) -> Image.Image:
-    """The photograph as an RGB image of 384 x 512 pixels. The same records always give the same pixels."""
+    """Return an RGB image of 384 x 512 pixels. The same records always give the same pixels."""
     canvas = Canvas(paint_scene(shot.scene, shot.wall, shot.grain).copy(), shot)
     paint_back_hair(canvas, person)
     paint_body(canvas, person)

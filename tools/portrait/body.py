@@ -9,7 +9,7 @@ from tools.portrait.people import Person
 
 
 def paint_body(canvas: Canvas, person: Person) -> None:
-    """Neck, shoulders and clothes."""
+    """Paint neck, shoulders and clothes."""
     canvas.upright = True
     n, s = person.neck, person.shoulders
     neck = [(n * 0.96, 0.7), (n, 1.5), (n + 0.06, 1.8), (n + 0.12, 2.1), (0.5, 2.6)]
@@ -96,7 +96,7 @@ def _turtleneck(canvas: Canvas, person: Person) -> None:
 
 
 def paint_roll(canvas: Canvas, person: Person, colour: Colour, top: float) -> None:
-    """A roll collar whose upper edge stands at height `top`."""
+    """Paint a roll collar with its upper edge at height `top`."""
     n = person.neck + 0.07
     roll = [(0, top + 0.1), (n * 0.7, top + 0.04), (n, top), (n + 0.06, top + 0.24), (n + 0.1, 1.95), (0, 2.1)]
     canvas.shaded(smooth(mirror(roll)), mix(colour, (255, 255, 255), 0.06), edge=34)

@@ -1,4 +1,4 @@
-"""Brushes: curves, colours and a canvas that takes face units.
+"""Paint curves and colours on a canvas in face units.
 
 Shapes are filled at twice the final size and reduced at the end, which is what smooths every edge; soft light and
 shade are worked out at a fraction of that and scaled up, which is what keeps a picture cheap.
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 if TYPE_CHECKING:
-    from portrait.people import Shot
+    from tools.portrait.people import Shot
 
 
 WIDTH, HEIGHT = 384, 512
@@ -35,22 +35,22 @@ WALLS = ((222, 214, 200), (200, 214, 220), (214, 204, 218), (206, 220, 204), (23
 
 
 def clip(value: float, low: float = 0.0, high: float = 1.0) -> float:
-    """The value, kept between `low` and `high`."""
+    """Return the value, limited to `low` and `high`."""
     return min(high, max(low, value))
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """`share` of colour b in colour a."""
+    """Return colour a with a `share` of colour b."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 def fold(skin: Colour, strength: float = 0.6) -> Colour:
-    """The colour of a line or a hollow in skin of this colour, darker and redder than the skin."""
+    """Return the colour of a line or hollow in skin of a colour, darker and redder."""
     return tuple(round(c * (1 - strength * share)) for c, share in zip(skin, (0.6, 0.8, 0.8), strict=True))
 
 
 def smooth(points: Points, closed: bool = True, steps: int = 6) -> np.ndarray:
-    """A Catmull-Rom curve through `points`, `steps` samples a span, as an array of (x, y) rows."""
+    """Return a Catmull-Rom curve through `points`, `steps` samples per span, as (x, y) rows."""
     b = np.asarray(points, dtype=float)
     if closed:
         a, c, d = np.roll(b, 1, 0), np.roll(b, -1, 0), np.roll(b, -2, 0)
@@ -71,13 +71,13 @@ def mirror(half: Points) -> np.ndarray:
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> np.ndarray:
-    """The outline of an ellipse."""
+    """Return the outline of an ellipse."""
     angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     return np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], axis=1)
 
 
 def ramp(colour: Colour, depth: float = 0.42, shine: float = 0.42) -> np.ndarray:
-    """A table of 256 tones of one colour, 128 being the colour itself; shadows turn a little red, as on skin."""
+    """Return 256 tones of a colour, 128 being the colour itself; shadows are slightly red, as on skin."""
     base = np.array(colour[:3], dtype=float)
     dark = base * (1 - depth) * (1.04, 0.96, 0.96)
     stops = np.stack([dark, base, base + (255 - base) * shine])
@@ -85,7 +85,7 @@ def ramp(colour: Colour, depth: float = 0.42, shine: float = 0.42) -> np.ndarray
 
 
 class Canvas:
-    """The picture being painted, with the pose and the light of a shot; methods take face units."""
+    """An image being painted with the pose and the light of a shot; methods take face units."""
 
     def __init__(self, image: Image.Image, shot: Shot):
         self.image = image
@@ -97,7 +97,7 @@ class Canvas:
         self.origin *= OVERSAMPLE
 
     def place(self, points: Points) -> np.ndarray:
-        """Canvas pixels of points in face units."""
+        """Return the canvas pixels of points in face units."""
         points = np.asarray(points, dtype=float)
         x, y = points[..., 0], points[..., 1]
         if not self.upright:
@@ -109,14 +109,15 @@ class Canvas:
         return np.stack([x, y], axis=-1) * self.unit + self.origin
 
     def fill(self, outline: Points, colour: Colour) -> None:
+        """Fill a shape with a colour."""
         self.draw.polygon(self.place(outline).ravel().tolist(), fill=colour)
 
     def stroke(self, points: Points, width: float, colour: Colour, taper: float = 0.9) -> None:
-        """A brush stroke through `points`, widest in the middle."""
+        """Paint a brush stroke through `points`, widest in the middle."""
         self.strokes(smooth(points, closed=False)[None], width, [colour], taper)
 
     def strokes(self, lines: np.ndarray, width: float, colours: list[Colour], taper: float = 0.9) -> None:
-        """Brush strokes along an array of lines (count, points, 2), one colour each."""
+        """Paint brush strokes along an array of lines (count, points, 2), one colour each."""
         lines = self.place(lines)
         step = np.gradient(lines, axis=1)
         normal = np.stack([-step[..., 1], step[..., 0]], axis=-1) / (np.linalg.norm(step, axis=-1)[..., None] + 1e-9)
@@ -132,7 +133,7 @@ class Canvas:
         return (x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
     def soft(self, outline: Points, colour: Colour, blur: float, within: Points | None = None) -> None:
-        """Breathe a colour (RGBA) on: a shape with edges `blur` units wide, kept inside the outline `within`."""
+        """Paint a shape in a colour (RGBA) with edges `blur` units wide, kept inside the outline `within`."""
         pixels, radius = self.place(outline), blur * self.unit
         box = self._box(pixels, 2 * radius)
         if box is None:
@@ -150,8 +151,16 @@ class Canvas:
 
     def shaded(self, outline: Points, colour: Colour, spots: Points | list = (), pattern: str = "plain",
                edge: int = 34, depth: float = 0.42) -> None:  # fmt: skip
-        """Fill a shape as a rounded body: darker at its rim and away from the light. `spots` are (x, y, rx, ry,
-        tone), tone added to 128; `edge` is how much darker the rim is."""
+        """Fill a shape as a rounded body, darker at its rim and away from the light.
+
+        Args:
+            outline: the shape.
+            colour: its colour at medium light.
+            spots: (x, y, rx, ry, tone) of ellipses, with the tone to add to 128.
+            pattern: a pattern of `print_pattern`, or "plain".
+            edge: tones by which the rim is darker.
+            depth: share by which the darkest tone is darker.
+        """
         pixels = self.place(outline)
         box = self._box(pixels)
         if box is None:

@@ -11,7 +11,7 @@ from tools.portrait.people import Person, hair_colour
 
 
 def face_outline(person: Person) -> np.ndarray:
-    """The right half of the face, from the top of the skull to the chin."""
+    """Return the right half of the face, from the top of the skull to the chin."""
     length = person.length
     return np.array([
         (0, -1.12), (0.52, -1.02), (0.88, -0.66), (1, -0.1), (0.97, 0.35), (person.jaw, length - 0.5),
@@ -20,13 +20,13 @@ def face_outline(person: Person) -> np.ndarray:
 
 
 def half_width(person: Person, y: np.ndarray) -> np.ndarray:
-    """How far the face reaches to either side at height y."""
+    """Return the half width of the face at height y."""
     curve = smooth(face_outline(person), closed=False)
     return np.interp(y, curve[:, 1], curve[:, 0])
 
 
 def paint_head(canvas: Canvas, person: Person) -> None:
-    """Ears and the bare, modelled skin of the face."""
+    """Paint ears and the skin of the face."""
     w, light = person.wrinkles, canvas.shot.light
     ear = 1.06 + 0.12 * w
     for side in (-1, 1):
@@ -66,7 +66,7 @@ def paint_head(canvas: Canvas, person: Person) -> None:
 
 
 def paint_wrinkles(canvas: Canvas, person: Person) -> None:
-    """Lines of the forehead, the eyes and the mouth: they come one after another and deepen with age."""
+    """Paint the lines of forehead, eyes and mouth, which appear one after another and deepen with age."""
     w, colour = person.wrinkles, fold(person.skin, 0.62)
 
     def line(points: Points, since: float, width: float = 0.032) -> None:
@@ -134,7 +134,7 @@ def _eye(canvas: Canvas, person: Person, side: int) -> None:
 
 
 def paint_eyes(canvas: Canvas, person: Person) -> None:
-    """Eyes and brows."""
+    """Paint eyes and brows."""
     colour = mix(mix(person.hair, (58, 40, 34), 0.4), (186, 182, 180), person.grey * 0.75)
     for side in (-1, 1):
         _eye(canvas, person, side)
@@ -145,7 +145,7 @@ def paint_eyes(canvas: Canvas, person: Person) -> None:
 
 
 def paint_nose_and_mouth(canvas: Canvas, person: Person) -> None:
-    """Nose, lips and, where there is one, the smile."""
+    """Paint nose and lips, with the smile of the shot."""
     shot, nose = canvas.shot, 0.5 * person.nose
     shade = fold(person.skin, 0.62)
     wide = 0.17 * person.nose
@@ -181,7 +181,7 @@ def paint_nose_and_mouth(canvas: Canvas, person: Person) -> None:
 
 
 def paint_beard(canvas: Canvas, person: Person) -> None:
-    """Stubble, moustache, goatee or a full beard."""
+    """Paint stubble, moustache, goatee or a full beard."""
     if person.beard == "none":
         return
     colour, y, length = mix(hair_colour(person), (60, 40, 34), 0.2), 0.36 + person.length * 0.37, person.length
@@ -205,7 +205,7 @@ def paint_beard(canvas: Canvas, person: Person) -> None:
 
 
 def paint_glasses(canvas: Canvas, person: Person) -> None:
-    """Spectacles; they stay on over a mask."""
+    """Paint glasses, also over a mask."""
     if person.glasses == "none":
         return
     for side in (-1, 1):

@@ -30,14 +30,14 @@ STYLES = {
 
 
 def _curl(curve: np.ndarray, bumps: float, size: float) -> np.ndarray:
-    """Make an outline wavy."""
+    """Return a wavy outline."""
     travelled = np.cumsum(np.linalg.norm(np.diff(curve, axis=0, prepend=curve[:1]), axis=1))
     middle = np.array([0, -0.2])
     return middle + (curve - middle) * (1 + size * np.sin(travelled * bumps))[:, None]
 
 
 def hair_curves(person: Person) -> tuple[np.ndarray, np.ndarray]:
-    """The outer edge of the front hair and its hairline, both from the left end over the crown to the right end."""
+    """Return the outer edge of the front hair and the hairline, both from left to right."""
     volume, end, line, hang, curl = STYLES[person.style]
     p = person.part
     outer = [(0, -1.13 - volume), (0.5, -1.06 - volume * 0.95), (0.9 + volume * 0.45, -0.72 - volume * 0.4),
@@ -59,7 +59,7 @@ def hair_curves(person: Person) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _strands(canvas: Canvas, person: Person, outer: np.ndarray, inner: np.ndarray, count: int) -> None:
-    """Strands that run along the hair between its two edges, some lighter, some darker, grey among the first grey."""
+    """Paint strands between the two edges of the hair, some lighter, some darker, some grey."""
     rng, colour = Random(person.grain), hair_colour(person)
     samples = np.linspace(0, 1, 60)
     edges = [np.stack([np.interp(samples, np.linspace(0, 1, len(e)), e[:, k]) for k in range(2)], 1)
@@ -80,7 +80,7 @@ def _strands(canvas: Canvas, person: Person, outer: np.ndarray, inner: np.ndarra
 
 
 def paint_back_hair(canvas: Canvas, person: Person) -> None:
-    """What of the hair lies behind the head."""
+    """Paint the hair behind the head."""
     volume, end, _, hang, curl = STYLES[person.style]
     colour = mix(hair_colour(person), (20, 12, 16), 0.22)
     if person.style == "bun":
@@ -97,7 +97,7 @@ def paint_back_hair(canvas: Canvas, person: Person) -> None:
 
 
 def paint_front_hair(canvas: Canvas, person: Person) -> None:
-    """The hair on the head and next to the face."""
+    """Paint the hair on the head and next to the face."""
     outer, inner = hair_curves(person)
     colour, (volume, end, _, _, curl) = hair_colour(person), STYLES[person.style]
     if person.style == "bald":  # a wreath of hair above the ears

@@ -13,7 +13,7 @@ from tools.portrait.people import MASKS, Person, Shot
 
 
 def mask_outline(person: Person, top: float, bottom: float) -> np.ndarray:
-    """The right half of a mask between two heights: it follows the face and closes below it."""
+    """Return the right half of a mask between two heights, which follows the face and closes below it."""
     reach = np.linspace(0, 1, 7)
     y = top + 0.17 + (bottom - top - 0.17) * reach
     x = np.maximum(half_width(person, y) * (0.9 + 0.1 * np.minimum(1, reach * 3)), 0.72 * np.sqrt(1 - reach**2))
@@ -23,7 +23,7 @@ def mask_outline(person: Person, top: float, bottom: float) -> np.ndarray:
 
 
 def _mask_details(canvas: Canvas, shot: Shot, half: np.ndarray) -> None:
-    """Pleats, folds or a seam."""
+    """Paint pleats, folds or a seam."""
     top, bottom = half[0, 1], half[-1, 1]
     dark = (*mix(shot.fabric, (40, 50, 70), 0.42), 140)
     tall = bottom - top
@@ -43,7 +43,7 @@ def _mask_details(canvas: Canvas, shot: Shot, half: np.ndarray) -> None:
 
 
 def paint_mask(canvas: Canvas, person: Person) -> None:
-    """The mask where this shot has it; nothing for a bare face."""
+    """Paint the mask of the shot; nothing for a bare face."""
     shot, low = canvas.shot, person.length
     rng = Random(shot.grain)
     if shot.placing in ("bare", "one_ear"):
@@ -67,7 +67,7 @@ def paint_mask(canvas: Canvas, person: Person) -> None:
 
 
 def paint_hanging_mask(canvas: Canvas, person: Person) -> None:
-    """A mask that dangles from one ear, next to the cheek."""
+    """Paint a mask that dangles from one ear, next to the cheek."""
     shot = canvas.shot
     side = 1 if shot.grain % 2 else -1
     for x in (0.88, 1.2):
@@ -88,7 +88,7 @@ def paint_hanging_mask(canvas: Canvas, person: Person) -> None:
 
 
 def paint_prop(canvas: Canvas, person: Person) -> None:
-    """A scarf, a high collar, a hand or a cup: other things near the chin."""
+    """Paint a scarf, a high collar, a hand or a cup near the chin."""
     shot, low = canvas.shot, person.length
     rng = Random(shot.grain + 1)
     cloth = rng.choice(CLOTHES + MASKS["surgical"])
@@ -113,7 +113,7 @@ def paint_prop(canvas: Canvas, person: Person) -> None:
 
 
 def _hand(canvas: Canvas, person: Person, side: int, cup: bool, cloth: Colour) -> None:
-    """A hand that holds the chin, or a cup in front of it."""
+    """Paint a hand that holds the chin, or a cup in front of it."""
     flip, low = np.array((side, 1)), person.length
     top = low - (0.5 if cup else 0.12)
     sleeve = np.array([(0.5, low + 0.75), (1.0, low + 0.62), (1.7, 3.9), (0.8, 3.9)])

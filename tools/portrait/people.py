@@ -1,4 +1,4 @@
-"""Who is portrayed, and how: every trait of a person and of a shot, drawn from a random stream."""
+"""Draw all traits of a person and of a shot from a random stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISPLACED = (("nose_out", 48), ("chin", 38), ("one_ear", 6), ("high", 5), ("eyes
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same over a person's seven photographs. Colours are RGB, strengths run from 0 to 1."""
+    """Traits that are the same in all images of a person. Colours are RGB, strengths are 0 to 1."""
 
     gender: int  # 0 male, 1 female
     age: int
@@ -61,7 +61,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Shot:
-    """What changes from one photograph to the next; `placing` is "worn", a way of wearing it wrongly, or "bare"."""
+    """Traits of one image; `placing` is "worn", a wrong way of wearing the mask, or "bare"."""
 
     placing: str
     mask: str
@@ -95,7 +95,7 @@ def _pick(rng: Random, weighted: tuple[tuple[str, int], ...]) -> str:
 
 
 def hair_colour(person: Person) -> Colour:
-    """The colour of the hair with its grey mixed in."""
+    """Return the colour of the hair with its grey mixed in."""
     return mix(person.hair, (206, 204, 204), person.grey * 0.92)
 
 
@@ -108,7 +108,7 @@ def _style(rng: Random, gender: int, looks: float) -> str:
 
 
 def _hair(rng: Random, looks: float) -> tuple[Colour, float, float]:
-    """Colour, greyness, and greyness of the temples, where it starts; some hide it, a few young people choose it."""
+    """Return colour, greyness and greyness of the temples; some hide it, a few young people dye their hair."""
     hair = rng.choices(HAIRS, (7, 6, 5, 3, 2, 1))[0]
     if looks < 45 and rng.random() < (0.15 if looks < 31 else 0.04):
         hair = rng.choice(DYES)
@@ -118,13 +118,13 @@ def _hair(rng: Random, looks: float) -> tuple[Colour, float, float]:
 
 
 def _weathered(skin: Colour, years: float) -> Colour:
-    """Skin grows yellower, and light skin a little darker."""
+    """Return the skin of an age: yellower, and light skin slightly darker."""
     years *= max(skin) / 255
     return tuple(round(c * (1 - fade * years)) for c, fade in zip(skin, (0.10, 0.14, 0.24), strict=True))
 
 
 def make_person(gender: int, age: int, rng: Random) -> Person:
-    """A person of this gender (0 male, 1 female) and age in years; every other trait is drawn from `rng`."""
+    """Draw a person of a gender (0 male, 1 female) and an age in years from `rng`."""
     looks = age + rng.gauss(0, 2)  # people look older or younger than they are, so no trait gives the age away
     soft = clip(rng.gauss(0.8 if gender else 0.2, 0.12))  # how feminine the features are: the genders overlap
     jaw, chin, length = rng.choice(((0.80, 0.37, 1.40), (0.87, 0.46, 1.31), (0.77, 0.36, 1.50), (0.90, 0.50, 1.38)))
@@ -159,14 +159,14 @@ def make_person(gender: int, age: int, rng: Random) -> Person:
 
 
 def _prop(rng: Random, placing: str) -> str:
-    """Something near the chin. It also turns up on masked people, so a scarf says nothing about the mask."""
+    """Return something near the chin; masked people have it too, so that a scarf does not predict the mask."""
     if placing == "bare":
         return _pick(rng, (("none", 76), ("scarf", 8), ("hand", 6), ("cup", 5), ("roll", 5)))
     return _pick(rng, (("none", 93), ("scarf", 4), ("roll", 3)))
 
 
 def make_shot(person: Person, wearing: str, rng: Random) -> Shot:
-    """One photograph of `person`; `wearing` is "worn", "wrong" or "bare"."""
+    """Draw the traits of one image of `person` from `rng`; `wearing` is "worn", "wrong" or "bare"."""
     placing = _pick(rng, MISPLACED) if wearing == "wrong" else wearing
     mask = rng.choices(("surgical", "kf94", "cloth"), (45, 33, 22))[0]
     patterned = (mask == "cloth" and rng.random() < 0.6) or (mask == "surgical" and rng.random() < 0.06)

@@ -98,9 +98,9 @@ SCENE_PAINTERS = {
 SCENES = tuple(SCENE_PAINTERS)
 
 
-@lru_cache(maxsize=1)  # most photographs of a person have one background
+@lru_cache(maxsize=1)  # most images of a person have one background
 def paint_scene(scene: str, wall: Colour, grain: int) -> Image.Image:
-    """The background at canvas size, out of focus. Copy it before painting on it."""
+    """Return the background at canvas size, out of focus. Copy it before painting on it."""
     small = Image.new("RGB", (192, 256), wall)
     SCENE_PAINTERS[scene](ImageDraw.Draw(small, "RGBA"), wall, Random(grain))
     small = small.filter(ImageFilter.GaussianBlur(2))
