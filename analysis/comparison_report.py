@@ -44,7 +44,7 @@ def write_comparison(compared: Comparison, path: Path) -> None:
 
 
 def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
-    """Add the figures of a comparison, and return the rows of what each attribute costs."""
+    """Add the figures of a comparison, and return the rows of its table of attribute costs."""
     record = TASKS[compared.task]
     shown = {
         f"{b} - {a}": {SCORE_TITLES[name]: each[name] for name in record.scores}

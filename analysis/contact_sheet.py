@@ -73,15 +73,15 @@ def contact_sheet(title: str, notes: Sequence[str], blocks: Sequence[Block], *, 
 
 
 def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Cell) -> None:
-    """The picture, as large as the room allows, with its box, and its label below."""
+    """Paste an image, as large as fits into `room`, with its box, and write its label below."""
     times = min(room[0] / cell.picture.width, room[1] / cell.picture.height)
     width, height = (max(1, round(times * length)) for length in cell.picture.size)
-    # Enlarged, its pixels stay what they are: squares.
+    # BOX keeps the pixels of an enlarged image as squares.
     picture = cell.picture.resize((width, height), Image.Resampling.LANCZOS if times < 1 else Image.Resampling.BOX)
     colour = HIGHLIGHT if cell.highlight else FOUND
     if cell.box is not None:
         left, top, wide, high = (times * length for length in cell.box)
-        left, top = min(left, width - 1), min(top, height - 1)  # of a picture that is a few pixels wide
+        left, top = min(left, width - 1), min(top, height - 1)  # for images a few pixels wide
         right, bottom = min(left + wide, width - 1), min(top + high, height - 1)
         ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=colour, width=3)
     page.paste(picture, at)
@@ -90,7 +90,7 @@ def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Ce
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple, room: int = 0) -> None:
-    """One line of text; without its middle where it is too long for the room (none given: up to the margin)."""
+    """Write one line of text, its middle shortened to fit `room` pixels; 0 for up to the margin."""
     whole, font, room = _printable(text), _font(size), room or WIDTH - MARGIN - at[0]
     text, kept = whole, min(len(whole), 400) // 2
     while font.getlength(text) > room and kept:
@@ -99,7 +99,7 @@ def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, 
 
 
 def _printable(text: str) -> str:
-    """The text on one line; a file name that is not Unicode could not be drawn."""
+    """Return the text on one line, with characters that are not Unicode replaced: fonts cannot draw them."""
     return " ".join(text.encode(errors="replace").decode().split())
 
 

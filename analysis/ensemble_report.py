@@ -30,7 +30,7 @@ def write_ensemble(
         rows: the rows of its table.csv.
         recipe: the content of its recipe.json.
         gain: what greedy selection gains, in words.
-        about: the people that the scores are of.
+        about: the people and images that were scored.
     """
     monitor = TASKS[recipe["task"]].monitor
     title = SCORE_TITLES[monitor]

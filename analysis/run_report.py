@@ -173,10 +173,10 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions)
         note += f"{NOT_CORRECTED} "
     if not TASKS[config.task].regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
-        usual = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
+        constant = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
         note += (
             f"Always predicting {whole.classes[counts.argmax()]} would score a macro F1 of "
-            f"{class_scores(usual)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
+            f"{class_scores(constant)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
         )
     return grid(*score_rows(summary, DIGITS), note)
 
@@ -211,7 +211,7 @@ def _attributes(parts: Mapping[str, Predictions], figures: Figures) -> dict[str,
     alt = "Confusion matrices of mask, gender and age group."
     figures.add("attributes", plots.confusions(matrices), alt, wide=True)
     costs = attribute_costs(parts["main"])
-    figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "What each attribute costs.")
+    figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "Cost of each attribute.")
     most = costs.loc[costs["cost"].idxmax()]
     return {
         "costs": f"If {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} "
@@ -224,7 +224,7 @@ def _calibration(parts: Mapping[str, Predictions], figures: Figures) -> dict[str
     if not known:
         return {"calibration": ""}
     tables = {name: reliability(each) for name, each in known.items()}
-    titles = {"main": "all together", **ATTRIBUTES}
+    titles = {"main": "combined", **ATTRIBUTES}
     shown = plots.reliability({titles[name]: each for name, each in tables.items()})
     figures.add("reliability", shown, "Confidence against accuracy.")
     first = next(iter(known.values()))

@@ -1,4 +1,4 @@
-"""Sheets of what a network sees: training images, validation and test-time views, and MixUp within a class."""
+"""Draw sheets of network inputs: training images, validation and test-time views, and MixUp within a class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ViewSheets:
         train_size: side of training images in pixels.
         cuts: the other arguments of `augmentation.build_transform`.
         seed: run seed and fold.
-        about: the training in words, for the notes of the sheets.
+        about: description of the training for the notes of the sheets.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ViewSheets:
         self.seed, self.about = seed, about
 
     def transform_sheet(self, name: str, rows: Sequence[int], *, draws: int) -> Image.Image:
-        """Draw what training, validation and prediction make of images.
+        """Draw images as training, validation and prediction load them.
 
         Args:
             name: the transform.

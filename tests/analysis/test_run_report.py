@@ -1,4 +1,4 @@
-"""The report of a run, and that of several side by side: what stands in them, and what they do without."""
+"""Test the contents of the reports of runs and comparisons, also with missing files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "kfold-ensemble-VanillaTorchvision"
 
 @pytest.fixture(scope="module")
 def trained(small_data, tiny_training, tmp_path_factory):
-    """trained(task) is a run with its report as training leaves it, trained when it is first asked for."""
+    """Return a function that trains a run with its report on first use: trained(task) is its folder."""
     import train
 
     @cache
@@ -35,23 +35,23 @@ def trained(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    """A copy of the run of task main, to be changed."""
+    """Return a copy of the run of task main that a test may change."""
     return shutil.copytree(trained("main"), tmp_path / "models" / "main" / NAME)
 
 
 def text_of(page):
-    """What a page says, without its pictures."""
+    """Return the text of a page."""
     return re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL))
 
 
 def pictures_of(page):
-    """The pictures in a page."""
+    """Return the images embedded in a page."""
     found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page.read_text())
     return [Image.open(io.BytesIO(base64.b64decode(each))) for each in found]
 
 
 @pytest.mark.parametrize("task", ["main", "gender", "age"])
-def test_training_leaves_a_page_that_needs_nothing_else(task, trained):
+def test_training_writes_a_self_contained_page(task, trained):
     page = trained(task) / "report.html"
     html = page.read_text()
     assert not re.search(r"(src|href)=\"(?!data:image/|#)", html)  # opened from the file system, without a network
@@ -64,7 +64,7 @@ def test_training_leaves_a_page_that_needs_nothing_else(task, trained):
         assert f'<h2 id="{place}">' in html
 
 
-def test_the_page_says_what_the_run_came_to(trained):
+def test_the_page_shows_the_results_of_the_run(trained):
     run = trained("main")
     summary, text = json.loads((run / "summary.json").read_text()), text_of(run / "report.html")
     for what in ("best_epochs", "last_epochs", "corrected"):
@@ -85,11 +85,11 @@ def test_the_page_says_what_the_run_came_to(trained):
     assert f"confidence {first['sure']:.2f}" in text
     assert "12 people, 84 images" in text
     assert "--cv 2," in " ".join(text.split())
-    for title in ("worn male &lt;30", "Suspected label errors", "What each attribute costs"):
+    for title in ("worn male &lt;30", "Suspected label errors", "Cost of each attribute"):
         assert title in text
 
 
-def test_the_report_of_years_shows_errors_in_years(trained):
+def test_the_report_of_a_regression_shows_errors_in_years(trained):
     text = text_of(trained("age") / "report.html")
     assert "Largest errors" in text
     assert "error " in text
@@ -97,7 +97,7 @@ def test_the_report_of_years_shows_errors_in_years(trained):
     assert (trained("age") / "report" / "years.png").is_file()
 
 
-def test_a_report_is_made_again_from_the_files_of_a_run(run, copy):
+def test_make_report_reproduces_the_report_from_the_files(run, copy):
     before = (copy / "report.html").read_bytes()
     shutil.rmtree(copy / "report")
     (copy / "report.html").unlink()
@@ -107,7 +107,7 @@ def test_a_report_is_made_again_from_the_files_of_a_run(run, copy):
     assert (copy / "report.html").read_bytes() == before
 
 
-def test_without_the_photographs_the_rest_is_there(run, copy):
+def test_a_report_without_the_images_lacks_only_their_sections(run, copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "train_root": "moved"}))
     outcome = run("make_report", "--root", copy)
@@ -119,7 +119,7 @@ def test_without_the_photographs_the_rest_is_there(run, copy):
     assert not [each for each in pictures_of(copy / "report.html") if each.format == "JPEG"]
 
 
-def test_a_photograph_that_cannot_be_read_is_left_out(run, make_data, tiny_training, tmp_path):
+def test_an_unreadable_image_is_left_out(run, make_data, tiny_training, tmp_path):
     data = make_data()
     words = ("--train-root", data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     assert run("train", *tiny_training, *words).code == 0
@@ -128,7 +128,7 @@ def test_a_photograph_that_cannot_be_read_is_left_out(run, make_data, tiny_train
     assert run("make_report", "--root", tmp_path / "models" / "main" / NAME).code == 0
 
 
-def test_a_run_that_is_still_trained_has_a_report_that_says_so(run, small_data, tiny_training, tmp_path):
+def test_the_report_of_an_unfinished_run_gives_its_finished_folds(run, small_data, tiny_training, tmp_path):
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2, "--report")
     assert run("train", *tiny_training, *words, "--folds", 1).code == 0
     page = tmp_path / "models" / "main" / NAME / "report.html"
@@ -137,25 +137,25 @@ def test_a_run_that_is_still_trained_has_a_report_that_says_so(run, small_data, 
     assert "2 of 2 folds of 1 epochs" in text_of(page)
 
 
-def test_what_a_report_cannot_be_made_of_does_not_end_a_training(run, small_data, tiny_training, tmp_path, monkeypatch):
-    from analysis import run_report as report
+def test_a_failing_report_does_not_fail_the_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+    from analysis import run_report
     from utils import UserError
 
     def fail(run, suspect_share):
-        raise UserError("The photographs are on the moon.")
+        raise UserError("The images are on the moon.")
 
-    monkeypatch.setattr(report, "write_report", fail)
+    monkeypatch.setattr(run_report, "write_report", fail)
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--report")
     outcome = run("train", *tiny_training, *words)
     assert outcome.code == 0
-    assert "The report could not be written (The photographs are on the moon). Try again with: python" in outcome.out
+    assert "The report could not be written (The images are on the moon). Try again with: python" in outcome.out
     assert "Report: " not in outcome.out
 
 
-def test_a_library_that_is_missing_is_told_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
-    from training import kfold as crossval
+def test_a_missing_library_is_reported_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+    from training import kfold
 
-    monkeypatch.setattr(crossval, "find_spec", lambda name: None)
+    monkeypatch.setattr(kfold, "find_spec", lambda name: None)
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     outcome = run("train", *tiny_training, *words, "--report")
     assert outcome.code == 2
@@ -165,14 +165,14 @@ def test_a_library_that_is_missing_is_told_before_training(run, small_data, tiny
 
 
 @pytest.mark.parametrize("lost", ["summary.json", "oof.csv", "fold00/log.csv"])
-def test_a_file_that_is_missing_or_damaged_is_named(lost, run, copy):
+def test_a_damaged_file_is_named(lost, run, copy):
     (copy / lost).write_text("{}")
     outcome = run("make_report", "--root", copy)
     assert outcome.code == 2
     assert str(copy / lost) in outcome.err
 
 
-def test_runs_side_by_side(run, copy, trained, tmp_path):
+def test_the_report_of_a_comparison(run, copy, trained, tmp_path):
     page = tmp_path / "both.html"
     outcome = run("compare_runs", "--root", f"{trained('main')},{copy}", "--report", page)
     assert outcome.code == 0, outcome.err

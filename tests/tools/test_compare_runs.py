@@ -1,4 +1,4 @@
-"""Comparing runs over the same people: differences and their words, and what is refused."""
+"""Test comparisons of runs over the same people: differences, verdicts, errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "kfold-ensemble-VanillaTorchvision"
 
 @pytest.fixture(scope="module")
 def trained(small_data, tiny_training, tmp_path_factory):
-    """Two runs over the same people, of other networks, and one of another seed."""
+    """Train two runs of different networks over the same people, and one of another seed."""
     import train
 
     places = []
@@ -28,12 +28,12 @@ def trained(small_data, tiny_training, tmp_path_factory):
 
 @pytest.fixture
 def copies(trained, tmp_path):
-    """Copies of the runs, to be changed."""
+    """Return copies of the runs that a test may change."""
     return [shutil.copytree(path, tmp_path / str(k) / "main" / path.name) for k, path in enumerate(trained)]
 
 
-def give_answers(run, right):
-    """Let every epoch answer some photographs rightly and the others with the class after the true one."""
+def set_predictions(run, right):
+    """Make every epoch right on the rows where `right` is true, and predict the next class on the others."""
     config = json.loads((run / "config.json").read_text())
     parts = []
     for fold in (0, 1):
@@ -48,9 +48,9 @@ def give_answers(run, right):
     pd.concat(parts).to_csv(run / "oof.csv", index=False)
 
 
-def test_a_run_that_answers_more_people_rightly_is_better(run, copies):
-    give_answers(copies[0], lambda rows: rows["person"].astype(int) % 6 > 2)
-    give_answers(copies[1], lambda rows: rows["ImageID"].notna())
+def test_a_run_that_is_right_on_more_people_is_better(run, copies):
+    set_predictions(copies[0], lambda rows: rows["person"].astype(int) % 6 > 2)
+    set_predictions(copies[1], lambda rows: rows["ImageID"].notna())
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1].parent}")
     assert outcome.code == 0, outcome.err
     assert f"A  {copies[0]}\nB  {copies[1]}\n" in outcome.out
@@ -64,49 +64,43 @@ def test_a_run_that_answers_more_people_rightly_is_better(run, copies):
     assert "-0.5000 (" in turned
 
 
-def test_runs_that_answer_the_same_are_not_told_apart(run, copies):
+def test_equal_predictions_have_no_clear_difference(run, copies):
     for copy in copies[:2]:
-        give_answers(copy, lambda rows: rows["person"].astype(int) % 2 == 0)
+        set_predictions(copy, lambda rows: rows["person"].astype(int) % 2 == 0)
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert "No clear difference between A and B: they score the same in macro F1." in outcome.out
 
 
-def test_real_runs_are_compared_with_intervals_that_hold_the_difference(run, trained):
+def test_the_difference_of_real_runs_is_that_of_their_scores(run, trained):
     outcome = run("compare_runs", "--root", f"{trained[0]},{trained[1]}")
     assert outcome.code == 0
     rows = [line.replace("(", "").replace(")", "").replace("to", "").split() for line in outcome.out.splitlines()]
-    a, b, difference = (
-        next(row for row in rows if row[:length] == start and len(row) > 4)
-        for start, length in (
-            (["A"], 1),
-            (["B"], 1),
-            (["B", "-", "A"], 3),
-        )
-    )
-    values = [float(row[k]) for row, k in ((a, 1), (b, 1), (difference, 3))]
+    starts = (["A"], ["B"], ["B", "-", "A"])
+    found = [next(row for row in rows if row[: len(start)] == start and len(row) > 4) for start in starts]
+    values = [float(row[len(start)]) for row, start in zip(found, starts, strict=True)]
     assert values[1] - values[0] == pytest.approx(values[2], abs=2e-4)
 
 
-def test_without_answers_of_some_epoch_best_epochs_are_compared(run, copies):
+def test_best_epochs_are_compared_if_predictions_of_an_epoch_are_missing(run, copies):
     (copies[1] / "fold01" / "answers" / "epoch001.npy").unlink()
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert "of the best epochs, not corrected" in outcome.out
 
 
-def test_folds_that_both_have_are_compared(run, copies):
+def test_only_common_folds_are_compared(run, copies):
     oof = pd.read_csv(copies[1] / "oof.csv", dtype={"person": str})
     oof[oof["fold"] == 1].to_csv(copies[1] / "oof.csv", index=False)
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert "6 people, fold 1 only" in outcome.out
 
 
-def test_runs_of_another_split_are_refused_saying_what_differs(run, trained):
+def test_an_error_names_the_options_of_different_splits(run, trained):
     outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
     assert outcome.code == 2
     assert "cannot be compared: --seed is 42 and 7, so their folds hold other people." in outcome.err
 
 
-def test_runs_of_other_labels_are_refused(run, copies):
+def test_runs_with_different_labels_raise_an_error(run, copies):
     path = copies[1] / "config.json"
     config = json.loads(path.read_text())
     config["fingerprints"]["labels"] = "0"
@@ -125,13 +119,13 @@ def test_runs_of_other_labels_are_refused(run, copies):
         ("{0},,{1}", "must be folders with commas between them"),
     ],
 )
-def test_what_is_no_two_runs_is_refused(roots, message, run, trained):
+def test_anything_but_several_runs_raises_an_error(roots, message, run, trained):
     outcome = run("compare_runs", "--root", roots.format(*trained))
     assert outcome.code == 2
     assert message in outcome.err
 
 
-def test_a_fold_that_is_gone_or_trained_anew_is_not_corrected_by_halves(run, copies):
+def test_scores_are_not_corrected_if_a_fold_is_missing_or_incomplete(run, copies):
     shutil.rmtree(copies[0] / "fold01")
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert "of the best epochs, not corrected" in outcome.out
@@ -140,7 +134,7 @@ def test_a_fold_that_is_gone_or_trained_anew_is_not_corrected_by_halves(run, cop
     assert "of the best epochs, not corrected" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").out
 
 
-def test_answers_of_another_shape_are_refused(run, copies):
+def test_predictions_of_a_wrong_shape_raise_an_error(run, copies):
     path = copies[0] / "fold00" / "answers" / "epoch001.npy"
     np.save(path, np.load(path)[0])
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
@@ -154,7 +148,7 @@ def test_a_folder_with_a_comma_in_its_name_is_one_folder(run, copies, tmp_path):
     assert f"There is only one run, {place}" in outcome.err
 
 
-def test_another_task_than_the_runs_is_refused(run, copies):
+def test_a_task_other_than_that_of_the_runs_raises_an_error(run, copies):
     outcome = run("compare_runs", "--task", "gender", "--root", f"{copies[0]},{copies[1]}")
     assert outcome.code == 2
     assert "was trained on task main, not gender" in outcome.err

@@ -1,4 +1,4 @@
-"""show_views: sheets show the very pixels that training, validation and prediction make of images."""
+"""Test that the sheets of show_views show the exact pixels of training, validation and prediction."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def cells(block):
     return {cell.label: cell for line in [*block.lines, block.large] for cell in line}
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------------------------------------ contents
 
 
 def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path):
@@ -157,7 +157,7 @@ def test_nothing_to_mix_is_reported(show, make_data, make_person):
     assert drawn["mixup"][2] == []
 
 
-def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
+def test_the_box_shows_the_face_or_the_centre(show, tmp_path):
     bands = np.full((128, 96, 3), 200, np.uint8)
     bands[40:90] = 40
     Image.fromarray(bands).save(tmp_path / "face.png")
@@ -166,15 +166,15 @@ def test_the_box_of_the_face_and_what_stands_in_for_it(show, tmp_path):
     outcome, drawn = show(*words, "facecrop")
     assert "no face was found in 1 of 2 images" in outcome.out
     for block, found in zip(drawn["facecrop"][2], (True, False), strict=True):
-        photograph = block.large[0]
-        assert (photograph.box, not photograph.highlight) == face_crop_box(photograph.picture)
-        assert photograph.highlight is not found
-        assert photograph.label.startswith("box: the face" if found else "no face found")
+        original = block.large[0]
+        assert (original.box, not original.highlight) == face_crop_box(original.picture)
+        assert original.highlight is not found
+        assert original.label.startswith("box: the face" if found else "no face found")
     _, drawn = show(*words, "base")
     assert all(block.large[0].box is None for block in drawn["base"][2])
 
 
-# ------------------------------------------------------------------------------------------------ which images
+# ------------------------------------------------------------------------------------------------ choice of images
 
 
 def test_images_are_spread_over_people_and_shots():
@@ -257,7 +257,7 @@ def test_images_of_odd_sizes(size, show, make_photo, tmp_path):
     assert len(drawn) == len(TRANSFORMS)
 
 
-# ------------------------------------------------------------------------------------------------ mistakes
+# ------------------------------------------------------------------------------------------------ errors
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_images_of_odd_sizes(size, show, make_photo, tmp_path):
         ("--train-root lost", "There is no folder lost"),
     ],
 )
-def test_mistakes_are_reported_in_one_line(words, message, run, make_photo, tmp_path, monkeypatch):
+def test_user_errors_are_reported_in_one_line(words, message, run, make_photo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_photo(tmp_path / "photo.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
@@ -293,7 +293,7 @@ def test_mistakes_are_reported_in_one_line(words, message, run, make_photo, tmp_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_in_the_way_of_a_sheet(run, make_photo, tmp_path):
+def test_a_folder_with_the_name_of_a_sheet_is_an_error(run, make_photo, tmp_path):
     (tmp_path / "views" / "base.jpg").mkdir(parents=True)
     photo = make_photo(tmp_path / "photo.jpg")
     outcome = run("show_views", *SMALL, "--images", photo, "--save-path", tmp_path / "views")
@@ -305,9 +305,9 @@ def test_a_folder_in_the_way_of_a_sheet(run, make_photo, tmp_path):
 
 
 def test_pictures_and_their_boxes_are_on_the_page():
-    photograph = Cell("photograph", Image.new("RGB", (300, 400), (9, 9, 200)), box=(30, 40, 150, 200))
+    large = Cell("image", Image.new("RGB", (300, 400), (9, 9, 200)), box=(30, 40, 150, 200))
     small = [Cell("", Image.new("RGB", (32, 32), colour)) for colour in ((200, 9, 9), (9, 100, 9), (123, 45, 67))]
-    page = contact_sheet("title", ["a note"], [Block("caption", [small[:2], small[2:]], [photograph])])
+    page = contact_sheet("title", ["a note"], [Block("caption", [small[:2], small[2:]], [large])])
     counts = {colour: count for count, colour in page.getcolors(1 << 24)}
     assert [counts[small_cell.picture.getpixel((0, 0))] for small_cell in small] == [150 * 150] * 3
     assert FOUND in counts
@@ -323,7 +323,7 @@ def test_pictures_and_their_boxes_are_on_the_page():
 
 
 @pytest.mark.parametrize("name", ["n" * 5000, "two\nlines\t" * 20, "bad\udcff.jpg", "얼굴.jpg", "", " "])
-def test_any_name_is_written_in_its_room(name):
+def test_any_name_fits_into_its_space(name):
     dark = Image.new("RGB", (10, 10))
     page = contact_sheet(
         name, ["a note"], [Block(name, [[Cell(name, dark)] * 6], [Cell(name, dark), Cell(name, dark)])]
