@@ -1,4 +1,4 @@
-"""The short part of faults.py: runs that are killed, stopped or starved of disk, and resumed to the same end."""
+"""The short part of faults.py: runs that are killed, stopped or out of disk space leave the same files once resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHORT = ("--epochs", "2")
 
 @pytest.fixture(scope="module")
 def data(small_data, tmp_path_factory):
-    """Six people of the small set with two photographs each."""
+    """Six people of the small set with three images each."""
     place = tmp_path_factory.mktemp("faults") / "images"
     for person in small_data.people[:6]:
         (place / person.folder).mkdir(parents=True)
@@ -43,7 +43,7 @@ def data(small_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """What the run leaves when nothing happens to it, and the file operations that it consists of."""
+    """The fingerprint and the file operations of an undisturbed run."""
     place = tmp_path_factory.mktemp("whole")
     listed = operations(data, place / "models", (*KIND, *SHORT), place / "listing.txt")
     return fingerprint(place / "models"), listed
@@ -55,7 +55,7 @@ def words(data, tmp_path):
 
 
 @pytest.mark.parametrize("operation", ["rename fold00/.tmp", "fsync fold01"])
-def test_a_run_that_is_killed_within_a_save_resumes_to_the_same_end(operation, words, whole, tmp_path):
+def test_a_run_killed_within_a_save_resumes_to_the_same_files(operation, words, whole, tmp_path):
     what, where = operation.split()
     points = [k for k, line in enumerate(whole[1], start=1) if line.startswith(f"{what} ") and where in line]
     point = points[len(points) // 2]
@@ -73,10 +73,10 @@ def test_sigterm_to_all_processes_saves_and_resumes_within_an_epoch(words, whole
     assert_same(whole[0], fingerprint(tmp_path / "models"), "after SIGTERM")
 
 
-def test_a_run_cannot_enter_a_fold_of_another_and_leaves_at_once_at_the_second_ctrl_c(words, whole, tmp_path, run):
+def test_a_fold_is_locked_and_a_second_ctrl_c_ends_the_run_at_once(words, whole, tmp_path, run):
     child = start([*words, "--num-workers", 1], start_new_session=True)
     child.wait_for("epoch   1/")
-    os.kill(child.process.pid, signal.SIGSTOP)  # so that it is still there, and both signals are before a step is done
+    os.kill(child.process.pid, signal.SIGSTOP)  # so that it keeps running, and both signals arrive within one step
     workers = child.workers()
     printed = run("train", *words[1:], "--resume")
     assert printed.code == 2, printed
@@ -98,20 +98,20 @@ def child_owner() -> str:
     return f"{getpass.getuser()} on {socket.gethostname()}"
 
 
-def test_loader_processes_do_not_outlive_a_run_that_is_killed(words):
+def test_loader_processes_end_after_their_run_is_killed(words):
     child = start([*words, "--num-workers", 2])
     child.wait_for("epoch   1/")
     workers = child.workers()
-    assert len(workers) == 4  # two to train and two to validate
+    assert len(workers) == 4  # two for training and two for validation
     child.process.kill()
-    end = time.monotonic() + 30  # they look for their parent every few seconds
+    end = time.monotonic() + 30  # they check for their parent every few seconds
     while time.monotonic() < end and any(alive(pid) for pid in workers):
         time.sleep(0.2)
     assert not [pid for pid in workers if alive(pid)]
     child.end()
 
 
-def test_a_script_of_ones_own_ends_with_a_loader_that_is_still_there(tmp_path, make_photo):
+def test_a_script_ends_although_its_loader_still_exists(tmp_path, make_photo):
     photo = make_photo(tmp_path / "a.jpg")
     lines = (
         "import torch",
@@ -134,8 +134,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_disk_that_is_full_within_a_save_is_told_and_costs_nothing(words, whole, tmp_path):
-    child = start(words, preexec_fn=limit_file_size(60_000_000))  # a checkpoint fits, the state to resume from does not
+def test_a_full_disk_is_reported_and_nothing_is_lost(words, whole, tmp_path):
+    child = start(words, preexec_fn=limit_file_size(60_000_000))  # a checkpoint fits, the resume state does not
     assert child.end() == 1, child.text
     last = child.lines[-1][1]
     assert "resume.state could not be written (File too large)" in last
@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_within_a_save_is_told_and_costs_nothing(words, whol
     assert_same(whole[0], fingerprint(tmp_path / "models"), "after a full disk")
 
 
-def test_a_run_whose_folder_is_removed_ends_and_begins_no_other(words, tmp_path):
+def test_a_run_ends_if_its_folder_is_moved(words, tmp_path):
     child = start(words)
     child.wait_for("epoch   1/")
     os.replace(tmp_path / "models", tmp_path / "elsewhere")
