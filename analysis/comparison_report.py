@@ -24,12 +24,14 @@ def write_comparison(compared: Comparison, path: Path) -> None:
         "title": f"{len(letters)} runs on {record.title}",
         "about": f"{compared.about()}.",
         "verdicts": [sentence for sentence, _ in compared.verdicts()],
-        "runs": grid(["", "folder"], [[letter, run.path] for letter, run in compared.runs.items()]),
-        "changed": grid(["option", *letters], [[name, *values] for name, values in compared.changed().items()]),
+        "runs": grid(["run", "folder"], [[letter, run.path] for letter, run in compared.runs.items()], text=True),
+        "changed": grid(
+            ["option", *letters], [[name, *values] for name, values in compared.changed().items()], text=True
+        ),
         "scores": grid(
             *compared.score_rows(DIGITS),
-            "In brackets: 95 % intervals over people. All runs have the same people, so differences have "
-            "narrower intervals than scores.",
+            "In brackets: 95 % intervals over people. Those of differences are paired, since all runs have the same "
+            "people.",
         ),
         "classes": grid(
             ["F1 of class", *columns],

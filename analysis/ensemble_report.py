@@ -45,7 +45,7 @@ def write_ensemble(
         "about": about,
         "verdicts": _verdicts(rows, monitor, f"The recipe is {TAKEN[recipe['scores']['taken']]}.", gain),
         "rows": _ways(rows, monitor),
-        "runs": grid(["", "folder"], [[letter, run] for run, letter in letters.items()]),
+        "runs": grid(["run", "folder"], [[letter, run] for run, letter in letters.items()], text=True),
         "choice": _choice(recipe["scores"], monitor),
         "members": _members(recipe),
         "figures": figures.figures,
@@ -57,28 +57,27 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], monitor: str, recipe: str, gain
     sentences = []
     for mark in ("best", "cheapest"):
         row = next(row for row in rows if mark in row["mark"])
-        how = f"top {row['top_k']}, {row['views']} views, {row['method']}, {row['images_per_s']:.3g} images/s"
+        how = f"{plots.describe_vote(row)}, {row['images_per_s']:.3g} images/s"
         score = f"{SCORE_TITLES[monitor]} {row[monitor]:.3f}"
         sentences.append(f"{mark.capitalize()}: {row['letter']} {row['label']}, {how}, {score}.")
-    return [*sentences, f"{recipe} Greedy selection, scored on other people: {gain}."]
+    return [*sentences, f"{recipe} Greedy selection against the plain mean, scored on other people: {gain}."]
 
 
 def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
     cells = [
         [
-            f"{row['letter']} {row['label']}",
-            *(row["views"], row["top_k"], row["method"]),
+            *(row["letter"], row["views"], row["top_k"], row["method"]),
             Estimate(row[monitor], row["low"], row["high"]).text(DIGITS),
             Estimate(row["behind"], row["behind_low"], row["behind_high"]).text(DIGITS) if row["behind"] else "",
-            *(f"{row['images_per_s']:.3g}", row["mark"]),
+            *(f"{row['images_per_s']:.3g}", row["mark"].replace(" ", ", ")),
         ]
         for row in rows
     ]
     return grid(
-        ["", "views", "top-k", "vote", SCORE_TITLES[monitor], "behind the best", "images/s", ""],
+        ["run", "views", "top-k", "vote", SCORE_TITLES[monitor], "behind the best", "images/s", ""],
         cells,
-        "Out of fold, with 95 % intervals over people. The cheapest makes the fewest passes of those without a "
-        "clear difference to the best.",
+        "Out of fold, with 95 % intervals over people. The cheapest is the fastest of those without a clear "
+        "difference from the best.",
     )
 
 
@@ -92,7 +91,7 @@ def _choice(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
 
 
 def _members(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    offsets = recipe["offsets"]
+    offsets, views = recipe["offsets"], f"{recipe['tta']} view{'s' * (recipe['tta'] > 1)}"
     shown = "none" if offsets is None else shorten_list(offsets, len(offsets))
     return grid(
         ["checkpoint", "fold", "epoch", "score", "weight"],
@@ -100,6 +99,6 @@ def _members(recipe: Mapping[str, Any]) -> dict[str, Any]:
             [each["file"], each["fold"], each["epoch"], f"{each['score']:.4f}", f"{each['weight']:.3f}"]
             for each in recipe["members"]
         ],
-        f"{recipe['mean']} mean of {recipe['tta']} views; temperature {recipe['temperature']:.3g}; offsets of the "
+        f"{recipe['mean'].capitalize()} mean of {views}; temperature {recipe['temperature']:.3g}; offsets of the "
         f"classes: {shown}.",
     )

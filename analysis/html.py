@@ -46,9 +46,9 @@ def render(template: str, path: Path, page: Mapping[str, Any]) -> None:
     write_text(path, environment.get_template(template).render(page))
 
 
-def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "") -> dict[str, Any]:
-    """Return a table for a template, with a note below it."""
-    return {"head": head, "rows": list(rows), "note": note}
+def grid(head: Sequence[str], rows: Iterable[Sequence[Any]], note: str = "", *, text: bool = False) -> dict[str, Any]:
+    """Return a table for a template, with a note below it; `text` aligns its cells to the left."""
+    return {"head": head, "rows": list(rows), "note": note, "text": text}
 
 
 def thumbnail(path: Path) -> str | None:

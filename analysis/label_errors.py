@@ -203,8 +203,8 @@ def draw_suspects(table: pd.DataFrame, files: Mapping[str, Sequence[Path]]) -> I
     for row in table.to_dict("records"):
         cells = [_cell(path, suspected=path.stem == row["file"]) for path in files.get(row["id"], ())]
         lines = [cells[k : k + IN_LINE] for k in range(0, len(cells), IN_LINE)]
-        text = f"labelled {row['labelled']}   predicted {row['predicted']}   suspicion {row['suspicion']:.3f}"
-        blocks.append(Block(f"{suspect_name(row)}   {text}", lines))
+        text = f"labelled {row['labelled']}, predicted {row['predicted']}, suspicion {row['suspicion']:.3f}"
+        blocks.append(Block(f"{suspect_name(row)}: {text}", lines))
     note = "Check them: the label may well be right. Suspected images are framed."
     return contact_sheet("Suspects", [note], blocks, cell=SIDE)
 

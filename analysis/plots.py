@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -161,7 +162,7 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
         )
         for at, row in zip(place, rows.itertuples(), strict=True):
             if row.mark:
-                text = f"{row.mark}: top {row.top_k}, {row.views} views, {row.method}"
+                text = f"{row.mark.replace(' ', ', ')}: {describe_vote(row._asdict())}"
                 right = at > table["images_per_s"].median()
                 side = {"xytext": (6 if right else -6, 4), "ha": "right" if right else "left"}
                 side |= {"textcoords": "offset points", "fontsize": 8, "bbox": PAPER}
@@ -171,8 +172,13 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("images per second")
     axes.set_title(SCORE_TITLES[monitor])
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=8)
     return figure
+
+
+def describe_vote(row: Mapping[str, Any]) -> str:
+    """Return how a row of table.csv combines predictions, as in "top 2, 1 view, arithmetic"."""
+    return f"top {row['top_k']}, {row['views']} view{'s' * (row['views'] > 1)}, {row['method']}"
 
 
 def reliability(tables: Mapping[str, pd.DataFrame]) -> Figure:

@@ -167,7 +167,7 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions) -> dict[str, Any]:
     note = (
         "In brackets: 95 % intervals, by bootstrap over people. The best epoch of each fold was chosen on the people "
-        'it is scored on, so its score is too high; "corrected" removes this bias. '
+        'it is scored on, so its score is too good; "corrected" removes this bias. '
     )
     if CORRECTED not in summary["estimates"]:
         note += f"{NOT_CORRECTED} "
@@ -214,8 +214,8 @@ def _attributes(parts: Mapping[str, Predictions], figures: Figures) -> dict[str,
     figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "Cost of each attribute.")
     most = costs.loc[costs["cost"].idxmax()]
     return {
-        "costs": f"If {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} "
-        f"instead of {most['macro_f1']:.3f}: it costs the most."
+        "costs": f"If the {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} "
+        f"instead of {most['macro_f1']:.3f}, the largest gain of the three."
     }
 
 
@@ -228,15 +228,13 @@ def _calibration(parts: Mapping[str, Predictions], figures: Figures) -> dict[str
     shown = plots.reliability({titles[name]: each for name, each in tables.items()})
     figures.add("reliability", shown, "Confidence against accuracy.")
     first = next(iter(known.values()))
-    confidence, accuracy = first.probabilities.max(axis=1).mean(), 1 - first.wrong.mean()
+    confidence, accuracy = 100 * first.probabilities.max(axis=1).mean(), 100 * (1 - first.wrong.mean())
     kind = "is well calibrated on average"
-    if abs(confidence - accuracy) > 0.02:
+    if abs(confidence - accuracy) > 2:
         kind = "is overconfident" if confidence > accuracy else "is underconfident"
     errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
-    return {
-        "calibration": f"The mean confidence is {confidence:.0%} and the accuracy {accuracy:.0%}: the model {kind}. "
-        f"Expected calibration error: {errors}."
-    }
+    text = f"The mean confidence is {confidence:.0f} % and the accuracy {accuracy:.0f} %: the model {kind}."
+    return {"calibration": f"{text} Expected calibration error: {errors}."}
 
 
 def _ages(root: Path, corrections: str | None, images: Sequence[str]) -> tuple[np.ndarray | None, str]:
@@ -269,7 +267,7 @@ def _mistakes(
                 row,
                 whole.classes[row["label"]],
                 whole.classes[row["pred"]],
-                f"confidence {row['confidence']:.2f}; {row['images']} images of this person",
+                f"confidence {row['confidence']:.2f}; images with this mistake: {row['images']}",
             )
             for row in found.head(SHOWN).to_dict("records")
         ]
@@ -323,7 +321,7 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     ]
     rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every if f.name not in hidden]
     return {
-        "given": f"Not at their defaults: {', '.join(changed)}." if changed else "All at their defaults.",
+        "given": f"Changed from the defaults: {', '.join(changed)}." if changed else "All at their defaults.",
         "rows": rows,
     }
 
