@@ -1,4 +1,4 @@
-"""Compare runs over the same people: paired differences of their scores, with intervals and in words."""
+"""Compare runs over the same people by the differences of their scores, with intervals."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Comparison:
     """Runs of one task over the same people, by letter.
 
     Args:
-        sums: what the scores are computed from.
-        corrected: whether they are corrected for the choice of epochs, which needs the predictions of all epochs.
+        tables: the out-of-fold predictions of each run for `folds`.
+        sums: the sums from which the scores are computed.
+        corrected: whether the scores are corrected for the choice of epochs, which needs the predictions of all epochs.
         folds: the folds that all runs have finished.
-        tables: the out-of-fold predictions of each run for these folds.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Comparison:
     folds: list[int]
 
     def about(self) -> str:
-        """Return a sentence about what the scores are."""
+        """Return a sentence that describes the scores."""
         kind = "corrected for the choice of epochs" if self.corrected else "of the best epochs, not corrected"
         every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
         people = self.tables["A"]["person"].nunique()
@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def columns(self) -> dict[str, dict[str, Estimate]]:
-        """The scores of each run and their differences, by their names in tables: A, B, B - A."""
+        """The scores of each run and their differences, by column name: A, B, B - A."""
         return self.estimates | {f"{second} - {first}": each for (first, second), each in self.differences.items()}
 
     def score_rows(self, digits: int = 4) -> tuple[list[str], Rows]:
@@ -78,7 +78,7 @@ class Comparison:
         return ["", *(SCORE_TITLES[name] for name in names)], rows
 
     def verdicts(self) -> list[tuple[str, list[str]]]:
-        """Return a sentence about each pair of runs, and of each the sentences about clear differences of classes."""
+        """Return a sentence about each pair of runs, with sentences about the classes that clearly differ."""
         record, found = TASKS[self.task], []
         for pair, each in self.differences.items():
             clear = [name for name in record.classes if each[name].low > 0 or each[name].high < 0]
@@ -97,7 +97,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     """Read the runs to compare.
 
     Raises:
-        UserError: fewer than two runs, other people, labels or tasks, or no fold that all runs have finished.
+        UserError: fewer than two runs, different people, labels or tasks, or no fold that all runs have finished.
     """
     if len(runs) < 2:
         raise UserError(f"There is only one run, {runs[0].path}. Pass --root with at least two, separated by commas.")
@@ -136,12 +136,12 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
     names = ("task", "cv", "seed")
     found = [
         f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
-        + (", so their folds hold other people" if name != "task" else "")
+        + (", so their folds hold different people" if name != "task" else "")
         for name in names
         if getattr(one, name) != getattr(other, name)
     ]
     if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
-        found.append("they have other images or labels (--train-root, --valid-root, --corrections)")
+        found.append("their images or labels differ (--train-root, --valid-root, --corrections)")
     if not found and first.read_split()["fingerprint"] != second.read_split()["fingerprint"]:
         found.append("they split the people differently")
     return found
@@ -160,7 +160,7 @@ def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
 
 
 def print_comparison(compared: Comparison) -> None:
-    """Print the scores of runs, their differences, and what follows from them."""
+    """Print the scores of runs, their differences, and which runs are better."""
     for letter, run in compared.runs.items():
         print(f"{letter}  {run.path}")
     for name, values in compared.changed().items():

@@ -45,7 +45,7 @@ class Predictions:
 
 
 def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Predictions]:
-    """Return the predictions of a run for each task that its own implies, its own first.
+    """Return the predictions of a run for its task, then for the tasks that follow from it.
 
     The classes of main imply mask, gender and ageg: the probability of an attribute is the sum over the classes that
     have it. Years imply their age group.
@@ -67,21 +67,21 @@ def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) 
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def confusion(answers: Predictions) -> np.ndarray:
+def confusion(predictions: Predictions) -> np.ndarray:
     """Return the confusion matrix, `(C, C) int64`; rows are labels, columns predictions."""
-    return confusion_counts(answers.labels, answers.predicted, len(answers.classes))
+    return confusion_counts(predictions.labels, predictions.predicted, len(predictions.classes))
 
 
-def class_scores(answers: Predictions) -> pd.DataFrame:
+def class_scores(predictions: Predictions) -> pd.DataFrame:
     """Return precision, recall, F1 and the number of images of each class.
 
     A class that is never predicted has precision 0, one without images recall 0, as in the scores of a run.
     """
-    counts = class_counts(confusion(answers))
+    counts = class_counts(confusion(predictions))
     correct, predicted, true = counts
     return pd.DataFrame(
         {
-            "class": answers.classes,
+            "class": predictions.classes,
             "precision": correct / np.maximum(predicted, 1),
             "recall": correct / np.maximum(true, 1),
             "f1": class_f1(counts),
@@ -90,37 +90,37 @@ def class_scores(answers: Predictions) -> pd.DataFrame:
     )
 
 
-def attribute_costs(answers: Predictions) -> pd.DataFrame:
-    """Return what each attribute of main costs: macro F1 as it is, and if that attribute were always right.
+def attribute_costs(predictions: Predictions) -> pd.DataFrame:
+    """Return the loss of macro F1 that the errors of each attribute of main cause.
 
     Returns:
-        A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (with the attribute corrected in
-        all predictions), and cost, the difference.
+        A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (macro F1 with the attribute
+        corrected in all predictions), and cost, the difference.
     """
-    true, predicted = decode_classes(answers.labels), decode_classes(answers.predicted)
-    real = float(class_scores(answers)["f1"].mean())
+    true, predicted = decode_classes(predictions.labels), decode_classes(predictions.predicted)
+    macro_f1 = float(class_scores(predictions)["f1"].mean())
     rows = []
     for name in ATTRIBUTES:
-        corrected = Predictions(answers.task, answers.labels, encode_classes({**predicted, name: true[name]}))
+        corrected = Predictions(predictions.task, predictions.labels, encode_classes({**predicted, name: true[name]}))
         score = float(class_scores(corrected)["f1"].mean())
-        rows.append({"attribute": name, "macro_f1": real, "if_right": score, "cost": score - real})
+        rows.append({"attribute": name, "macro_f1": macro_f1, "if_right": score, "cost": score - macro_f1})
     return pd.DataFrame(rows)
 
 
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-def reliability(answers: Predictions, bins: int = BINS) -> pd.DataFrame:
+def reliability(predictions: Predictions, bins: int = BINS) -> pd.DataFrame:
     """Return confidence and accuracy in bins of equal count (Guo et al. 2017, arXiv 1706.04599).
 
     Returns:
         A row for each bin, the least confident first: low and high (confidence), confidence (its mean), accuracy and
         count. Images of equal confidence share a bin, so there may be fewer bins.
     """
-    confidence = answers.probabilities.max(axis=1)
+    confidence = predictions.probabilities.max(axis=1)
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
     number = np.searchsorted(edges[1:-1], confidence, side="right")
-    table = pd.DataFrame({"bin": number, "confidence": confidence, "right": ~answers.wrong})
+    table = pd.DataFrame({"bin": number, "confidence": confidence, "right": ~predictions.wrong})
     return (
         table.groupby("bin")
         .agg(
@@ -145,11 +145,11 @@ def calibration_error(table: pd.DataFrame) -> float:
 # ------------------------------------------------------------------------------------------------ age
 
 
-def errors_by_age(answers: Mapping[str, Predictions], ages: np.ndarray, people: np.ndarray) -> pd.DataFrame:
+def errors_by_age(predictions: Mapping[str, Predictions], ages: np.ndarray, people: np.ndarray) -> pd.DataFrame:
     """Return the share of wrong predictions over the true age, for each task.
 
     Args:
-        answers: from `split_predictions`.
+        predictions: from `split_predictions`.
         ages: `(N,)` true ages in years.
         people: `(N,)` person on each image.
 
@@ -159,7 +159,7 @@ def errors_by_age(answers: Mapping[str, Predictions], ages: np.ndarray, people: 
         over people.
     """
     rows = []
-    for task, each in answers.items():
+    for task, each in predictions.items():
         for place, found in _by_age(ages, people, each.wrong):
             share, count = found.groupby("person")["value"].mean().mean(), place["people"]
             low, high = binomial_interval(share, count)
@@ -172,7 +172,7 @@ def year_errors(labels: np.ndarray, years: np.ndarray, people: np.ndarray) -> pd
 
     Returns:
         A row for each bin of YEARS years with people: low_age, high_age, people, images, mean_error (years, positive
-        if people look older) and mae (years).
+        if the predictions are too high) and mae (years).
     """
     return pd.DataFrame(
         {**place, "mean_error": found["value"].mean(), "mae": found["value"].abs().mean()}
@@ -181,6 +181,7 @@ def year_errors(labels: np.ndarray, years: np.ndarray, people: np.ndarray) -> pd
 
 
 def _by_age(ages: np.ndarray, people: np.ndarray, values: np.ndarray) -> list[tuple[dict[str, int], pd.DataFrame]]:
+    """Return the bounds and counts of each bin of ages, and its rows with the columns person and value."""
     table = pd.DataFrame({"bin": np.asarray(ages) // YEARS, "person": people, "value": values})
     found = []
     for number, rows in table.groupby("bin"):
@@ -193,7 +194,7 @@ def _by_age(ages: np.ndarray, people: np.ndarray, values: np.ndarray) -> list[tu
 # ------------------------------------------------------------------------------------------------ single mistakes
 
 
-def confident_mistakes(answers: Predictions, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
+def confident_mistakes(predictions: Predictions, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
     """Return the wrong predictions, one per person and pair of classes, the most confident first.
 
     Returns:
@@ -204,11 +205,11 @@ def confident_mistakes(answers: Predictions, images: Sequence[str], people: Sequ
         {
             "ImageID": images,
             "person": people,
-            "label": answers.labels,
-            "pred": answers.predicted,
-            "confidence": answers.probabilities.max(axis=1),
+            "label": predictions.labels,
+            "pred": predictions.predicted,
+            "confidence": predictions.probabilities.max(axis=1),
         }
-    )[answers.wrong]
+    )[predictions.wrong]
     return _first_of_each(table, ["person", "label", "pred"], "confidence")
 
 

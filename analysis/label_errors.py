@@ -31,7 +31,7 @@ CORRECTIONS, CONTACT_SHEET = "corrections.csv", "suspects.jpg"  # in the folder 
 OF_PEOPLE = ("gender", "ageg")  # shared by all images of a person, unlike the mask
 MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # added to those of corrections, for the person who checks
 WRONG = 0.03  # expected share of wrong labels; ten test sets had 3.3 % (arXiv 2103.14749)
-_FLOOR = 1e-6  # smallest probability, so that one image alone never rules out a class
+_FLOOR = 1e-6  # smallest probability: one image alone must not rule out a class
 
 
 def pool_images(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -86,38 +86,27 @@ def label_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
     return (1 - WRONG) * right / ((1 - WRONG) * right + WRONG * wrong)
 
 
-def suspect_people(answers: Mapping[str, Predictions], ids: Sequence[str], folds: Sequence[int]) -> pd.DataFrame:
-    """Return how suspicious the labels of each person are, the most suspicious first.
+def rate_labels(
+    predictions: Mapping[str, Predictions], names: Sequence[str], folds: Sequence[int], column: str
+) -> pd.DataFrame:
+    """Return the suspicion against the labels of each person or image, the most suspicious first.
 
     Args:
-        answers: from `error_analysis.split_predictions`; gender and ageg are used, if present.
-        ids: `(N,)` id of the folder of each image, as in corrections.
+        predictions: the predictions for each attribute to rate.
+        names: `(N,)` the id of each image's folder, or the image itself; images of one name are rated together.
         folds: `(N,)` fold of the network that predicted the image.
+        column: the name of the column with the names.
 
     Returns:
-        A row for each id: id; the label and the confident class of each attribute (numbers, `gender` and
+        A row for each name: the name; the label and the confident class of each attribute (numbers, `gender` and
         `gender_found`, equal if nothing is suspected); and suspicion, the probability from 0 to 1 that a label is
-        wrong. If the images of one id have several labels, the first counts.
+        wrong. If the images of one name have several labels, the first counts.
     """
-    return _suspects({name: answers[name] for name in OF_PEOPLE if name in answers}, ids, folds, "id")
-
-
-def suspect_images(answers: Predictions, images: Sequence[str], folds: Sequence[int]) -> pd.DataFrame:
-    """Return how suspicious the mask label of each image is, the most suspicious first.
-
-    The columns are ImageID, mask, mask_found and suspicion, as in `suspect_people`.
-    """
-    return _suspects({"mask": answers}, images, folds, "ImageID")
-
-
-def _suspects(
-    answers: Mapping[str, Predictions], names: Sequence[str], folds: Sequence[int], column: str
-) -> pd.DataFrame:
     unique, first, groups = np.unique(np.asarray(names, dtype=object), return_index=True, return_inverse=True)
     fold = np.asarray(folds)[first]
     table = pd.DataFrame({column: unique})
     all_right = np.ones(len(unique))
-    for name, each in answers.items():
+    for name, each in predictions.items():
         labels, probabilities = each.labels[first], pool_images(each.probabilities, groups)
         for number in np.unique(fold):
             rows = fold == number
@@ -128,19 +117,19 @@ def _suspects(
     return table.sort_values(["suspicion", column], ascending=[False, True], ignore_index=True)
 
 
-def candidates(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a table of suspects whose confident class differs from their label."""
+def select_candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `rate_labels` whose confident class differs from their label."""
     found = [name for name in table if name.endswith("_found")]
-    other = np.any([table[name] != table[name.removesuffix("_found")] for name in found], axis=0)
-    return table[other].reset_index(drop=True)
+    differs = np.any([table[name] != table[name.removesuffix("_found")] for name in found], axis=0)
+    return table[differs].reset_index(drop=True)
 
 
-def make_corrections(people: pd.DataFrame | None, images: pd.DataFrame | None, ids: Mapping[str, str]) -> pd.DataFrame:
+def make_corrections(people: pd.DataFrame, images: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFrame:
     """Return suspects as rows of a corrections file, people first.
 
     Args:
-        people: candidates of `suspect_people`, or None.
-        images: candidates of `suspect_images`, or None.
+        people: candidates with an `id`; the table may be empty.
+        images: candidates with an `ImageID`; the table may be empty.
         ids: the id of each image's folder.
 
     Returns:
@@ -148,15 +137,14 @@ def make_corrections(people: pd.DataFrame | None, images: pd.DataFrame | None, i
         and MORE_COLUMNS. An age is the one of the suggested group that is nearest to the labelled group.
     """
     rows, blank = [], dict.fromkeys(CORRECTION_COLUMNS, "")
-    for row in [] if people is None else people.to_dict("records"):
-        changed = {
-            name: row[f"{name}_found"] for name in OF_PEOPLE if name in row and row[f"{name}_found"] != row[name]
-        }
+    for row in people.to_dict("records"):
+        found = {name: row[f"{name}_found"] for name in OF_PEOPLE if name in row}
+        changed = {name: value for name, value in found.items() if value != row[name]}
         fields = {"gender": GENDERS[changed["gender"]]} if "gender" in changed else {}
         if "ageg" in changed:
             fields["age"] = str(_nearest_age(row["ageg"], changed["ageg"]))
         rows.append({**blank, "id": row["id"], **fields, **_describe(row)})
-    for row in [] if images is None else images.to_dict("records"):
+    for row in images.to_dict("records"):
         image = row["ImageID"]
         fields = {"file": Path(image).stem, "mask": MASKS[row["mask_found"]]}
         rows.append({**blank, "id": ids[image], **fields, **_describe(row)})
@@ -176,18 +164,18 @@ def _describe(row: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def without_checked(table: pd.DataFrame, checked: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Return the suspects without the labels that a corrections file mentions, since a person has checked them.
+def remove_checked(table: pd.DataFrame, checked: Sequence[Mapping[str, str]]) -> pd.DataFrame:
+    """Remove the labels that a corrections file mentions, since a person has checked them.
 
     Args:
         table: from `make_corrections`.
         checked: rows from `tables.read_corrections`.
     """
-    said = {(row["id"], what, row["file"] if what == "mask" else "") for row in checked for what in row if row[what]}
+    known = {(row["id"], what, row["file"] if what == "mask" else "") for row in checked for what in row if row[what]}
     table = table.copy()
     for i, row in table.iterrows():
         for what in ("gender", "age", "mask"):
-            if (row["id"], what, row["file"].lower() if what == "mask" else "") in said:
+            if (row["id"], what, row["file"].lower() if what == "mask" else "") in known:
                 table.loc[i, what] = ""
     return table[(table[["gender", "age", "mask"]] != "").any(axis=1)].reset_index(drop=True)
 
@@ -201,7 +189,7 @@ def draw_suspects(table: pd.DataFrame, files: Mapping[str, Sequence[Path]]) -> I
     """
     blocks = []
     for row in table.to_dict("records"):
-        cells = [_cell(path, suspected=path.stem == row["file"]) for path in files.get(row["id"], ())]
+        cells = [_draw_cell(path, suspected=path.stem == row["file"]) for path in files.get(row["id"], ())]
         lines = [cells[k : k + IN_LINE] for k in range(0, len(cells), IN_LINE)]
         text = f"labelled {row['labelled']}, predicted {row['predicted']}, suspicion {row['suspicion']:.3f}"
         blocks.append(Block(f"{suspect_name(row)}: {text}", lines))
@@ -209,7 +197,7 @@ def draw_suspects(table: pd.DataFrame, files: Mapping[str, Sequence[Path]]) -> I
     return contact_sheet("Suspects", [note], blocks, cell=SIDE)
 
 
-def _cell(path: Path, *, suspected: bool) -> Cell:
+def _draw_cell(path: Path, *, suspected: bool) -> Cell:
     picture = read_thumbnail(path, 2 * SIDE)
     if picture is None:
         return Cell(f"{path.stem} cannot be read", Image.new("RGB", (SIDE, SIDE), "lightgrey"), highlight=True)
@@ -246,27 +234,27 @@ class Suspects:
 
 
 def find_suspects(
-    config: TrainConfig, oof: pd.DataFrame, answers: Mapping[str, Predictions], root: Path, *, share: float
+    config: TrainConfig, oof: pd.DataFrame, predictions: Mapping[str, Predictions], root: Path, *, share: float
 ) -> Suspects:
     """Return the suspects of a classification run.
 
     Args:
         config: the options of the run.
         oof: its out-of-fold predictions, as a table.
-        answers: the same, from `split_predictions`.
+        predictions: the same, from `split_predictions`.
         root: the folder of the images.
         share: largest number of people, and of images, to suspect, as a share of the people.
     """
-    ids, files = _folders(oof["ImageID"], oof["person"], root)
+    ids, files = _list_images(oof["ImageID"], oof["person"], root)
     of_ids = oof["ImageID"].map(ids).tolist()
-    people = images = None
-    if answers.keys() & set(OF_PEOPLE):
-        people = candidates(suspect_people(answers, of_ids, oof["fold"]))
-    if "mask" in answers:
-        images = candidates(suspect_images(answers["mask"], oof["ImageID"], oof["fold"]))
+    people = images = pd.DataFrame()
+    if of_people := {name: predictions[name] for name in OF_PEOPLE if name in predictions}:
+        people = select_candidates(rate_labels(of_people, of_ids, oof["fold"], "id"))
+    if "mask" in predictions:
+        images = select_candidates(rate_labels({"mask": predictions["mask"]}, oof["ImageID"], oof["fold"], "ImageID"))
     found = make_corrections(people, images, ids)
-    checked, note = _earlier_corrections(config.corrections)
-    unchecked = without_checked(found, checked)
+    checked, note = _read_earlier_corrections(config.corrections)
+    unchecked = remove_checked(found, checked)
     rows = unchecked.groupby(unchecked["file"] != "").head(math.ceil(share * oof["person"].nunique()))
     return Suspects(rows, files, checked, len(found) - len(unchecked), note)
 
@@ -289,29 +277,23 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
     oof, root = run.read_oof(config.task), Path(config.validated_root)
     parts = split_predictions(config.task, *labels_and_predictions(oof, config.task))
     suspects = find_suspects(config, oof, parts, root, share=share)
-    table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
-    _write_once(run.path / CORRECTIONS, table.to_csv(index=False, float_format="%.4f"), overwrite=overwrite)
-    sheet = run.path / CONTACT_SHEET
+    corrections, sheet = run.path / CORRECTIONS, run.path / CONTACT_SHEET
+    _write_corrections(corrections, suspects, overwrite=overwrite)
     sheet.unlink(missing_ok=True)  # an earlier one shows other suspects
-    _print_about(run, config, oof, suspects)
+    _print_run(run, config, oof, suspects)
     if not len(suspects.rows):
         print("No label is suspicious.")
         return
-    _print_suspects(suspects, show)
-    print(
-        f"\nThe model may be wrong instead of the label: check all {len(suspects.rows)} suspects in "
-        f"{run.path / CORRECTIONS}\nDelete the rows whose label is right, then train again with --corrections and "
-        "another --save-path."
-    )
-    if not root.is_dir():
+    _print_suspects(suspects, show, corrections)
+    if root.is_dir():
+        page = draw_suspects(pd.concat(suspects.first(show)), suspects.files)
+        atomic_write(sheet, lambda file: page.save(file, "JPEG", quality=90))
+        print(f"Contact sheet: {sheet}")
+    else:
         print(f"There is no contact sheet: the images are not in {root} any more.")
-        return
-    page = draw_suspects(pd.concat(suspects.first(show)), suspects.files)
-    atomic_write(sheet, lambda file: page.save(file, "JPEG", quality=90))
-    print(f"Contact sheet: {sheet}")
 
 
-def _print_about(run: RunFolder, config: TrainConfig, oof: pd.DataFrame, suspects: Suspects) -> None:
+def _print_run(run: RunFolder, config: TrainConfig, oof: pd.DataFrame, suspects: Suspects) -> None:
     people, images, finished = (oof[name].nunique() for name in ("person", "ImageID", "fold"))
     print(f"{people} people, {images} images, out-of-fold predictions of {run.path}.")
     if finished < config.cv:
@@ -322,16 +304,22 @@ def _print_about(run: RunFolder, config: TrainConfig, oof: pd.DataFrame, suspect
         print(f"Left out {suspects.left_out} suspects that {config.corrections} mentions.")
 
 
-def _print_suspects(suspects: Suspects, show: int) -> None:
+def _print_suspects(suspects: Suspects, show: int, corrections: Path) -> None:
     for what, rows in zip(("person", "image"), suspects.first(show), strict=True):
         if len(rows):
             print(f"\n{what:<24}{'labelled':<22}{'predicted':<22}suspicion")
         for row in rows.to_dict("records"):
             print(f"{suspect_name(row):<24}{row['labelled']:<22}{row['predicted']:<22}{row['suspicion']:.3f}")
-    print("\nsuspicion: probability from 0 to 1 that a label is wrong, by these predictions.")
+    print(
+        "\nsuspicion: probability from 0 to 1 that a label is wrong, by these predictions.\n\n"
+        f"The model may be wrong instead of the label: check all {len(suspects.rows)} suspects in {corrections}\n"
+        "Delete the rows whose label is right, then train again with --corrections and another --save-path."
+    )
 
 
-def _folders(images: Iterable[str], people: Iterable[str], root: Path) -> tuple[dict[str, str], dict[str, list[Path]]]:
+def _list_images(
+    images: Iterable[str], people: Iterable[str], root: Path
+) -> tuple[dict[str, str], dict[str, list[Path]]]:
     """Return the id of each image's folder, and the images of each id.
 
     If the folder is gone, the id comes from its name, or else from the person.
@@ -350,7 +338,7 @@ def _folders(images: Iterable[str], people: Iterable[str], root: Path) -> tuple[
     return ids, files
 
 
-def _earlier_corrections(path: str | None) -> tuple[list[dict[str, str]], str | None]:
+def _read_earlier_corrections(path: str | None) -> tuple[list[dict[str, str]], str | None]:
     """Return the corrections that the run was trained with, and a sentence if the file is gone."""
     if path is None:
         return [], None
@@ -359,8 +347,10 @@ def _earlier_corrections(path: str | None) -> tuple[list[dict[str, str]], str | 
     return [row for _, row in read_corrections(Path(path))], None
 
 
-def _write_once(path: Path, text: str, *, overwrite: bool) -> None:
-    """Write a file, but do not replace one with other content."""
+def _write_corrections(path: Path, suspects: Suspects, *, overwrite: bool) -> None:
+    """Write the suspects and the earlier corrections, but do not replace a file with other rows."""
+    table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
+    text = table.to_csv(index=False, float_format="%.4f")
     if path.is_file() and not overwrite and path.read_bytes() != text.encode(errors="surrogateescape"):
         raise UserError(
             f"{path} exists with other rows, perhaps checked by a person. Move it elsewhere, or pass --overwrite to "

@@ -68,7 +68,7 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
 def tempered(
     probabilities: np.ndarray, temperature: float, offsets: np.ndarray | float = 0.0, *, floor: float = SMALLEST
 ) -> np.ndarray:
-    """Return probabilities `(N, C)` whose logarithms are divided by a temperature and shifted by an offset per class.
+    """Return probabilities `(N, C)` scaled by a temperature, with an offset added to the logarithm of each class.
 
     Probabilities below `floor` count as `floor`.
     """

@@ -66,10 +66,10 @@ def of_genders(labels, sureness):
 
 def test_everybody_has_a_suspicion_and_the_photographs_of_one_are_one_row():
     answers = of_genders([0, 0, 0, 1, 1], [0.1, 0.1, 0.95, 0.9, 0.8])
-    table = label_errors.suspect_people(answers, ["b", "b", "a", "c", "d"], [0] * 5)
+    table = label_errors.rate_labels(answers, ["b", "b", "a", "c", "d"], [0] * 5, "id")
     assert table["id"].tolist() == ["a", "d", "b", "c"]
     assert (np.diff(table["suspicion"]) < 1e-9).all()
-    assert label_errors.candidates(table)["id"].tolist() == ["a"]
+    assert label_errors.select_candidates(table)["id"].tolist() == ["a"]
     assert table.loc[0, ["gender", "gender_found"]].tolist() == [0, 1]
 
 
@@ -80,7 +80,7 @@ def test_a_fold_whose_network_is_too_sure_of_itself_fills_no_ranks():
     sure = [0.8] * 10 + [0.999] * 10
     sureness = [s if (label == 1) == fits else 1 - s for label, fits, s in zip(labels, right, sure, strict=True)]
     names = [f"{k:02d}" for k in range(20)]
-    table = label_errors.suspect_people(of_genders(labels, sureness), names, [0] * 10 + [1] * 10)
+    table = label_errors.rate_labels(of_genders(labels, sureness), names, [0] * 10 + [1] * 10, "id")
     assert set(table.head(4)["id"]) == {"08", "09", "18", "19"}
     assert table.head(4)["suspicion"].max() == pytest.approx(table.head(4)["suspicion"].min(), abs=0.01)
 
@@ -90,8 +90,9 @@ def test_gender_and_age_group_count_together():
     for row, (gender, group) in enumerate([(0.6, 0.6), (0.6, 1), (1, 0.6)]):
         for k, share in enumerate((gender, 1 - gender)):
             probabilities[row, [encode_class(0, k, 0), encode_class(0, k, 1)]] = share * group, share * (1 - group)
-    answers = split_predictions("main", np.array([0, 0, 0]), probabilities)
-    table = label_errors.suspect_people(answers, ["both", "gender", "age"], [0, 0, 0])
+    predictions = split_predictions("main", np.array([0, 0, 0]), probabilities)
+    of_people = {name: predictions[name] for name in label_errors.OF_PEOPLE}
+    table = label_errors.rate_labels(of_people, ["both", "gender", "age"], [0, 0, 0], "id")
     assert table["id"].tolist() == ["both", "gender", "age"]
 
 
@@ -101,7 +102,7 @@ def test_gender_and_age_group_count_together():
 )
 def test_a_suggested_age_is_the_nearest_of_its_group(labelled, suggested, age):
     people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_found": [suggested], "suspicion": [0.9]})
-    table = label_errors.make_corrections(people, None, {})
+    table = label_errors.make_corrections(people, pd.DataFrame(), {})
     assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
     names = TASKS["ageg"].classes
     assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
@@ -354,6 +355,6 @@ def test_all_18_classes_have_their_words():
     people = pd.DataFrame(
         {"id": ["a"], "gender": [1], "gender_found": [0], "ageg": [2], "ageg_found": [2], "suspicion": [0.5]}
     )
-    table = label_errors.make_corrections(people, None, {})
+    table = label_errors.make_corrections(people, pd.DataFrame(), {})
     assert f"worn {table.loc[0, 'labelled']}" in MAIN_CLASSES
     assert f"worn {table.loc[0, 'predicted']}" in MAIN_CLASSES

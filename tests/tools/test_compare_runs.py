@@ -97,7 +97,7 @@ def test_only_common_folds_are_compared(run, copies):
 def test_an_error_names_the_options_of_different_splits(run, trained):
     outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
     assert outcome.code == 2
-    assert "cannot be compared: --seed is 42 and 7, so their folds hold other people." in outcome.err
+    assert "cannot be compared: --seed is 42 and 7, so their folds hold different people." in outcome.err
 
 
 def test_runs_with_different_labels_raise_an_error(run, copies):
@@ -107,7 +107,7 @@ def test_runs_with_different_labels_raise_an_error(run, copies):
     path.write_text(json.dumps(config))
     outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
     assert outcome.code == 2
-    assert "other images or labels" in outcome.err
+    assert "their images or labels differ" in outcome.err
 
 
 @pytest.mark.parametrize(
