@@ -1,4 +1,4 @@
-"""Where a model fails, against cases counted by hand."""
+"""Test the error analysis against cases counted by hand."""
 
 from __future__ import annotations
 
@@ -6,27 +6,38 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import error_analysis as mistakes
-from analysis.error_analysis import Predictions, split_predictions
+from analysis.error_analysis import (
+    Predictions,
+    attribute_costs,
+    calibration_error,
+    class_scores,
+    confident_mistakes,
+    confusion,
+    errors_by_age,
+    largest_errors,
+    reliability,
+    split_predictions,
+    year_errors,
+)
 from data.label_math import decode_class, encode_class
 
 
-def answers(labels, predicted, task="mask"):
+def make_predictions(labels, predicted, task="mask"):
     return Predictions(task, np.array(labels), np.array(predicted))
 
 
-def sure(confidences, predicted, count=2):
-    """Probabilities (N, count) whose highest is the confidence, of the predicted class."""
-    rows = np.repeat(((1 - np.array(confidences)) / (count - 1))[:, None], count, axis=1)
-    rows[np.arange(len(predicted)), predicted] = confidences
-    return rows
+def predict_genders(labels, predicted, confidence):
+    """Return predictions of gender with a confidence of each predicted class."""
+    predicted, confidence = np.array(predicted), np.array(confidence)[:, None]
+    probabilities = np.where(np.arange(2) == predicted[:, None], confidence, 1 - confidence)
+    return Predictions("gender", np.array(labels), predicted, probabilities)
 
 
-# ------------------------------------------------------------------------------------------------ questions
+# ------------------------------------------------------------------------------------------------ tasks
 
 
-def test_main_also_answers_its_attributes_by_their_marginal_probabilities():
-    # "worn male <30" is the single most probable class, but female has more in sum.
+def test_main_implies_its_attributes_by_their_marginal_probabilities():
+    # "worn male <30" is the single most probable class, but the probabilities of female have the larger sum.
     probabilities = np.zeros((1, 18))
     probabilities[0, encode_class(0, 0, 0)] = 0.4
     probabilities[0, encode_class(0, 1, 1)] = probabilities[0, encode_class(1, 1, 2)] = 0.3
@@ -40,7 +51,7 @@ def test_main_also_answers_its_attributes_by_their_marginal_probabilities():
     assert [bool(each.wrong[0]) for each in predicted.values()] == [True, True, False, True]
 
 
-def test_attributes_are_those_of_decode_class():
+def test_attributes_match_decode_class():
     labels = np.arange(18)
     predicted = split_predictions("main", labels, np.eye(18))
     attributes = zip(*(predicted[name].labels.tolist() for name in ("mask", "gender", "ageg")), strict=True)
@@ -48,14 +59,14 @@ def test_attributes_are_those_of_decode_class():
     assert not any(each.wrong.any() for each in predicted.values())
 
 
-def test_years_answer_the_age_group():
+def test_years_imply_the_age_group():
     predicted = split_predictions("age", np.array([29, 59, 60]), np.array([[31.0], [59.9], [60.0]]))
     assert list(predicted) == ["ageg"]
-    assert mistakes.confusion(predicted["ageg"]).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert confusion(predicted["ageg"]).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
-def test_other_tasks_are_one_question(task):
+def test_other_tasks_imply_no_more_tasks(task):
     predicted = split_predictions(task, np.array([0, 1]), np.eye(3)[:2, : 2 if task == "gender" else 3])
     assert list(predicted) == [task]
     assert predicted[task].classes[0] in ("worn", "male", "<30")
@@ -65,26 +76,26 @@ def test_other_tasks_are_one_question(task):
 
 
 def test_confusion_and_scores_of_each_class():
-    each = answers([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0])
-    assert mistakes.confusion(each).tolist() == [[2, 1, 0], [2, 1, 0], [0, 0, 0]]
-    table = mistakes.class_scores(each).set_index("class")
+    each = make_predictions([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0])
+    assert confusion(each).tolist() == [[2, 1, 0], [2, 1, 0], [0, 0, 0]]
+    table = class_scores(each).set_index("class")
     assert table.loc["worn"].tolist() == pytest.approx([2 / 4, 2 / 3, 4 / 7, 3])
     assert table.loc["wrong"].tolist() == pytest.approx([1 / 2, 1 / 3, 2 / 5, 3])
     assert table.loc["bare"].tolist() == [0, 0, 0, 0]
 
 
-def test_an_attribute_costs_what_putting_it_right_would_win():
+def test_the_cost_of_an_attribute_is_the_gain_from_correcting_it():
     labels = np.arange(18)
     genders_swapped = [encode_class(mask, 1 - gender, group) for mask, gender, group in map(decode_class, range(18))]
-    table = mistakes.attribute_costs(answers(labels, genders_swapped, "main")).set_index("attribute")
+    table = attribute_costs(make_predictions(labels, genders_swapped, "main")).set_index("attribute")
     assert table["macro_f1"].tolist() == [0, 0, 0]
     assert table["if_right"].to_dict() == {"mask": 0, "gender": 1, "ageg": 0}
     assert table["cost"].to_dict() == {"mask": 0, "gender": 1, "ageg": 0}
 
 
-def test_two_wrong_attributes_cost_nothing_one_by_one():
+def test_correcting_one_of_two_wrong_attributes_gains_nothing():
     label, other = encode_class(0, 0, 0), encode_class(0, 1, 1)
-    table = mistakes.attribute_costs(answers([label], [other], "main"))
+    table = attribute_costs(make_predictions([label], [other], "main"))
     assert table["cost"].tolist() == [0, 0, 0]
 
 
@@ -92,37 +103,30 @@ def test_two_wrong_attributes_cost_nothing_one_by_one():
 
 
 def test_reliability_in_bins_of_equal_count():
-    confidence, right = [0.6, 0.7, 0.9, 1.0], [True, False, True, True]
-    predicted = np.array([0, 1, 0, 1])
-    labels = np.where(right, predicted, 1 - predicted)
-    table = mistakes.reliability(Predictions("gender", labels, predicted, sure(confidence, predicted)), bins=2)
+    table = reliability(predict_genders([0, 0, 0, 1], [0, 1, 0, 1], [0.6, 0.7, 0.9, 1.0]), bins=2)
     assert table["count"].tolist() == [2, 2]
     assert table["low"].tolist() == pytest.approx([0.6, 0.9])
     assert table["high"].tolist() == pytest.approx([0.7, 1.0])
     assert table["confidence"].tolist() == pytest.approx([0.65, 0.95])
     assert table["accuracy"].tolist() == [0.5, 1]
-    assert mistakes.calibration_error(table) == pytest.approx((0.15 + 0.05) / 2)
+    assert calibration_error(table) == pytest.approx((0.15 + 0.05) / 2)
 
 
-def test_the_same_confidence_is_in_one_bin_whatever_the_order():
-    predicted = np.zeros(6, dtype=int)
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    tables = [
-        mistakes.reliability(Predictions("gender", labels[order], predicted, sure([1.0] * 6, predicted)), bins=3)
-        for order in (np.arange(6), np.arange(6)[::-1])
-    ]
+def test_images_of_equal_confidence_share_a_bin_in_any_order():
+    orders = ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+    tables = [reliability(predict_genders(labels, [0] * 6, [1.0] * 6), bins=3) for labels in orders]
     assert tables[0].equals(tables[1])
     assert tables[0]["accuracy"].tolist() == [0.5]
-    assert mistakes.calibration_error(tables[0]) == 0.5
+    assert calibration_error(tables[0]) == 0.5
 
 
 # ------------------------------------------------------------------------------------------------ age
 
 
-def test_errors_over_true_age_count_people():
-    # One of 30 to 34 with all of 3 photographs wrong, one with its only one right; one of 29.
-    each = {"gender": answers([0, 0, 0, 1, 1], [1, 1, 1, 1, 1], "gender")}
-    table = mistakes.errors_by_age(each, np.array([30, 30, 30, 34, 29]), np.array(["a", "a", "a", "b", "c"]))
+def test_errors_by_age_are_means_over_people():
+    # Person a, aged 30, has 3 wrong images; b, aged 34, has a right one; c, aged 29, has a right one.
+    each = {"gender": make_predictions([0, 0, 0, 1, 1], [1, 1, 1, 1, 1], "gender")}
+    table = errors_by_age(each, np.array([30, 30, 30, 34, 29]), np.array(["a", "a", "a", "b", "c"]))
     assert table[["task", "low_age", "high_age", "people", "images"]].to_numpy().tolist() == [
         ["gender", 25, 29, 1, 1],
         ["gender", 30, 34, 2, 4],
@@ -133,8 +137,8 @@ def test_errors_over_true_age_count_people():
     assert table.loc[0, "low"] == 0
 
 
-def test_errors_in_years_over_true_age():
-    table = mistakes.year_errors(np.array([30, 31, 60]), np.array([33.0, 30.0, 50.0]), np.array(["a", "b", "c"]))
+def test_year_errors_by_hand():
+    table = year_errors(np.array([30, 31, 60]), np.array([33.0, 30.0, 50.0]), np.array(["a", "b", "c"]))
     assert table["low_age"].tolist() == [30, 60]
     assert table["mean_error"].tolist() == [1, -10]
     assert table["mae"].tolist() == [2, 10]
@@ -143,27 +147,24 @@ def test_errors_in_years_over_true_age():
 # ------------------------------------------------------------------------------------------------ single mistakes
 
 
-def test_the_most_confident_mistakes_are_one_row_a_person_and_pair():
-    predicted = np.array([1, 1, 0, 1, 1])
-    each = Predictions("gender", np.array([0, 0, 1, 0, 1]), predicted, sure([0.7, 0.9, 0.8, 0.6, 1.0], predicted))
+def test_confident_mistakes_have_one_row_per_person_and_pair_of_classes():
+    each = predict_genders([0, 0, 1, 0, 1], [1, 1, 0, 1, 1], [0.7, 0.9, 0.8, 0.6, 1.0])
     images = ["a/1", "a/2", "b/1", "c/1", "d/1"]
-    table = mistakes.confident_mistakes(each, images, ["a", "a", "b", "c", "d"])
+    table = confident_mistakes(each, images, ["a", "a", "b", "c", "d"])
     assert table["ImageID"].tolist() == ["a/2", "b/1", "c/1"]
     assert table[["label", "pred", "images"]].to_numpy().tolist() == [[0, 1, 2], [1, 0, 1], [0, 1, 1]]
     assert table["confidence"].tolist() == pytest.approx([0.9, 0.8, 0.6])
 
 
-def test_no_mistakes_are_an_empty_table():
-    each = Predictions("gender", np.array([0]), np.array([0]), np.array([[1.0, 0.0]]))
-    table = mistakes.confident_mistakes(each, ["a/1"], ["a"])
+def test_the_table_is_empty_without_mistakes():
+    each = predict_genders([0], [0], [1.0])
+    table = confident_mistakes(each, ["a/1"], ["a"])
     assert isinstance(table, pd.DataFrame)
     assert table.empty
     assert "confidence" in table
 
 
-def test_the_largest_errors_in_years():
-    table = mistakes.largest_errors(
-        np.array([30, 30, 60]), np.array([33.0, 26.0, 50.0]), ["a/1", "a/2", "b/1"], ["a", "a", "b"]
-    )
+def test_largest_errors_have_one_row_per_person():
+    table = largest_errors(np.array([30, 30, 60]), np.array([33.0, 26.0, 50.0]), ["a/1", "a/2", "b/1"], ["a", "a", "b"])
     assert table["ImageID"].tolist() == ["b/1", "a/2"]
     assert table["error"].tolist() == [10, 4]

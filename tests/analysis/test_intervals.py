@@ -1,4 +1,4 @@
-"""Intervals over people, and the correction for having chosen epochs, where the truth is known."""
+"""Test intervals over people, and the correction for the choice of epochs, on data with known scores."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from analysis.metrics import class_f1, score
 from data.tasks import TASKS
 
 
-def with_intervals(task, tallies, draws):
+def estimate(task, tallies, draws):
     return estimate_scores(task, sum_tallies(tallies, draws))
 
 
-def corrected_for_selection(task, tallies, draws):
+def estimate_corrected(task, tallies, draws):
     return estimate_scores(task, correct_sums(task, tallies, draws))
 
 
-def answers_of(task, rows, random):
-    """Any answers (N, C) and labels (N,) of a task."""
+def draw_predictions(task, rows, random):
+    """Return random predictions `(N, C)` and labels `(N,)` of a task."""
     if TASKS[task].regression:
         return random.uniform(10, 80, (rows, 1)).astype(np.float32), random.integers(10, 80, rows).astype(np.float32)
     count = TASKS[task].outputs
@@ -37,33 +37,32 @@ def answers_of(task, rows, random):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tallies_of_people_come_to_the_scores_of_all_photographs(task):
+def test_tallies_of_people_give_the_scores_of_all_images(task):
     random = np.random.default_rng(0)
-    probabilities, labels = answers_of(task, 70, random)
+    probabilities, labels = draw_predictions(task, 70, random)
     tallies = tally_people(task, probabilities, labels, random.permutation(np.arange(70) % 10))
     assert tallies.shape[0] == 10
-    got = compute_scores(task, tallies.sum(axis=0))
-    assert got == pytest.approx(score(task, probabilities, labels))
+    assert compute_scores(task, tallies.sum(axis=0)) == pytest.approx(score(task, probabilities, labels))
 
 
 def test_tallies_by_hand():
     # Person 0: true 0 and 2, predicted 0 and 0. Person 1: true 1, predicted 1.
     tallies = tally_people("mask", np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
-    #                             right    predicted     true
+    #                            correct   predicted     true
     assert tallies.tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
     assert class_f1(tallies.sum(axis=0).reshape(3, 3)) == pytest.approx([2 / 3, 1, 0])
 
 
-def test_many_photographs_of_a_person_make_no_interval_narrower_and_more_people_do():
+def test_more_people_narrow_an_interval_but_more_images_of_them_do_not():
     random = np.random.default_rng(0)
     right = random.random(100) < 0.7
     labels = np.arange(100) % 3
-    answers = np.eye(3)[np.where(right, labels, (labels + 1) % 3)]
+    predicted = np.eye(3)[np.where(right, labels, (labels + 1) % 3)]
 
     def width(people, shots):
         rows = np.tile(np.repeat(np.arange(100), shots), people // 100)
-        tallies = tally_people("mask", answers[rows], labels[rows], np.arange(len(rows)) // shots)
-        found = with_intervals("mask", [tallies], draw_resamples([people], seed=0))["accuracy"]
+        tallies = tally_people("mask", predicted[rows], labels[rows], np.arange(len(rows)) // shots)
+        found = estimate("mask", [tallies], draw_resamples([people], seed=0))["accuracy"]
         assert found.value == pytest.approx(right.mean())
         assert found.low < found.value < found.high
         return found.high - found.low
@@ -78,69 +77,69 @@ def test_an_interval_stays_between_0_and_1():
     labels = np.repeat([0, 1, 2], 10)
     predicted = np.where(np.arange(30) == 0, 1, labels)
     tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(30))
-    found = with_intervals("mask", [tallies], draw_resamples([30], seed=0))["accuracy"]
+    found = estimate("mask", [tallies], draw_resamples([30], seed=0))["accuracy"]
     assert found.value < found.high == 1
 
 
 def test_the_same_seed_gives_the_same_interval():
     random = np.random.default_rng(0)
-    tallies = [tally_people("ageg", *answers_of("ageg", 40, random), np.arange(40)) for _ in range(2)]
-    first, second, other = (with_intervals("ageg", tallies, draw_resamples([40, 40], seed=seed)) for seed in (1, 1, 2))
+    tallies = [tally_people("ageg", *draw_predictions("ageg", 40, random), np.arange(40)) for _ in range(2)]
+    first, second, other = (estimate("ageg", tallies, draw_resamples([40, 40], seed=seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
 @pytest.mark.parametrize("task", ["ageg", "age"])
-def test_where_there_is_one_epoch_nothing_is_corrected(task):
+def test_a_single_epoch_needs_no_correction(task):
     random = np.random.default_rng(0)
-    tallies = [tally_people(task, *answers_of(task, 40, random), np.arange(40)) for _ in range(2)]
+    tallies = [tally_people(task, *draw_predictions(task, 40, random), np.arange(40)) for _ in range(2)]
     draws = draw_resamples([40, 40], seed=0)
-    corrected = corrected_for_selection(task, [each[None] for each in tallies], draws)
-    for name, found in with_intervals(task, tallies, draws).items():
+    corrected = estimate_corrected(task, [each[None] for each in tallies], draws)
+    for name, found in estimate(task, tallies, draws).items():
         assert vars(corrected[name]) == pytest.approx(vars(found))
 
 
-def test_an_epoch_whose_answers_are_no_numbers_is_never_chosen():
+def test_an_epoch_with_nan_predictions_is_never_chosen():
     random = np.random.default_rng(0)
-    probabilities, labels = answers_of("age", 40, random)
+    probabilities, labels = draw_predictions("age", 40, random)
     good = tally_people("age", probabilities, labels, np.arange(40))
     probabilities[3] = np.nan
     bad = tally_people("age", probabilities, labels, np.arange(40))
     draws = draw_resamples([40], seed=0)
-    corrected = corrected_for_selection("age", [np.stack([bad, good])], draws)
-    assert vars(corrected["rmse"]) == pytest.approx(vars(with_intervals("age", [good], draws)["rmse"]))
-    assert np.isnan(with_intervals("age", [bad], draws)["mae"].value)
+    corrected = estimate_corrected("age", [np.stack([bad, good])], draws)
+    assert vars(corrected["rmse"]) == pytest.approx(vars(estimate("age", [good], draws)["rmse"]))
+    assert np.isnan(estimate("age", [bad], draws)["mae"].value)
 
 
 @pytest.mark.parametrize(("task", "chance"), [("gender", 0.5), ("age", None)])
-def test_the_best_of_many_epochs_that_know_nothing_is_flattered_and_corrected(task, chance):
-    """What is found of epochs whose answers have nothing to do with the labels, against what that scores."""
-    flattered, corrected, held = [], [], []
+def test_the_optimism_of_the_best_of_many_random_epochs_is_corrected(task, chance):
+    """Compare scores of predictions that are independent of the labels with their expectation."""
+    optimism, corrected, covered = [], [], []
     monitor = TASKS[task].monitor
     for seed in range(60):
         random = np.random.default_rng(seed)
         tallies = []
         for _ in range(3):
-            labels = np.repeat(answers_of(task, 40, random)[1], 5)
-            answers = np.stack([np.repeat(answers_of(task, 40, random)[0], 5, axis=0) for _ in range(8)])
-            tallies.append(tally_people(task, answers, labels, np.repeat(np.arange(40), 5)))
+            labels = np.repeat(draw_predictions(task, 40, random)[1], 5)
+            predicted = np.stack([np.repeat(draw_predictions(task, 40, random)[0], 5, axis=0) for _ in range(8)])
+            tallies.append(tally_people(task, predicted, labels, np.repeat(np.arange(40), 5)))
         sums = [compute_scores(task, each.sum(axis=1))[monitor] for each in tallies]
         best = [each.argmax() if TASKS[task].higher_is_better else each.argmin() for each in sums]
         draws = draw_resamples([40] * 3, seed=seed, resamples=400)
-        plain = with_intervals(task, [each[k] for each, k in zip(tallies, best, strict=True)], draws)[monitor]
-        found = corrected_for_selection(task, tallies, draws)[monitor]
-        # Two independent ages, even from 10 to 80: the root of twice their variance.
+        plain = estimate(task, [each[k] for each, k in zip(tallies, best, strict=True)], draws)[monitor]
+        found = estimate_corrected(task, tallies, draws)[monitor]
+        # RMSE of two independent ages, uniform from 10 to 80: the root of twice their variance.
         truth = chance if chance is not None else np.sqrt(2 * 70**2 / 12)
         gain = 1 if TASKS[task].higher_is_better else -1
-        flattered.append(gain * (plain.value - truth) / truth)
+        optimism.append(gain * (plain.value - truth) / truth)
         corrected.append(gain * (found.value - truth) / truth)
-        held.append(found.low <= truth <= found.high)
-    assert np.mean(flattered) > 0.05
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(optimism) > 0.05
     assert abs(np.mean(corrected)) < 0.02
-    assert np.mean(held) > 0.8  # of 60, where 95 % are meant
+    assert np.mean(covered) > 0.8  # of 60 intervals; 95 % expected
 
 
-def test_a_difference_is_told_apart_where_the_same_people_differ():
-    """Two runs that are each known to 0.1, and of which one is right wherever the other is, and on some more."""
+def test_the_interval_of_a_paired_difference_is_narrow():
+    """Compare two runs of which the second is right wherever the first is, and for some more people."""
     random = np.random.default_rng(0)
     labels = np.arange(120) % 2
     right = random.random(120) < 0.6
@@ -159,9 +158,9 @@ def test_a_difference_is_told_apart_where_the_same_people_differ():
     assert none.low == none.value == none.high == 0
 
 
-def test_a_fold_of_one_person_is_not_corrected_and_people_alone_have_no_interval():
+def test_folds_of_one_person_have_no_correction_and_alone_no_interval():
     random = np.random.default_rng(0)
-    probabilities, labels = answers_of("gender", 10, random)
+    probabilities, labels = draw_predictions("gender", 10, random)
 
     def fold(rows):
         return FoldPredictions(
@@ -178,9 +177,9 @@ def test_a_fold_of_one_person_is_not_corrected_and_people_alone_have_no_interval
     assert str(alone) == f"{alone.value:.4f}"
 
 
-def test_people_who_are_validated_in_every_fold_are_not_taken_for_more_people():
+def test_people_whom_every_fold_validates_count_once():
     random = np.random.default_rng(0)
-    probabilities, labels = answers_of("gender", 60, random)
+    probabilities, labels = draw_predictions("gender", 60, random)
     names = np.repeat([f"{k:06d}" for k in range(30)], 2)
     one = FoldPredictions(labels, names, probabilities, probabilities[None])
     once, thrice = (sum_run("gender", [one] * count) for count in (1, 3))

@@ -1,4 +1,4 @@
-"""Labels that are likely wrong: confident learning by hand, and the command on runs whose wrong labels are known."""
+"""Test confident learning against numbers computed by hand, and the command on runs with known wrong labels."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from utils import make_folder, write_json, write_text
 # ------------------------------------------------------------------------------------------------ by hand
 
 
-def test_photographs_are_pooled_by_the_mean_of_their_logarithms():
+def test_images_are_pooled_by_the_mean_of_their_log_probabilities():
     probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
     got = label_errors.pool_images(probabilities, np.array([0, 0, 1]))
     # sqrt(0.9 * 0.5) : sqrt(0.1 * 0.5) = 3 : 1
     assert got == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
 
 
-def test_a_photograph_that_rules_a_class_out_does_not_decide_alone():
+def test_a_single_image_with_probability_0_does_not_rule_a_class_out():
     got = label_errors.pool_images(np.array([[0.0, 1.0], *[[0.99, 0.01]] * 6]), np.zeros(7, dtype=int))
     assert got[0, 0] > 0.5
 
 
 def test_confident_classes_by_hand():
-    # Those labelled 0 have 0.9, 0.6 and 0.3 of class 0: mean 0.6. Those labelled 1 have 0.8 and 0.4 of class 1: 0.6.
-    # The third is confidently of class 1; the last has 0.6 of class 0, which just is enough.
+    # Rows labelled 0 give class 0 probabilities 0.9, 0.6 and 0.3, mean 0.6; rows labelled 1 give class 1 a mean of 0.6.
+    # The third row is confidently of class 1; the last has exactly the mean of class 0.
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.6, 0.4]])
     assert label_errors.confident_classes(probabilities, np.array([0, 0, 0, 1, 1])).tolist() == [0, 0, 1, 1, 0]
 
 
-def test_who_is_confidently_of_no_class_keeps_the_label_and_an_unlabelled_class_is_none():
+def test_rows_without_a_confident_class_keep_their_label():
     probabilities = np.array([[0.9, 0.1, 0.0], [0.3, 0.0, 0.7], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0]])
-    labels = np.array([0, 0, 1, 0])  # means 0.567, 1 and of class 2 none
+    labels = np.array([0, 0, 1, 0])  # means 0.567 and 1; class 2 has no mean
     assert label_errors.confident_classes(probabilities, labels).tolist() == [0, 0, 1, 0]
 
 
-def test_sharpening_finds_the_temperature_of_the_answers():
-    # Three of four labels are the more probable class, and so is the best estimate of each: 3/4, not 0.99.
+def test_calibration_fits_the_share_of_correct_labels():
+    # Three of four labels are the more probable class, so its calibrated probability is 3/4, not 0.99.
     probabilities = np.array([[0.99, 0.01]] * 4)
     got = label_errors.calibrate(probabilities, np.array([0, 0, 0, 1]))
     assert got[:, 0] == pytest.approx(0.75, abs=0.01)
@@ -59,33 +59,34 @@ def test_label_confidence_by_hand():
     assert got == pytest.approx([0.97 * 0.5 / (0.97 * 0.5 + 0.03 * 0.25), 0.97 * 0.02 / (0.97 * 0.02 + 0.03 * 0.49)])
 
 
-def of_genders(labels, sureness):
-    probabilities = np.stack([1 - np.array(sureness), sureness], axis=1)
+def predict_genders(labels, female):
+    """Return predictions of gender with these probabilities of female."""
+    probabilities = np.stack([1 - np.array(female), female], axis=1)
     return {"gender": Predictions("gender", np.array(labels), probabilities.argmax(axis=1), probabilities)}
 
 
-def test_everybody_has_a_suspicion_and_the_photographs_of_one_are_one_row():
-    answers = of_genders([0, 0, 0, 1, 1], [0.1, 0.1, 0.95, 0.9, 0.8])
-    table = label_errors.rate_labels(answers, ["b", "b", "a", "c", "d"], [0] * 5, "id")
+def test_every_person_has_one_row_with_a_suspicion():
+    predictions = predict_genders([0, 0, 0, 1, 1], [0.1, 0.1, 0.95, 0.9, 0.8])
+    table = label_errors.rate_labels(predictions, ["b", "b", "a", "c", "d"], [0] * 5, "id")
     assert table["id"].tolist() == ["a", "d", "b", "c"]
     assert (np.diff(table["suspicion"]) < 1e-9).all()
     assert label_errors.select_candidates(table)["id"].tolist() == ["a"]
     assert table.loc[0, ["gender", "gender_found"]].tolist() == [0, 1]
 
 
-def test_a_fold_whose_network_is_too_sure_of_itself_fills_no_ranks():
-    # Both folds tell males from females in 8 of 10; the second says so with 0.999, the first with 0.8.
+def test_an_overconfident_fold_ranks_no_higher():
+    # Both folds are right for 8 of 10 people, the first with confidence 0.8, the second with 0.999.
     labels = [0, 1] * 10
     right = ([True] * 8 + [False] * 2) * 2
     sure = [0.8] * 10 + [0.999] * 10
-    sureness = [s if (label == 1) == fits else 1 - s for label, fits, s in zip(labels, right, sure, strict=True)]
+    female = [s if (label == 1) == fits else 1 - s for label, fits, s in zip(labels, right, sure, strict=True)]
     names = [f"{k:02d}" for k in range(20)]
-    table = label_errors.rate_labels(of_genders(labels, sureness), names, [0] * 10 + [1] * 10, "id")
+    table = label_errors.rate_labels(predict_genders(labels, female), names, [0] * 10 + [1] * 10, "id")
     assert set(table.head(4)["id"]) == {"08", "09", "18", "19"}
     assert table.head(4)["suspicion"].max() == pytest.approx(table.head(4)["suspicion"].min(), abs=0.01)
 
 
-def test_gender_and_age_group_count_together():
+def test_suspicions_of_gender_and_age_group_combine():
     probabilities = np.zeros((3, 18))
     for row, (gender, group) in enumerate([(0.6, 0.6), (0.6, 1), (1, 0.6)]):
         for k, share in enumerate((gender, 1 - gender)):
@@ -100,7 +101,7 @@ def test_gender_and_age_group_count_together():
     ("labelled", "suggested", "age"),
     [(0, 1, "30"), (0, 2, "60"), (1, 0, "29"), (1, 2, "60"), (2, 1, "59"), (2, 0, "29")],
 )
-def test_a_suggested_age_is_the_nearest_of_its_group(labelled, suggested, age):
+def test_the_suggested_age_is_the_nearest_in_its_group(labelled, suggested, age):
     people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_found": [suggested], "suspicion": [0.9]})
     table = label_errors.make_corrections(people, pd.DataFrame(), {})
     assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
@@ -113,7 +114,7 @@ def test_a_suggested_age_is_the_nearest_of_its_group(labelled, suggested, age):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Makes a finished run of one fold of each third of the people, whose networks know the `truth`, as a table."""
+    """Return a function that writes a run with one finished fold, which predicts the labels of the table `truth`."""
 
     def make(train_root, truth, task="main", corrections=None, sure=0.9, **options):
         folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
@@ -139,8 +140,7 @@ def make_run(tmp_path):
 
 @pytest.fixture
 def swapped(make_data, make_person):
-    """A set in which one is labelled with another gender, one with another age, one photograph of a third as another
-    shot; and a table of the truth."""
+    """Return data with a wrong gender, a wrong age, both, and a wrong mask, and a table of the true labels."""
     people = [make_person(f"{k:06d}", ("male", "female")[k % 2], (20, 45, 60)[k % 3]) for k in range(1, 19)]
     people.append(make_person("000019-1", "female", 35))
     data = make_data(people=people)
@@ -156,11 +156,11 @@ def swapped(make_data, make_person):
     return data, truth
 
 
-def labels_of(table):
+def sort_labels(table):
     return table.sort_values("image")[["image", "mask", "gender", "ageg", "label"]].to_numpy().tolist()
 
 
-def test_wrong_labels_are_found_and_the_file_puts_them_right(run, make_run, swapped):
+def test_corrections_restore_the_true_labels(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
     outcome = run("find_label_errors", "--root", folder, "--share", 1)
@@ -178,8 +178,8 @@ def test_wrong_labels_are_found_and_the_file_puts_them_right(run, make_run, swap
     wrong, _ = read_training_table(data.train_root)
     right, report = read_training_table(data.train_root, corrections)
     report.raise_errors()
-    assert labels_of(wrong) != labels_of(truth)
-    assert labels_of(right) == labels_of(truth)
+    assert sort_labels(wrong) != sort_labels(truth)
+    assert sort_labels(right) == sort_labels(truth)
     assert "The model may be wrong instead of the label" in outcome.out
     assert "1 of 2 folds are finished" in outcome.out
     assert "male >=60             female 30-59" in outcome.out
@@ -188,7 +188,7 @@ def test_wrong_labels_are_found_and_the_file_puts_them_right(run, make_run, swap
 def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
-    data.photo(0, "mask1").write_bytes(b"no picture")
+    data.photo(0, "mask1").write_bytes(b"not an image")
     heights = []
     for show in (1, 2, 3):
         assert run("find_label_errors", "--root", folder, "--share", 1, "--show", show).code == 0
@@ -196,11 +196,11 @@ def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
             heights.append(sheet.height)
             red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
     assert heights[2] - heights[1] == heights[1] - heights[0] > 0
-    assert ((red > 200) & (green < 120) & (blue < 60)).sum() > 300  # the frame of the one suspected photograph
+    assert ((red > 200) & (green < 120) & (blue < 60)).sum() > 300  # the frame of the suspected image
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
-def test_other_tasks_suspect_what_they_answer(task, run, make_run, swapped):
+def test_other_tasks_correct_their_own_labels(task, run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth, task)
     assert run("find_label_errors", "--root", folder, "--share", 1).code == 0
@@ -209,7 +209,7 @@ def test_other_tasks_suspect_what_they_answer(task, run, make_run, swapped):
     assert right[task].tolist() == truth[task].tolist()
 
 
-def test_age_is_refused(run, make_run, swapped):
+def test_age_raises_an_error(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
     write_json(folder / "config.json", TrainConfig(task="age", model_type="VanillaTorchvision", cv=2).as_dict())
@@ -218,7 +218,7 @@ def test_age_is_refused(run, make_run, swapped):
     assert "predicts years" in outcome.err
 
 
-def test_no_more_are_listed_than_the_share(run, make_run, swapped):
+def test_share_limits_the_number_of_suspects(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth, "gender")
     assert run("find_label_errors", "--root", folder).code == 0  # 5 % of 19 people, rounded up
@@ -228,7 +228,7 @@ def test_no_more_are_listed_than_the_share(run, make_run, swapped):
     assert "--share must be 0 to 1" in outcome.err
 
 
-def test_nothing_to_suspect(run, make_run, small_data):
+def test_a_run_without_suspects_writes_an_empty_file(run, make_run, small_data):
     truth, _ = read_training_table(small_data.train_root)
     folder = make_run(small_data.train_root, truth)
     outcome = run("find_label_errors", "--root", folder)
@@ -237,10 +237,10 @@ def test_nothing_to_suspect(run, make_run, small_data):
     assert not (folder / "suspects.jpg").exists()
     right, report = read_training_table(small_data.train_root, folder / "corrections.csv")
     report.raise_errors()
-    assert labels_of(right) == labels_of(truth)
+    assert sort_labels(right) == sort_labels(truth)
 
 
-def test_a_file_that_somebody_has_edited_is_not_replaced(run, make_run, swapped):
+def test_edited_corrections_are_replaced_only_with_overwrite(run, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
     assert run("find_label_errors", "--root", folder).code == 0
@@ -257,8 +257,8 @@ def test_a_file_that_somebody_has_edited_is_not_replaced(run, make_run, swapped)
     assert corrections.read_text() == written
 
 
-def test_what_the_run_was_corrected_with_stays(run, make_run, swapped, tmp_path, write_csv):
-    # Somebody has looked at 000004 and says that the label is right, and has put a photograph of 000002 right.
+def test_corrections_of_the_training_are_kept(run, make_run, swapped, tmp_path, write_csv):
+    # Earlier corrections confirm the gender of 000004 and correct the mask of an image of 000002.
     data, truth = swapped
     rows = [["000004", "Female", "", "", ""], ["000002", "", "", "Normal.jpg", "worn"]]
     earlier = write_csv(tmp_path / "earlier.csv", CORRECTION_COLUMNS, rows)
@@ -276,7 +276,7 @@ def test_what_the_run_was_corrected_with_stays(run, make_run, swapped, tmp_path,
     assert "are gone" in outcome.out
 
 
-def test_photographs_that_are_gone_are_told_and_gone_without(run, make_run, swapped, tmp_path):
+def test_missing_images_leave_out_the_contact_sheet(run, make_run, swapped, tmp_path):
     data, truth = swapped
     folder = make_run(data.train_root, truth)
     data.root.rename(tmp_path / "moved")
@@ -286,12 +286,11 @@ def test_photographs_that_are_gone_are_told_and_gone_without(run, make_run, swap
     assert not (folder / "suspects.jpg").exists()
     right, report = read_training_table(tmp_path / "moved" / "train" / "images", folder / "corrections.csv")
     report.raise_errors()
-    assert labels_of(right) == labels_of(truth)
+    assert sort_labels(right) == sort_labels(truth)
 
 
-def test_ids_are_those_of_train_csv(run, make_run, make_data, tmp_path, write_csv):
+def test_corrections_use_the_ids_of_train_csv(run, make_run, make_data, tmp_path, write_csv):
     data = make_data(people=12)
-    folders = [person.folder for person in data.people]
     rows = [[f"id{k}", p.gender, p.race, p.age, p.folder] for k, p in enumerate(data.people)]
     truth, _ = read_training_table(data.train_root)
     rows[3][1] = "male"
@@ -300,12 +299,11 @@ def test_ids_are_those_of_train_csv(run, make_run, make_data, tmp_path, write_cs
     assert run("find_label_errors", "--root", folder).code == 0
     right, report = read_training_table(data.train_root, folder / "corrections.csv")
     report.raise_errors()
-    assert labels_of(right) == labels_of(truth)
+    assert sort_labels(right) == sort_labels(truth)
     assert read_corrections(folder / "corrections.csv")[0][1]["id"] == "id3"
-    assert len(folders) == 12
 
 
-def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_run, swapped, tmp_path):
+def test_images_that_every_fold_validates_count_once(run, make_run, swapped, tmp_path):
     data, truth = swapped
     folder = make_run(data.train_root, truth, valid_root=str(data.train_root))
     oof = pd.read_csv(folder / "oof.csv", converters={"person": str})
@@ -329,7 +327,7 @@ def test_a_validation_folder_of_its_own_counts_each_photograph_once(run, make_ru
         (lambda text: text.replace(",0,4,", ",0,18,"), "an unknown label"),
     ],
 )
-def test_out_of_fold_answers_that_are_missing_or_damaged(damage, message, run, make_run, small_data):
+def test_missing_or_damaged_out_of_fold_predictions_raise_an_error(damage, message, run, make_run, small_data):
     truth, _ = read_training_table(small_data.train_root)
     folder = make_run(small_data.train_root, truth)
     text = damage((folder / "oof.csv").read_text())
@@ -340,7 +338,7 @@ def test_out_of_fold_answers_that_are_missing_or_damaged(damage, message, run, m
     assert not (folder / "corrections.csv").exists()
 
 
-def test_training_does_not_delete_the_corrections_it_is_to_apply(run, make_run, small_data, tiny_training, tmp_path):
+def test_overwrite_keeps_the_corrections_that_the_training_reads(run, make_run, small_data, tiny_training, tmp_path):
     truth, _ = read_training_table(small_data.train_root)
     folder = make_run(small_data.train_root, truth)
     assert run("find_label_errors", "--root", folder).code == 0
@@ -351,7 +349,7 @@ def test_training_does_not_delete_the_corrections_it_is_to_apply(run, make_run, 
     assert (folder / "corrections.csv").is_file()
 
 
-def test_all_18_classes_have_their_words():
+def test_descriptions_are_parts_of_class_names():
     people = pd.DataFrame(
         {"id": ["a"], "gender": [1], "gender_found": [0], "ageg": [2], "ageg_found": [2], "suspicion": [0.5]}
     )
