@@ -30,6 +30,7 @@ FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
+Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,6 @@ class ModelInfo:
     """The description of the weights in a checkpoint: enough to rebuild the network, to feed it and to rank it.
 
     The description of a bare state dict has no `fold`, `epoch` and `scores`.
-
-    Args:
-        training_counts: the number of training images per class, for each task that has classes.
-        training_age: the median age of the training images in years.
-        config: the options that the weights depend on.
     """
 
     task: str
@@ -60,9 +56,9 @@ class ModelInfo:
     monitor: str | None = None
     higher_is_better: bool | None = None
     split_fingerprint: str | None = None
-    training_counts: dict[str, list[int]] | None = None
-    training_age: float | None = None
-    config: dict[str, Any] | None = None
+    training_counts: dict[str, list[int]] | None = None  # images per class, for each task that has classes
+    training_age: float | None = None  # the median of the training images in years
+    config: dict[str, Any] | None = None  # the options that the weights depend on
     versions: dict[str, str] | None = None
 
     @property
@@ -73,11 +69,7 @@ class ModelInfo:
     def build(self) -> Network:
         """Return a network of this kind with random weights."""
         return create_model(
-            self.model_type,
-            task=self.task,
-            backbone=self.backbone,
-            image_size=self.image_size,
-            pretrained=False,
+            self.model_type, task=self.task, backbone=self.backbone, image_size=self.image_size, pretrained=False
         )
 
 
@@ -85,11 +77,8 @@ class ModelInfo:
 
 
 def write_tensors(path: Path, value: Any) -> None:
-    """Write tensors and plain values with `torch.save`; the file is whole or absent.
-
-    They are written to memory first, since torch hides a full disk behind an error of its own.
-    """
-    buffer = io.BytesIO()
+    """Write tensors and plain values with `torch.save`; the file is whole or absent."""
+    buffer = io.BytesIO()  # first, since torch hides a full disk behind an error of its own
     torch.save(value, buffer)
     atomic_write(path, lambda file: file.write(buffer.getbuffer()))
 
@@ -97,19 +86,14 @@ def write_tensors(path: Path, value: Any) -> None:
 def save_checkpoint(path: Path, network: nn.Module, info: ModelInfo) -> None:
     """Write weights and their description, to be loaded with `weights_only=True`; the file is whole or absent."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(info).items()}
-    content = {"format_version": FORMAT_VERSION, "info": plain, "state_dict": network.state_dict()}
-    write_tensors(path, content)
+    write_tensors(path, {"format_version": FORMAT_VERSION, "info": plain, "state_dict": network.state_dict()})
 
 
 def read_tensors(path: Path, advice: str | None = None) -> Any:
     """Return what `torch.save` wrote, with tensors on the CPU, without running code from the file.
 
-    Args:
-        path: the file.
-        advice: what to do if it cannot be read, for the message.
-
     Raises:
-        UserError: there is no such file, or torch cannot read it as plain weights.
+        UserError: there is no such file, or torch cannot read it as plain weights; the message ends with `advice`.
     """
     existing_checkpoint(path)
     head = b"?"
@@ -152,8 +136,7 @@ def _explain(error: Exception, head: bytes) -> str:
     if code or "TorchScript" in text:
         return f"it contains code, {code[1] if code else 'TorchScript'}, which was not run"
     if head[:1] == b"\x80":
-        truncated = "EOF" in text or "truncated" in text or isinstance(error, EOFError)
-        if truncated or OLD_FORMAT.startswith(head):
+        if "EOF" in text or "truncated" in text or isinstance(error, EOFError) or OLD_FORMAT.startswith(head):
             return DAMAGED
         return "it is a pickle without weights and may contain code, which was not run"
     if head[:2] == b"PK":
@@ -240,28 +223,19 @@ def _read_info(values: dict[str, Any], path: str | Path) -> ModelInfo:
 def load_weights(
     network: Network, weights: dict[str, Tensor], source: str | Path, kind: str, *, new_head: bool = False
 ) -> list[str]:
-    """Copy weights into a network.
+    """Copy a state dict into a network, and return the names and shapes of the weights that were left out.
 
-    Args:
-        network: the network, which is changed.
-        weights: a state dict with all its weights.
-        source: the file, for messages.
-        kind: the network, for messages.
-        new_head: copy only the backbone, and keep the head of the network.
-
-    Returns:
-        The names and shapes of weights that were left out, which only happens with `new_head`.
+    All weights must fit; with `new_head` those of the backbone, and the network keeps its head. `source` and `kind`
+    are the file and the network in messages.
 
     Raises:
         UserError: names or shapes differ, or weights are not finite; the message names the first ones.
     """
-    own = network.state_dict()
-    left_out = []
+    own, left_out = network.state_dict(), []
     if new_head:
         prefix = f"{network.backbone_name}."
         left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if not name.startswith(prefix)]
-        weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
-        own = {name: value for name, value in own.items() if name.startswith(prefix)}
+        weights, own = ({k: v for k, v in part.items() if k.startswith(prefix)} for part in (weights, own))
     different = [f"{name} is missing" for name in own if name not in weights]
     different += [f"{name} is not part of it" for name in weights if name not in own]
     different += [
@@ -288,26 +262,14 @@ def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
 
 
 class BestKeeper:
-    """Keeps the best N checkpoints in a folder.
+    """Keeps the best `top_n` checkpoints in a folder by the score `monitor`.
 
-    Of equal scores the earlier epoch ranks higher. NaN and infinite scores are never kept.
-
-    Args:
-        folder: the folder of the checkpoints.
-        top_n: the number of checkpoints to keep.
-        monitor: the name of the score.
-        higher_is_better: its direction.
-        kept: (epoch, score, file name) of the existing ones, best first.
+    Of equal scores the earlier epoch ranks higher. NaN and infinite scores are never kept. `kept` is (epoch, score,
+    file name) of the existing checkpoints, best first.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        top_n: int,
-        *,
-        monitor: str,
-        higher_is_better: bool,
-        kept: Sequence[tuple[int, float, str]] = (),
+        self, folder: Path, top_n: int, *, monitor: str, higher_is_better: bool, kept: Sequence[Kept] = ()
     ) -> None:
         self.folder, self.top_n, self.monitor = folder, top_n, monitor
         self.sign = -1 if higher_is_better else 1
@@ -320,14 +282,13 @@ class BestKeeper:
         """
         if not np.isfinite(value):
             return None
-        ranked = sorted([*self.kept, (epoch, value, checkpoint_name(epoch, self.monitor, value))], key=self._rank)
-        best = ranked[: self.top_n]
-        if all(kept[0] != epoch for kept in best):
+        entry = (epoch, value, checkpoint_name(epoch, self.monitor, value))
+        best = sorted([*self.kept, entry], key=lambda kept: (self.sign * kept[1], kept[0]))[: self.top_n]
+        if entry not in best:
             return None
-        path = self.folder / checkpoint_name(epoch, self.monitor, value)
-        save(path)
+        save(self.folder / entry[2])
         self.kept = best
-        return path
+        return self.folder / entry[2]
 
     def remove_others(self) -> None:
         """Delete the checkpoints that were replaced, and those of an epoch that was interrupted."""
@@ -335,6 +296,3 @@ class BestKeeper:
         for path in checkpoint_files(self.folder):
             if path.name not in names:
                 path.unlink()
-
-    def _rank(self, entry: tuple[int, float, str]) -> tuple[float, int]:
-        return self.sign * entry[1], entry[0]

@@ -17,11 +17,7 @@ def find_run(
 ) -> RunFolder:
     """Return the K-fold run in a folder, which is the run itself or holds one; by default where train.py saves.
 
-    Args:
-        root: the folder; None for the default one of the task.
-        task: the task; None if it was not typed.
-        model_type: the network of the run; None if it was not typed.
-        same_task: whether the run must have been trained on `task`. An ensemble may predict another one.
+    Options that were not typed are None. Without `same_task` the run may have been trained on another task than `task`.
 
     Raises:
         UserError: the folder or the run does not exist, there are several runs, or the run has another task.
@@ -35,7 +31,7 @@ def find_run(
 
 
 def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
-    folder = Path(root) if root else default_root() / task
+    folder = Path(root) if root else ROOT / TrainConfig.save_path / task
     advice = f"Train with: python train.py --task {task} --cv 5, or pass --root."
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. {advice}")
@@ -63,16 +59,12 @@ def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
 def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunFolder]:
     """Return the K-fold run in each folder, see `find_run`; by default all runs of the task where train.py saves.
 
-    Args:
-        roots: the folders; None for the default one.
-        task: the task of the runs; None if it was not typed.
-
     Raises:
         UserError: a run does not exist, or is named twice.
     """
     if roots and Path(",".join(roots)).is_dir():
         roots = (",".join(roots),)  # a folder with commas in its name
-    place = default_root() / (task or TrainConfig.task)
+    place = ROOT / TrainConfig.save_path / (task or TrainConfig.task)
     roots = roots or sorted(map(str, place.glob(f"{KFOLD}*")))
     if not roots:
         raise UserError(f"There are no runs in {place}. Pass --root with the runs to use.")
@@ -84,12 +76,8 @@ def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunF
 
 
 def find_single(task: str, model_type: str) -> Path:
-    """Return the folder of the single run of a task and network that train.py saved by default.
-
-    Raises:
-        UserError: it has no checkpoint.
-    """
-    run = RunFolder.of(default_root(), task, model_type, cv=1)
+    """Return the folder of the single run that train.py saved by default; raise a UserError without a checkpoint."""
+    run = RunFolder.of(ROOT / TrainConfig.save_path, task, model_type, cv=1)
     if not checkpoint_files(run.fold(0)):
         raise UserError(
             f"There is no single-run checkpoint in {run.fold(0)}. Train one with: python train.py --task {task} "
@@ -98,17 +86,8 @@ def find_single(task: str, model_type: str) -> Path:
     return run.path
 
 
-def default_root() -> Path:
-    """Return the folder in which train.py saves by default."""
-    return ROOT / TrainConfig.save_path
-
-
 def existing_checkpoint(path: str | Path) -> Path:
-    """Return the path of a checkpoint after checking that it is a file.
-
-    Raises:
-        UserError: there is no such file.
-    """
+    """Return the path of a checkpoint, or raise a UserError if there is no such file."""
     if not Path(path).is_file():
         raise UserError(f"There is no checkpoint file {path}. Pass an existing one.")
     return Path(path)

@@ -24,37 +24,21 @@ Sign = tuple[int, int]  # inode and time of the last change
 class FoldLocks:
     """The locks of some folds: files that name their owner and that it touches regularly, by `filelock`.
 
-    filelock removes the lock of a dead process of this machine at once. Three parts are added to it here, because it
-    waits for one lock after another, cannot replace a lock on file systems without atomic exchange, such as NFS, and
-    never removes an empty lock, which a power cut leaves:
-
-    - All locks of other machines are watched at the same time. No clocks are compared, since they may differ.
-    - A lock without a sign of life is moved aside, which only one of several processes can do.
-    - The messages for the user.
-
-    Machines that share a disk need different host names.
-
-    Args:
-        names: the name of what each lock file locks, for messages.
+    filelock removes the lock of a dead process of this machine at once. But it waits for one lock after another, cannot
+    replace a lock on file systems without atomic exchange, such as NFS, and never removes an empty lock, which a power
+    cut leaves. So all locks of other machines are watched here at the same time, without comparing clocks, which may
+    differ, and a lock without a sign of life is moved aside, which only one of several processes can do. Machines that
+    share a disk need different host names. `names` are of what each lock file locks, for messages.
     """
 
     def __init__(self, names: Mapping[Path, str]) -> None:
         self.names = dict(names)
-        self.leases = {path: self._lease(path) for path in names}
         self.losses: list[LeaseCompromise] = []
-
-    def _lease(self, path: Path) -> SoftFileLease:
-        return SoftFileLease(path, lease_duration=LEASE, heartbeat_interval=BEAT, on_compromise=self._note_loss)
-
-    def _note_loss(self, loss: LeaseCompromise) -> None:
-        self.losses.append(loss)
+        timing = {"lease_duration": LEASE, "heartbeat_interval": BEAT}
+        self.leases = {path: SoftFileLease(path, on_compromise=self.losses.append, **timing) for path in names}
 
     def check(self) -> None:
-        """Check that no other run holds a lock, and remove the locks of dead ones.
-
-        Raises:
-            UserError: a lock is held; the message names the owner.
-        """
+        """Remove the locks of dead runs, and raise a UserError that names the owner if another run holds a lock."""
         signs = {}
         for path, lease in self.leases.items():
             sign = _sign_of_life(path)
@@ -90,12 +74,14 @@ class FoldLocks:
                 if not self._acquire(path):
                     raise UserError(f"{self.names[path]} was locked by another run at the same moment. Start again.")
         except BaseException:
-            self._release()
+            self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._release()
+        for lease in self.leases.values():
+            with suppress(OSError):  # on a disk that became read-only the lock stays, and is stale
+                lease.release()
 
     def raise_if_lost(self) -> None:
         """Stop a run that lost a lock, as after a minute without a sign of life.
@@ -116,8 +102,7 @@ class FoldLocks:
 
     def _acquire(self, path: Path) -> bool:
         """Acquire a lock that is free or whose owner was a process of this machine that is dead."""
-        lease = self.leases[path]
-        owner = lease.owner
+        lease, owner = self.leases[path], self.leases[path].owner
         for _ in range(2):  # some systems remove a stale lock in the first attempt
             try:
                 lease.acquire(blocking=False)
@@ -131,11 +116,6 @@ class FoldLocks:
                 print(f"Removed the stale lock of {self.names[path]}, held by process {owner.pid} on {owner.hostname}.")
             return True
         return False
-
-    def _release(self) -> None:
-        for lease in self.leases.values():
-            with suppress(OSError):  # on a disk that became read-only the lock stays, and is stale
-                lease.release()
 
     def _remove_stale(self, path: Path, before: Sign) -> None:
         aside = path.with_name(f"{TEMPORARY}{path.name[1:]}-{os.getpid()}")

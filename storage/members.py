@@ -31,37 +31,26 @@ class Expected:
 
 @dataclass(frozen=True)
 class Member:
-    """The weights of one network in a prediction.
-
-    Args:
-        path: the checkpoint.
-        info: its description.
-        fold: the fold whose folder it lies in; None for a single file.
-    """
+    """The weights of one network in a prediction: a checkpoint and its description."""
 
     path: Path
     info: ModelInfo
-    fold: int | None = None
+    fold: int | None = None  # whose folder the checkpoint lies in; None for a single file
 
     def load(self) -> Network:
         """Return the network with its weights."""
-        weights, _ = load_checkpoint(self.path)
-        network = self.info.build()
-        kind = f"{self.info.model_type} ({self.info.backbone}, task {self.info.task})"
-        load_weights(network, weights, self.path, kind)
+        network, info = self.info.build(), self.info
+        kind = f"{info.model_type} ({info.backbone}, task {info.task})"
+        load_weights(network, load_checkpoint(self.path)[0], self.path, kind)
         return network
 
 
 def open_member(
     path: Path, expected: Expected = Expected(), *, named_after: str | None = None, fold: int | None = None
 ) -> Member:
-    """Return the member in a file after comparing its description with the options.
+    """Return the member in a file after comparing its description with the options, which describe a bare state dict.
 
-    Args:
-        path: a checkpoint or a bare state dict, which the options describe.
-        expected: the options.
-        named_after: the network that the folder is named after, if it is.
-        fold: the fold whose folder the file lies in.
+    `named_after` is the network that the folder is named after, if it is; `fold` the one whose folder the file lies in.
 
     Raises:
         UserError: the file cannot be read, or an option contradicts it.
@@ -108,11 +97,7 @@ def find_members(
 ) -> list[Member]:
     """Return the best `top_k` checkpoints of every fold of a K-fold run, fold by fold, best first.
 
-    Args:
-        run: the run.
-        expected: the options that the checkpoints must agree with.
-        top_k: the number of checkpoints per fold.
-        folds: the folds; None for all.
+    `folds` None stands for all folds.
 
     Raises:
         UserError: a fold is missing or has fewer checkpoints, or the members do not fit each other.

@@ -28,9 +28,11 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
         return False
     earlier = read_json(run.config, ("task", "cv", "epochs"))
     if not config.resume:
+        counts, folds, epochs = run.epochs_done().values(), earlier["cv"], earlier["epochs"]
         raise UserError(
-            f"{run.path} already holds a run ({_describe_progress(run, earlier)}). Pass --resume to continue it, "
-            "--overwrite to delete it and train again, or another --save-path."
+            f"{run.path} already holds a run ({len(run.finished(epochs))} of {folds} folds finished, {sum(counts)} of "
+            f"{folds * epochs} epochs). Pass --resume to continue it, --overwrite to delete it and train again, or "
+            "another --save-path."
         )
     changed = changed_options(earlier, config)
     if changed:
@@ -55,27 +57,16 @@ def _check_overwrite(run: RunFolder, config: TrainConfig) -> None:
         )
 
 
-def _describe_progress(run: RunFolder, earlier: dict[str, Any]) -> str:
-    counts = run.epochs_done().values()
-    done = sum(count == earlier["epochs"] for count in counts)
-    return f"{done} of {earlier['cv']} folds finished, {sum(counts)} of {earlier['cv'] * earlier['epochs']} epochs"
-
-
 def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
     """Return the options that differ from an earlier config.json and must not, each with both values."""
     paths = {f.name for f in options(TrainConfig) if f.metadata["path"]}
     before = {f.name: f.default for f in options(TrainConfig)} | earlier  # new options had their default
-
-    def same(name: str, now: Any) -> bool:
-        if name in paths and before[name] and now:
-            return True  # files may be moved: fingerprints compare their content
-        return before[name] == now
-
-    return [
-        f"{flag(name)} was {before[name]} and is {value}"
-        for name, value in lasting_options(config).items()
-        if not same(name, value)
-    ]
+    changed = []
+    for name, now in lasting_options(config).items():
+        moved = name in paths and before[name] and now  # fingerprints compare the content of files
+        if before[name] != now and not moved:
+            changed.append(f"{flag(name)} was {before[name]} and is {now}")
+    return changed
 
 
 def lasting_options(config: Config) -> dict[str, Any]:

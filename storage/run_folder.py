@@ -13,16 +13,7 @@ from cli.options import options
 from config import TrainConfig
 from data.tasks import TASKS
 from storage.lock import FoldLocks
-from utils import (
-    UserError,
-    atomic_write,
-    first_line,
-    make_folder,
-    read_json,
-    remove_leftovers,
-    remove_tree,
-    write_text,
-)
+from utils import UserError, atomic_write, first_line, make_folder, read_json, remove_leftovers, write_text
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 LOG, OOF = "log.csv", "oof.csv"  # of a run, and of each fold
@@ -40,7 +31,7 @@ class RunFolder:
     """The folder of one run, `<save path>/<task>/kfold-ensemble-<network>` or `.../single-<network>`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path, self.name = Path(path), Path(path).name
         self.config, self.split = self.path / "config.json", self.path / "split.json"
         self.log, self.oof, self.summary = self.path / LOG, self.path / OOF, self.path / "summary.json"
         self.unreadable, self.report = self.path / UNREADABLE_LIST, self.path / "report.html"
@@ -49,11 +40,6 @@ class RunFolder:
     def of(cls, save_path: str | Path, task: str, model_type: str, *, cv: int) -> RunFolder:
         """Return the folder in which training with these options saves."""
         return cls(Path(save_path) / task / f"{KFOLD if cv > 1 else SINGLE}{model_type}")
-
-    @property
-    def name(self) -> str:
-        """The name of the folder."""
-        return self.path.name
 
     def fold(self, number: int) -> Path:
         """Return the folder of one fold."""
@@ -88,10 +74,6 @@ class RunFolder:
         found = {path.name.removeprefix("fold"): path for path in self.path.glob("fold*") if path.is_dir()}
         return {int(digits): found[digits] for digits in sorted(found) if digits.isdecimal()}
 
-    def clear(self) -> None:
-        """Delete the run in this folder, if there is one."""
-        remove_tree(self.path)
-
     def prepare(self, numbers: Iterable[int]) -> None:
         """Make the folders of some folds, which must be locked, and delete the files of interrupted writes."""
         for number in numbers:
@@ -113,12 +95,11 @@ class RunFolder:
         Raises:
             UserError: config.json is missing, damaged, or not of train.py.
         """
-        values = read_json(self.config, ("task", "cv", "epochs"))
-        known = {f.name: values[f.name] for f in options(TrainConfig) if f.name in values}
+        values, known = read_json(self.config, ("task", "cv", "epochs")), {}
         for f in options(TrainConfig):
-            choices = f.metadata["choices"]
-            if f.name in FREE_OPTIONS and choices and known.get(f.name) not in (None, *choices):
-                del known[f.name]
+            choices = f.metadata["choices"] if f.name in FREE_OPTIONS else None
+            if f.name in values and not (choices and values[f.name] not in (None, *choices)):
+                known[f.name] = values[f.name]
         try:
             return TrainConfig(**{**known, "folds": None, "resume": False})
         except (UserError, TypeError) as error:
@@ -127,41 +108,25 @@ class RunFolder:
             ) from None
 
     def read_split(self) -> dict[str, Any]:
-        """Return split.json: `folds`, and `fingerprint`, which runs share if each person is in the same fold of both.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """Return split.json: `folds`, and `fingerprint`, which runs share if everyone is in the same fold of both."""
         return read_json(self.split, ("fingerprint", "folds"))
 
     def read_summary(self) -> dict[str, Any]:
-        """Return summary.json.
-
-        Raises:
-            UserError: it is missing, damaged, or of an earlier version.
-        """
+        """Return summary.json; a UserError says how to write one that is missing, damaged or of an earlier version."""
         try:
             return read_json(self.summary, ("oof", "folds", "estimates"))
         except UserError as error:
             raise UserError(f"{error} Write it again with: {self._how_to_join()}") from None
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the fingerprints of the data that the run was started with.
-
-        They are `split`, `labels` (images and their labels), `load_state_dict` and `pseudo_labels`. Runs of earlier
-        versions may lack some.
-        """
+        """Return the fingerprints of the data that the run was started with; runs of earlier versions may lack some."""
         return read_json(self.config).get("fingerprints", {})
 
     # ------------------------------------------------------------------------------------------------ progress
 
     def epochs_done(self) -> dict[int, int]:
         """Return the number of trained epochs of each fold that has a log."""
-        return {k: self._epochs_of(k) for k in self.folds() if self.fold_log(k).is_file()}
-
-    def _epochs_of(self, number: int) -> int:
-        path = self.fold_log(number)
-        return len(_read_rows(path, ())) if path.is_file() else 0
+        return {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
 
     def finished(self, epochs: int) -> list[int]:
         """Return the folds of which all epochs are trained."""
@@ -177,11 +142,7 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------ tables
 
     def check_tables(self, task: str, epochs: int) -> None:
-        """Check the files that the summary is made from, before hours of training.
-
-        Raises:
-            UserError: one of them is damaged.
-        """
+        """Raise a UserError if a file that the summary is made from is damaged, before hours of training."""
         self.read_split()
         for number in self.folds():
             if self.fold_log(number).is_file():
@@ -196,10 +157,7 @@ class RunFolder:
         Raises:
             UserError: no epoch is trained, or a file is damaged.
         """
-        parts = [_read_rows(self.fold_log(k), log_columns(task)) for k in self.folds() if self.fold_log(k).is_file()]
-        if not parts:
-            raise UserError(f"No epoch of {self.path} is trained. Train it with train.py.")
-        return pd.concat(parts, ignore_index=True)
+        return self._join(self.fold_log, self.folds(), log_columns(task))
 
     def read_oof(self, task: str) -> pd.DataFrame:
         """Return oof.csv, the out-of-fold predictions: ImageID, person, fold, label, pred, p0, ...
@@ -227,28 +185,26 @@ class RunFolder:
 
     def join_logs(self, task: str) -> pd.DataFrame:
         """Write log.csv from the logs of all folds, and return it."""
-        return self._join(self.fold_log, self.folds(), self.log, log_columns(task))
+        return _write_rows(self.log, self.read_log(task))
 
     def join_oof(self, task: str, numbers: Iterable[int]) -> pd.DataFrame:
         """Write oof.csv from the out-of-fold predictions of some folds, and return it."""
-        return self._join(self.fold_oof, numbers, self.oof, oof_columns(task))
+        return _write_rows(self.oof, self._join(self.fold_oof, numbers, oof_columns(task)))
 
-    def _join(
-        self, part: Callable[[int], Path], numbers: Iterable[int], whole: Path, columns: Sequence[str]
-    ) -> pd.DataFrame:
+    def _join(self, part: Callable[[int], Path], numbers: Iterable[int], columns: Sequence[str]) -> pd.DataFrame:
         parts = [_read_rows(part(k), columns) for k in numbers if part(k).is_file()]
-        table = pd.concat(parts, ignore_index=True)
-        write_text(whole, table.to_csv(index=False, float_format="%.8g"))
-        return table
+        if not parts:
+            raise UserError(f"No epoch of {self.path} is trained. Train it with train.py.")
+        return pd.concat(parts, ignore_index=True)
 
     def write_fold_log(self, number: int, rows: list[dict[str, Any]]) -> None:
         """Write the log of one fold, and log.csv from the logs of all folds."""
-        write_text(self.fold_log(number), pd.DataFrame(rows).to_csv(index=False, float_format="%.8g"))
-        self._join(self.fold_log, self.folds(), self.log, ())
+        _write_rows(self.fold_log(number), pd.DataFrame(rows))
+        _write_rows(self.log, self._join(self.fold_log, self.folds(), ()))
 
     def write_fold_oof(self, number: int, rows: pd.DataFrame) -> None:
         """Write the out-of-fold predictions of one fold."""
-        write_text(self.fold_oof(number), rows.to_csv(index=False, float_format="%.8g"))
+        _write_rows(self.fold_oof(number), rows)
 
     def write_epoch_predictions(self, number: int, epoch: int, predictions: np.ndarray) -> None:
         """Write an epoch's predictions of a fold's validation images, `(N, C)` in the order of its oof.csv."""
@@ -256,23 +212,16 @@ class RunFolder:
         atomic_write(path, lambda file: np.save(file, predictions.astype(np.float32)))
 
     def read_epoch_predictions(self, number: int, rows: int, task: str, epochs: int) -> np.ndarray | None:
-        """Return the predictions of a fold's epochs, `(E, N, C) float32`.
+        """Return the predictions of a fold's epochs, `(epochs, rows, outputs of the task) float32`.
 
-        Args:
-            number: the fold.
-            rows: the number N of validation images.
-            task: the task, which has C outputs.
-            epochs: the number E of epochs of the run.
-
-        Returns:
-            None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do.
+        None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do.
 
         Raises:
             UserError: a file is damaged.
         """
         shape = (rows, TASKS[task].outputs)
         paths = [self._epoch_file(number, k + 1) for k in range(epochs)]
-        if self._epochs_of(number) != epochs or not all(path.is_file() for path in paths):
+        if number not in self.finished(epochs) or not all(path.is_file() for path in paths):
             return None
         predictions = np.empty((len(paths), *shape), np.float32)
         for path, epoch in zip(paths, predictions, strict=True):
@@ -315,6 +264,11 @@ def prediction_columns(task: str, probabilities: np.ndarray) -> pd.DataFrame:
 def labels_and_predictions(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels `(N,)` and the predictions `(N, C)` in rows of oof.csv."""
     return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(TASKS[task].outputs)]].to_numpy(np.float64)
+
+
+def _write_rows(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    write_text(path, rows.to_csv(index=False, float_format="%.8g"))
+    return rows
 
 
 def _read_rows(

@@ -32,6 +32,7 @@ from utils import (
     first_line,
     make_folder,
     process_number,
+    remove_tree,
     shorten_list,
     write_json,
     write_text,
@@ -228,7 +229,7 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         if config.resume:
             print(f"Found nothing to resume in {run.path}, starting the run.")
         if config.overwrite:
-            run.clear()
+            remove_tree(run.path)
         make_folder(run.path)
         write_json(run.split, data.split.as_dict())
         write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})

@@ -83,7 +83,7 @@ def test_a_held_lock_names_its_owner(path):
 def test_the_lock_of_a_killed_process_is_removed(path, capsys):
     owner = run_python(
         "import os, pathlib, storage.lock",
-        f"storage.lock.FoldLocks({{pathlib.Path({str(path)!r}): 'a'}}).__enter__()",
+        f"held = storage.lock.FoldLocks({{pathlib.Path({str(path)!r}): 'a'}}).__enter__()",
         "os.kill(os.getpid(), 9)",
     )
     owner.wait()
