@@ -33,7 +33,7 @@ def submit(config: EnsembleConfig, context: Context) -> None:
     images = read_prediction_list(config.data_root)
 
     # Torch takes seconds to import, so missing files are reported before.
-    from inference.predict import PredictionSettings, open_recipe, predict_images
+    from inference.predict import OPTIONS, PredictionSettings, open_recipe, predict_images
     from inference.submission import reserve_folder, write_prediction
     from storage.members import Expected, find_members
     from training.distributed import Processes
@@ -51,18 +51,9 @@ def submit(config: EnsembleConfig, context: Context) -> None:
         if run.unfinished():
             print(f"Some folds of {run.path} are not fully trained: {shorten_list(run.unfinished())}.")
     folder = Path(config.save_path) / task / name
-    settings = PredictionSettings.choose(
-        Processes.from_environment(),
-        device=config.device,
-        precision=config.precision,
-        views=recipe.tta if recipe else config.tta,
-        batch_size=config.batch_size,
-        workers=config.num_workers,
-        transform_type=config.transform_type,
-        members_at_once=config.members_at_once,
-        max_megapixels=config.max_megapixels,
-        on_bad_image=config.on_bad_image,
-    )
+    options = {name: getattr(config, name) for name in (*OPTIONS, "members_at_once")}
+    views = recipe.tta if recipe else config.tta
+    settings = PredictionSettings.choose(Processes.from_environment(), views=views, **options)
     with reserve_folder(folder / "members"):
         prediction = predict_images(members, tasks, images, settings, context)
     if not settings.dist.is_main:

@@ -31,7 +31,7 @@ def submit(config: SingularConfig, context: Context) -> None:
     images = read_prediction_list(config.data_root)
 
     # Torch takes seconds to import, so missing files are reported before.
-    from inference.predict import PredictionSettings, predict_images
+    from inference.predict import OPTIONS, PredictionSettings, predict_images
     from inference.submission import name_prediction, reserve_folder, write_prediction
     from storage.members import Expected, find_best, open_member
     from training.distributed import Processes
@@ -40,17 +40,8 @@ def submit(config: SingularConfig, context: Context) -> None:
     member = find_best(place, expected) if place.is_dir() else open_member(place, expected)
     task = expected.task or member.info.task
     folder = Path(config.save_path) / task / name_prediction(place, member)
-    settings = PredictionSettings.choose(
-        Processes.from_environment(),
-        device=config.device,
-        precision=config.precision,
-        views=config.tta,
-        batch_size=config.batch_size,
-        workers=config.num_workers,
-        transform_type=config.transform_type,
-        max_megapixels=config.max_megapixels,
-        on_bad_image=config.on_bad_image,
-    )
+    options = {name: getattr(config, name) for name in OPTIONS}
+    settings = PredictionSettings.choose(Processes.from_environment(), views=config.tta, **options)
     with reserve_folder(folder / "members"):
         prediction = predict_images([member], [task], images, settings, context)
     if settings.dist.is_main:

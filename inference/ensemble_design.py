@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,24 +54,25 @@ def design_ensemble(
     soups: bool,
     calibrated: bool,
 ) -> None:
-    """Choose an ensemble and write its recipe, the table of all votes and a page about them.
+    """Choose an ensemble and write its recipe, the table of all votes and a page.
 
     Args:
-        runs: the runs.
-        validation: the images that they were scored on.
-        scorer: scores predictions of them.
-        folder: where to write.
+        validation, scorer: predict the images that folds held out, and score predictions of them.
         top_k: the largest number of checkpoints per fold.
         soups: whether to try averaged weights.
         calibrated: whether to calibrate the probabilities.
     """
-    task, views = scorer.task, validation.settings.views
+    task, monitor = scorer.task, scorer.record.monitor
     voters = list_voters(runs, task)
-    rows = compare_votes(voters, scorer, top_k=top_k, views=views)
-    print_votes(rows, scorer.record.monitor)
-    _clear_earlier(folder)
+    rows = compare_votes(voters, scorer, top_k=top_k, views=validation.settings.views)
+    print_votes(rows, monitor)
+    if (folder / RECIPE).is_file():
+        print(f"Replacing the earlier recipe in {folder}.")
+        (folder / RECIPE).unlink()
+    remove_tree(folder / "soups")  # after the recipe that names them
     write_text(folder / "table.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
-    mean, views = choose_mean(rows, scorer)
+    best = max((row for row in rows if row["method"] in MEANS), key=lambda row: scorer.sign * row[monitor])
+    mean, views = best["method"], best["views"]
     validation = replace(validation, settings=replace(validation.settings, views=views))
     candidates = [
         Candidate(voter, rank, voter.of_rank(rank), each)
@@ -83,52 +84,43 @@ def design_ensemble(
         candidates += make_soups(voter, validation, scorer, folder / "soups", f"run{number}")
     library = Library([each.answers for each in candidates], mean, years=scorer.record.regression)
     selection = select_members(candidates, library, scorer, top_k)
-    calibration = calibrate(library, selection, scorer) if calibrated else Calibration()
+    temperature, offsets, scores = calibrate(library, selection, scorer) if calibrated else (1.0, None, {})
     taken = [(each, weight) for each, weight in zip(candidates, selection.weights, strict=True) if weight > 0]
+    made = {"runs": [str(run.folder.path.resolve()) for run in runs], "top_k": top_k, "seed": scorer.seed}
+    made |= {"people": len(np.unique(scorer.people)), "images": len(scorer.labels), "versions": library_versions()}
     recipe = {
         "format": RECIPE_FORMAT,
         "task": task,
         "tta": views,
         "mean": mean,
-        "temperature": calibration.temperature,
-        "offsets": calibration.offsets,
+        "temperature": temperature,
+        "offsets": offsets,
         "members": list_members(taken, folder, task),
-        "scores": {**selection.scores, **calibration.scores},
-        "made": _describe(runs, scorer, top_k),
+        "scores": {**selection.scores, **scores},
+        "made": made,
     }
     write_json(folder / RECIPE, recipe)
-    about = f"{recipe['made']['people']} people, {len(scorer.labels)} images, each predicted by folds that held it out."
+    about = f"{made['people']} people, {made['images']} images, each predicted by folds that held it out."
     write_ensemble(folder / "ensemble.html", rows, recipe, gain=describe_difference(selection.gain), about=about)
-    _print_recipe(folder, views, _measure_seconds(runs, [each for each, _ in taken]))
+    print_recipe(folder, views, taken)
 
 
-def _print_recipe(folder: Path, views: int, seconds: Sequence[float]) -> None:
-    """Print the cost of a recipe and how to use it; `seconds` are those of each checkpoint for a view."""
+def print_recipe(folder: Path, views: int, taken: Sequence[tuple[Candidate, float]]) -> None:
+    """Print how fast the checkpoints of the taken candidates predict, and how to use their recipe."""
+    # Soups are as fast as the checkpoints of their run. The runs of a joint voter have different tasks.
+    seconds = {
+        member.path: run.seconds
+        for each, _ in taken
+        for run in each.voter.runs
+        for member in each.members
+        if member.info.task == run.task
+    }
     print(
         f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
-        f"{1 / (views * sum(seconds)):.3g} images/s on this machine. Predict with:\n"
+        f"{1 / (views * sum(seconds.values())):.3g} images/s on this machine. Predict with:\n"
         f"  python submit_ensemble.py --recipe {shlex.quote(str(folder / RECIPE))}\n"
         f"Report: {folder / 'ensemble.html'}"
     )
-
-
-def _clear_earlier(folder: Path) -> None:
-    """Remove an earlier recipe, before the soups that it names."""
-    if (folder / RECIPE).is_file():
-        print(f"Replacing the earlier recipe in {folder}.")
-        (folder / RECIPE).unlink()
-    remove_tree(folder / "soups")
-
-
-def _describe(runs: Sequence[OofRun], scorer: Scorer, top_k: int) -> dict[str, Any]:
-    return {
-        "runs": [str(run.folder.path.resolve()) for run in runs],
-        "top_k": top_k,
-        "seed": scorer.seed,
-        "people": len(np.unique(scorer.people)),
-        "images": len(scorer.labels),
-        "versions": library_versions(),
-    }
 
 
 # ------------------------------------------------------------------------------------------------ ways to vote
@@ -137,9 +129,8 @@ def _describe(runs: Sequence[OofRun], scorer: Scorer, top_k: int) -> dict[str, A
 def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views: int) -> list[dict[str, Any]]:
     """Return the score and cost of each run with 1 to `top_k` members per fold, 1 to `views` views and each vote.
 
-    Returns:
-        The rows of table.csv; one is marked as the best, and the cheapest that a paired comparison cannot distinguish
-        from it.
+    They are the rows of table.csv. One is marked as the best, and the cheapest that a paired comparison cannot
+    distinguish from it.
     """
     monitor = scorer.record.monitor
     rows, measured = [], []
@@ -170,7 +161,7 @@ def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndar
     if len(members) == 1:  # all methods are the same
         return {"arithmetic": members[0]}
     found = {
-        "arithmetic": voting.arithmetic_mean(members),
+        "arithmetic": members.mean(axis=0),
         "geometric": voting.geometric_mean(members, years=scorer.record.regression),
     }
     if not voter.joint:  # else the scores are those of several tasks
@@ -214,31 +205,17 @@ def print_votes(rows: Sequence[dict[str, Any]], monitor: str) -> None:
     print("cheapest: the least work among those that a paired comparison cannot distinguish from the best.")
 
 
-def choose_mean(rows: Sequence[dict[str, Any]], scorer: Scorer) -> tuple[str, int]:
-    """Return the mean and the number of views of the best row that a recipe can use."""
-    means = [row for row in rows if row["method"] in MEANS]
-    best = max(means, key=lambda row: scorer.sign * row[scorer.record.monitor])
-    return best["method"], best["views"]
-
-
 # ------------------------------------------------------------------------------------------------ members
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice of candidates.
+    """A choice of candidates."""
 
-    Args:
-        weights: `(U,)`, one for each candidate; they sum to 1.
-        choose: the function that chose them, which can choose by other rows.
-        scores: of both ways to choose, for recipe.json.
-        gain: how much better greedy selection is on people it was not made on.
-    """
-
-    weights: np.ndarray
-    choose: Callable[[Rows], np.ndarray]
-    scores: dict[str, Any]
-    gain: Estimate
+    weights: np.ndarray  # (U,), one for each candidate; they sum to 1
+    choose: Callable[[Rows], np.ndarray]  # chose them, and can choose by other rows
+    scores: dict[str, Any]  # of both ways to choose, for recipe.json
+    gain: Estimate  # how much better greedy selection is on people it was not made on
 
 
 def select_members(candidates: Sequence[Candidate], library: Library, scorer: Scorer, top_k: int) -> Selection:
@@ -281,17 +258,14 @@ def _choose_mix(library: Library, choose: Callable[[Rows], np.ndarray], rows: Ro
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """The temperature and the offsets `(C,)` of the log probabilities, and their scores for recipe.json."""
+def calibrate(
+    library: Library, selection: Selection, scorer: Scorer
+) -> tuple[float, list[float] | None, dict[str, Any]]:
+    """Fit a temperature and offsets, and keep each only if it is not worse on people it was not fitted on.
 
-    temperature: float = 1.0
-    offsets: list[float] | None = None
-    scores: dict[str, Any] = field(default_factory=dict)
-
-
-def calibrate(library: Library, selection: Selection, scorer: Scorer) -> Calibration:
-    """Fit a temperature and offsets, and keep each only if it is not worse on people it was not fitted on."""
+    Returns:
+        The temperature, 1 if unused; the offsets `(C,)` of the log probabilities, or None; scores for recipe.json.
+    """
 
     def fit(temper: bool, move: bool, rows: Rows) -> Mix:
         mix = _choose_mix(library, selection.choose, rows)
@@ -315,25 +289,16 @@ def calibrate(library: Library, selection: Selection, scorer: Scorer) -> Calibra
         f"{after.value}, without {before.value.value:.4f}, {describe_difference(gain)}: "
         f"{'used' if move else 'not used'}"
     )
-    scores = {
-        "log_loss": losses,
-        "offsets_other_people": as_plain(scorer.task, after.scores),
-        "offsets_gain": vars(gain),
-    }
-    return Calibration(temperature, offsets.tolist() if move else None, {"calibration": scores})
+    scores = {"log_loss": losses, "offsets_other_people": as_plain(scorer.task, after.scores)}
+    scores["offsets_gain"] = vars(gain)
+    return temperature, offsets.tolist() if move else None, {"calibration": scores}
 
 
 # ------------------------------------------------------------------------------------------------ recipe
 
 
 def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: str) -> list[dict[str, Any]]:
-    """Return the members of a recipe, each checkpoint once.
-
-    Args:
-        taken: the candidates with their weights.
-        folder: the folder of the recipe, which paths are relative to.
-        task: the task of the recipe.
-    """
+    """Return the members of a recipe in `folder` from candidates with their weights, each checkpoint once."""
     entries: dict[tuple[Path, int | None], dict[str, Any]] = {}
     for number, (candidate, weight) in enumerate(taken):
         joint = number if candidate.voter.joint else None
@@ -355,11 +320,3 @@ def _relative_path(folder: Path, path: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive of Windows
         return str(path)
-
-
-def _measure_seconds(runs: Sequence[OofRun], candidates: Sequence[Candidate]) -> list[float]:
-    """Return the seconds that each checkpoint of some candidates takes for a view."""
-    known = {member.path: run.seconds for run in runs for fold in run.members for member in fold}
-    members = {member.path: each for each in candidates for member in each.members}
-    # Soups are as fast as the checkpoints of their run.
-    return [known.get(path, each.voter.runs[0].seconds) for path, each in members.items()]

@@ -18,7 +18,7 @@ from data.images import needed_side
 from data.prepare import Data, prepare_images, read_tables
 from data.split import Fold, Split
 from data.tasks import TASKS
-from inference.predict import PredictionSettings, build_transforms, check_finite, load_networks, predict_views
+from inference.predict import Networks, PredictionSettings, build_transforms, check_finite, predict_views
 from inference.recipe import covers_main, join_parts, make_part
 from storage.find_runs import checkpoint_files
 from storage.members import Member, find_members
@@ -28,19 +28,12 @@ from utils import UserError, shorten_list
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A finished K-fold run.
-
-    Args:
-        folder: its folder.
-        config: its options.
-        folds: the people of each fold.
-        members: of each fold, best first.
-    """
+    """A finished K-fold run."""
 
     folder: RunFolder
     config: TrainConfig
     folds: list[Fold]
-    members: list[list[Member]]
+    members: list[list[Member]]  # of each fold, best first
 
     @property
     def task(self) -> str:
@@ -69,18 +62,14 @@ class TrainedRun:
 
 @dataclass(frozen=True, eq=False)
 class OofRun(TrainedRun):
-    """A run with its out-of-fold predictions.
+    """A run with its out-of-fold predictions `answers`, `(S, R, V, N, C)`.
 
-    Args:
-        rows: the images that each fold validates.
-        answers: `(S, R, V, N, C)`: S folds predict each image, all of them with --valid-root and else one, with R
-            members each, best first, in V views.
-        seconds: what a network takes for a view.
+    S folds predict each image, all of them with --valid-root and else one, with R members each, best first, in V views.
     """
 
-    rows: Sequence[np.ndarray]
+    rows: Sequence[np.ndarray]  # the images that each fold validates
     answers: np.ndarray
-    seconds: float
+    seconds: float  # of a network for a view
 
     def ranked(self, views: int) -> np.ndarray:
         """Return the mean predictions over the first views, `(R, S, N, C)`."""
@@ -89,11 +78,9 @@ class OofRun(TrainedRun):
 
 @dataclass(frozen=True, eq=False)
 class Voter:
-    """A run, or runs of several tasks that predict main together: each attribute by the run that was trained on it.
+    """A run, or joint runs of several tasks that predict main: each attribute by the run that was trained on it.
 
-    Args:
-        runs: the runs.
-        joint: whether they are joined; the run of main, if any, predicts the attributes that have no run.
+    Of joint runs, the run of main, if any, predicts the attributes that have no run.
     """
 
     runs: list[OofRun]
@@ -137,19 +124,12 @@ class Voter:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Members that are selected together: those of one rank of all folds, or the soups of the folds.
-
-    Args:
-        voter: their run.
-        rank: their rank; None for soups.
-        members: the members.
-        answers: their out-of-fold predictions, `(S, N, C)`.
-    """
+    """Members that are selected together: those of one rank of all folds, or the soups of the folds."""
 
     voter: Voter
-    rank: int | None
+    rank: int | None  # None for soups
     members: list[Member]
-    answers: np.ndarray
+    answers: np.ndarray  # out-of-fold predictions, (S, N, C)
 
     def __str__(self) -> str:
         return f"{self.voter.name}, {'soups' if self.rank is None else f'rank {self.rank + 1}'}"
@@ -215,11 +195,7 @@ def read_data(
     valid_root: str | Path | None = None,
     corrections: str | Path | None = None,
 ) -> Data:
-    """Return the images that all runs were trained on.
-
-    Args:
-        runs: the runs.
-        train_root, valid_root, corrections: where the data are now; None for the place at the time of the training.
+    """Return the images that all runs were trained on, from where they are now or else were in training.
 
     Raises:
         UserError: the runs were trained on different data, or the data have changed.
@@ -233,19 +209,17 @@ def read_data(
                 f"{prints[0]}). Pass runs on the same data."
             )
     config = first.config
+    train_root, valid_root = train_root or config.train_root, valid_root or config.valid_root
+    corrections = corrections or config.corrections
     tables = read_tables(
-        train_root=train_root or config.train_root,
-        valid_root=valid_root or config.valid_root,
-        corrections=corrections or config.corrections,
-        cv=config.cv,
-        seed=config.seed,
+        train_root=train_root, valid_root=valid_root, corrections=corrections, cv=config.cv, seed=config.seed
     )
     side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
     limits = {"max_megapixels": config.max_megapixels, "on_bad_image": config.on_bad_image}
     data = prepare_images(tables, side=side, cache="ram", **limits)
     if data.fingerprint != prints[0]:
         raise UserError(
-            f"{train_root or config.train_root} holds other images or labels than {first.name} was trained on "
+            f"{train_root} holds other images or labels than {first.name} was trained on "
             f"(fingerprints {data.fingerprint} and {prints[0]}): files were added, lost or became unreadable, or "
             "train.csv or the corrections changed. Pass --train-root and --corrections with the data of the training."
         )
@@ -256,15 +230,9 @@ def read_data(
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """The images that folds validate, and how they are predicted.
+    """The images that folds validate, and how they are predicted."""
 
-    Args:
-        table: one row per image.
-        reader: reads them.
-        settings: how they are predicted.
-    """
-
-    table: pd.DataFrame
+    table: pd.DataFrame  # one row per image
     reader: ImageReader
     settings: PredictionSettings
 
@@ -292,7 +260,7 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
     shape = (seats, len(run.members[0]), settings.views, len(table), TASKS[run.task].outputs)
     answers, passes, seconds = np.empty(shape, np.float32), 0, 0.0
     for fold, (own, members) in enumerate(zip(rows, run.members, strict=True)):
-        networks = load_networks(members, settings.device, settings.dtype, len(members))
+        networks = [*Networks(members, settings.device, settings.dtype)]
         start = time.perf_counter()
         found = validation.predict(networks, members, run.task, own)
         seconds += time.perf_counter() - start

@@ -22,7 +22,6 @@ from dataset import ViewDataset
 from inference import voting
 from inference.recipe import REMAKE, Recipe
 from model import inference_network
-from storage.checkpoint import ModelInfo
 from storage.members import Member, open_member
 from training.device import count_workers, free_memory
 from training.distributed import Processes
@@ -30,34 +29,24 @@ from training.engine import inference_dtype, predict, prepare
 from training.loaders import Loader, view_loader
 from utils import UserError, file_digest, shorten_list
 
+# Options of both prediction commands that are arguments of PredictionSettings.choose.
+OPTIONS = ("batch_size", "num_workers", "device", "precision", "transform_type", "max_megapixels", "on_bad_image")
+
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """How images are predicted.
+    """How images are predicted."""
 
-    Args:
-        views: test-time views of each image.
-        batch_size: views per step.
-        workers: loader processes; -1 chooses a number.
-        device: the device of the networks.
-        dtype: the type of their weights.
-        dist: the processes that share the images.
-        transform_type: the transform of all members; None leaves it to their training.
-        members_at_once: members in memory at a time; 0 is all that fit.
-        max_megapixels: the largest image to read; None allows any.
-        on_bad_image: "stop" or "skip" for unreadable images.
-    """
-
-    views: int
-    batch_size: int
-    workers: int
+    views: int  # test-time views of each image
+    batch_size: int  # views per step
+    num_workers: int  # loader processes; -1 chooses a number
     device: torch.device
-    dtype: torch.dtype
-    dist: Processes
-    transform_type: str | None = None
-    members_at_once: int = 0
-    max_megapixels: float | None = None
-    on_bad_image: str = "stop"
+    dtype: torch.dtype  # of the weights
+    dist: Processes  # that share the images
+    transform_type: str | None = None  # of all members; None leaves it to their training
+    members_at_once: int = 0  # in memory; 0 is all that fit
+    max_megapixels: float | None = None  # of the largest image to read; None allows any
+    on_bad_image: str = "stop"  # or "skip"
 
     @classmethod
     def choose(cls, dist: Processes, *, device: str, precision: str, **others: Any) -> PredictionSettings:
@@ -68,32 +57,33 @@ class PredictionSettings:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predictions of several members.
-
-    Args:
-        members, tasks: the members and the task of each.
-        images: the images.
-        settings: how they were predicted.
-        probabilities: `(N, C)` of each member, or `(N, 1)` years.
-        unreadable: why images could not be read, by their ids. They got the prediction of `usual_prediction`.
-    """
+    """The predictions of several members."""
 
     members: Sequence[Member]
-    tasks: Sequence[str]
+    tasks: Sequence[str]  # of each member
     images: PredictionList
     settings: PredictionSettings
-    probabilities: list[np.ndarray]
-    unreadable: dict[str, str]
+    probabilities: list[np.ndarray]  # (N, C) of each member, or (N, 1) years
+    unreadable: dict[str, str]  # reasons by image id; these images got the prediction of `usual_prediction`
 
     def combine(self, method: str) -> dict[str, np.ndarray]:
-        """Return the submissions of a method by file stem; see `voting.combine`."""
-        return voting.combine(
-            np.stack(self.probabilities),
-            method,
-            scores=[member.info.score for member in self.members],
-            higher_is_better=bool(self.members[0].info.higher_is_better),
-            years=TASKS[self.tasks[0]].regression,
-        )
+        """Return the submissions of a method by file stem.
+
+        They are `(N, C)` probabilities or years of softvoting, or `(N,)` classes of hardvoting.
+        """
+        votes, info = np.stack(self.probabilities), self.members[0].info
+        if method == "hardvoting":
+            return {"submission_hardvoting": voting.hard_vote(votes)}
+        scores = [member.info.score for member in self.members]
+        weights = voting.member_weights(scores, higher_is_better=bool(info.higher_is_better))
+        if weights is None:
+            print("Some members have no validation score above 0. The weighted mean is the arithmetic mean.")
+            weights = np.ones(len(votes))
+        return {
+            "submission_arithmetic": votes.mean(axis=0),
+            "submission_geometric": voting.geometric_mean(votes, years=TASKS[self.tasks[0]].regression),
+            "submission_weighted_mean": voting.weighted_mean(votes, weights),
+        }
 
 
 def predict_images(
@@ -103,16 +93,10 @@ def predict_images(
     settings: PredictionSettings,
     context: Context,
 ) -> Prediction:
-    """Predict every image with every member; each image is decoded once.
-
-    Args:
-        members, tasks: the members and the task of each.
-        images: the images.
-        settings: how they are predicted.
-        context: records whether this process is connected to others.
+    """Predict every image with every member, each for its task; an image is decoded once.
 
     Raises:
-        UserError: images are missing or unreadable, or an option does not fit the members.
+        UserError: images are missing or unreadable, an option does not fit the members, or weights their network.
     """
     dist, device = settings.dist, settings.device
     transforms = build_transforms(members, settings.views, settings.transform_type)
@@ -123,7 +107,13 @@ def predict_images(
         if any(ids != images.ids for ids in dist.gather(images.ids)):
             raise UserError("The machines have different images to predict. Copy the same images to all of them.")
         at_once = settings.members_at_once or _count_fitting(members, device, dist.local_size)
-        networks = load_networks(members, device, settings.dtype, at_once)
+        networks = Networks(members, device, settings.dtype)
+        if at_once >= len(members):
+            networks = [*networks]
+        else:
+            print(f"The {len(members)} members take turns, {at_once} at a time.")
+            for member in members:
+                member.load()  # raises an error here, not after the first turns
         side = max(needed_side(member.info.image_size, member.info.crop_scale) for member in members)
         reader = ImageReader(side, max_megapixels=settings.max_megapixels)
         paths, errors = [str(path) for path in images.paths], {}
@@ -157,13 +147,8 @@ def predict_views(
 ) -> np.ndarray:
     """Return the predictions of each network, see `engine.predict`.
 
-    Args:
-        networks, tasks, at_once, apart: see `engine.predict`.
-        transforms: the transform of each network; a view is made once for all that share one.
-        paths, ids: the images.
-        reader: reads them.
-        settings: how they are predicted.
-        errors: gets the unreadable images, `{number: reason}`; None raises at the first one.
+    A view is made once for all networks that share a transform. `errors` gets the unreadable images, `{number:
+    reason}`; without it the first one raises.
     """
     first, *others = kinds = list(dict.fromkeys(transforms))
     report = errors is not None
@@ -171,7 +156,7 @@ def predict_views(
     loader = view_loader(
         dataset,
         batch_size=max(1, settings.batch_size // settings.views),
-        workers=count_workers(settings.workers, settings.device, sharing=settings.dist.local_size),
+        workers=count_workers(settings.num_workers, settings.device, sharing=settings.dist.local_size),
         device=settings.device,
         dist=settings.dist,
     )
@@ -182,12 +167,9 @@ def predict_views(
 
 
 class CheckedLoader(Loader):
-    """A loader of views that collects the unreadable images of all processes.
+    """A loader of views that collects the unreadable images of all processes in `errors`, complete after one pass.
 
-    Args:
-        loader: a loader of a `ViewDataset` that reports errors.
-        settings: `on_bad_image` "stop" raises a UserError at the end of the pass if an image is unreadable.
-        errors: gets the reasons by the numbers of the images; complete after one pass.
+    With `on_bad_image` "stop" it raises a UserError at the end of the pass if an image is unreadable.
     """
 
     def __init__(self, loader: Loader, settings: PredictionSettings, errors: dict[int, str]) -> None:
@@ -209,28 +191,21 @@ class CheckedLoader(Loader):
 def build_transforms(members: Sequence[Member], views: int, transform_type: str | None = None) -> list[Callable]:
     """Return the transform of each member, the same object for all that share crop, size and normalisation.
 
-    Args:
-        members: the members.
-        views: test-time views of each image.
-        transform_type: the transform of all members; None leaves it to their training.
-
     Raises:
         UserError: a transform has fewer views.
     """
-    infos = [member.info for member in members]
-    cuts = [_choose_cut(info, transform_type) for info in infos]
-    dropped = {info.inference_crop for info in infos} - {cut.inference_crop for _, cut in cuts}
-    if dropped:
-        print(f"Transform {transform_type} ignores the inference crop of the training ({shorten_list(dropped)}).")
+    cuts, ignored = [], set()
+    for info in (member.info for member in members):
+        name, crop = transform_type or info.transform_type, info.inference_crop
+        if name != info.transform_type and crop is not None:  # it need not suit another transform
+            ignored.add(crop)
+            crop = None
+        mean, std = tuple(info.mean), tuple(info.std)
+        cuts.append((name, Settings(info.image_size, mean, std, crop_scale=info.crop_scale, inference_crop=crop)))
+    if ignored:
+        print(f"Transform {transform_type} ignores the inference crop of the training ({shorten_list(ignored)}).")
     made = {cut: _build_transform(views, *cut) for cut in dict.fromkeys(cuts)}
     return [made[cut] for cut in cuts]
-
-
-def _choose_cut(info: ModelInfo, transform_type: str | None) -> tuple[str, Settings]:
-    # A crop that was chosen for the transform of the training need not suit another one.
-    own = {"inference_crop": info.inference_crop} if transform_type in (None, info.transform_type) else {}
-    settings = Settings(info.image_size, tuple(info.mean), tuple(info.std), crop_scale=info.crop_scale, **own)
-    return transform_type or info.transform_type, settings
 
 
 def _build_transform(views: int, name: str, settings: Settings) -> Callable:
@@ -243,28 +218,13 @@ def _build_transform(views: int, name: str, settings: Settings) -> Callable:
     return transform
 
 
-def load_networks(
-    members: Sequence[Member], device: torch.device, dtype: torch.dtype, at_once: int
-) -> Sequence[nn.Module]:
-    """Return the members' networks; if only some fit into memory, they are loaded again each time they are used.
-
-    Raises:
-        UserError: weights do not fit their network.
-    """
-    networks = _Networks(members, device, dtype)
-    if at_once >= len(members):
-        return [*networks]
-    print(f"The {len(members)} members take turns, {at_once} at a time.")
-    for member in members:
-        member.load()
-    return networks
-
-
-class _Networks(Sequence):
+@dataclass(frozen=True, eq=False)
+class Networks(Sequence):
     """The members' networks, each loaded when it is used."""
 
-    def __init__(self, members: Sequence[Member], device: torch.device, dtype: torch.dtype) -> None:
-        self.members, self.device, self.dtype = members, device, dtype
+    members: Sequence[Member]
+    device: torch.device
+    dtype: torch.dtype
 
     def __len__(self) -> int:
         return len(self.members)
@@ -275,9 +235,9 @@ class _Networks(Sequence):
 
 
 def _count_fitting(members: Sequence[Member], device: torch.device, processes: int) -> int:
-    """Return how many members fit into half of the free memory; the other half is for their activations.
+    """Return how many members fit into half of the free memory, which processes on a CPU share.
 
-    The processes share the memory, unless each has a GPU of its own.
+    The other half is for their activations.
     """
     free, largest = free_memory(device), max(member.path.stat().st_size for member in members)
     if free is None:
@@ -308,15 +268,8 @@ def _fill_unreadable(
 def usual_prediction(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:
     """Return the prediction for an unreadable image: the most frequent class of training, or the median age.
 
-    Bare state dicts have no training counts; then the predictions of the other images are counted.
-
-    Args:
-        members: all members.
-        task: one of their tasks.
-        answers: `(M, N, C)` predictions of the readable images, of each member with this task.
-
-    Returns:
-        `(C,)`: 1 for that class and 0 for others, or for age the years.
+    Bare state dicts have no training counts; then the predictions `(M, N, C)` of the readable images are counted, those
+    of all members with this task. The result `(C,)` is 1 for that class and 0 for others, or for age the years.
     """
     infos, known = [member.info for member in members], has_training_counts(members, task)
     if TASKS[task].regression:
@@ -335,11 +288,7 @@ def has_training_counts(members: Sequence[Member], task: str) -> bool:
 
 
 def open_recipe(recipe: Recipe, path: str | Path) -> tuple[list[Member], list[str], list[int]]:
-    """Open the members of a recipe, each once.
-
-    Args:
-        recipe: the recipe.
-        path: its file; checkpoints are relative to its folder.
+    """Open the members of a recipe, each once; checkpoints are relative to the folder of its file.
 
     Returns:
         The members, their tasks, and for each entry of the recipe the number of its member.

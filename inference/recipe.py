@@ -24,22 +24,16 @@ REMAKE = "Write the recipe again with design_ensemble."
 class Recipe:
     """An ensemble as recipe.json describes it.
 
-    Args:
-        task: the task to predict.
-        tta: the test-time views of each image.
-        mean: one of MEANS.
-        temperature: of the mean; 1 leaves it as it is.
-        offsets: of the log probabilities of each class, or None.
-        members: each has at least task, file (relative to the recipe's folder), digest of the file, fold, and weight.
-            Those with the same number under `joint` predict together: those of mask, gender, ageg and age their
-            attribute, those of main the others. One of age has its error in years under `rmse`.
+    Each member has at least task, file (relative to the recipe's folder), digest of the file, fold, and weight. Those
+    with the same number under `joint` predict together: those of mask, gender, ageg and age their attribute, those of
+    main the others. One of age has its error in years under `rmse`.
     """
 
-    task: str
-    tta: int
-    mean: str
-    temperature: float
-    offsets: list[float] | None
+    task: str  # to predict
+    tta: int  # test-time views of each image
+    mean: str  # one of MEANS
+    temperature: float  # of the mean; 1 leaves it as it is
+    offsets: list[float] | None  # of the log probabilities of each class
     members: list[dict[str, Any]]
 
     def mix(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
@@ -93,11 +87,7 @@ def covers_main(tasks: Iterable[str]) -> bool:
 
 
 def read_recipe(path: str | Path, task: str | None = None) -> Recipe:
-    """Return the recipe in a file that design_ensemble wrote.
-
-    Args:
-        path: the file.
-        task: the task that it must be for; None allows any.
+    """Return the recipe in a file that design_ensemble wrote, which must be for `task` unless that is None.
 
     Raises:
         UserError: the file is missing, damaged or for another task.

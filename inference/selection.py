@@ -45,13 +45,9 @@ class Measurement:
 
 
 class Scorer:
-    """Scores predictions against the labels.
+    """Scores predictions against labels `(N,)`, classes or years, of images of people `(N,)`.
 
-    Args:
-        task: one of TASKS.
-        labels: `(N,)` classes, or ages in years.
-        people: `(N,)` the person on each image.
-        seed: of the resamples of the people and of their groups.
+    The seed is that of the resamples of the people and of their groups.
     """
 
     def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
@@ -83,12 +79,9 @@ class Scorer:
 
 
 class Library:
-    """The candidates of a selection by their out-of-fold predictions.
+    """The candidates of a selection, to be mixed by one of MEANS.
 
-    Args:
-        predictions: of each candidate `(S, N, C)`, from the S of its members that predict each row.
-        mean: one of MEANS.
-        years: whether the predictions are years.
+    The predictions of each are `(S, N, C)`, from the S of its members that predict each row.
     """
 
     def __init__(self, predictions: Sequence[np.ndarray], mean: str, *, years: bool) -> None:
@@ -136,16 +129,13 @@ def select_best(weights: np.ndarray, library: Library, scorer: Scorer, rows: Row
 def cross_select(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarray:
     """Return `(N, C)` predictions for each group of people by what was chosen on all other groups.
 
-    Args:
-        choose: gets the rows to choose by, and returns a function that predicts other rows.
-        groups: `(N,)`, the group of each row.
+    `choose` gets the rows to choose by, and returns a function that predicts other rows; `groups (N,)` are those of the
+    rows.
     """
     parts = [(np.flatnonzero(groups == group), np.flatnonzero(groups != group)) for group in np.unique(groups)]
-    found = [(rows, choose(others)(rows)) for rows, others in parts]
-    predictions = np.empty((len(groups), found[0][1].shape[1]))
-    for rows, part in found:
-        predictions[rows] = part
-    return predictions
+    found = [choose(others)(rows) for rows, others in parts]
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return np.concatenate(found)[order]
 
 
 def fit_offsets(probabilities: np.ndarray, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:

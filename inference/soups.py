@@ -22,12 +22,7 @@ from utils import library_versions, make_folder, shorten_list
 def make_soups(voter: Voter, validation: Validation, scorer: Scorer, folder: Path, prefix: str) -> list[Candidate]:
     """Return the soups of a run's folds as a candidate, or an empty list if they score worse.
 
-    Args:
-        voter: the run.
-        validation: predicts the images of each fold.
-        scorer: scores the predictions.
-        folder: where to save the soups.
-        prefix: of their file names.
+    They are saved in `folder`, under names that begin with `prefix`.
     """
     run = voter.runs[0]
     best = run.ranked(validation.settings.views)[0]
@@ -59,12 +54,8 @@ def _make_soup(
 ) -> tuple[int, tuple[Network, dict[str, float], np.ndarray] | None]:
     """Make the greedy soup of a fold: from the best checkpoint on, each one joins if the score is not worse with it.
 
-    Statistics of BatchNorm are averaged like the weights, counters are those of the best checkpoint.
-
-    Args:
-        run, fold: the fold of a run.
-        answers: `(n, C)` predictions of its best checkpoint.
-        validation, scorer: see `make_soups`.
+    Statistics of BatchNorm are averaged like the weights, counters are those of the best checkpoint, whose predictions
+    are `answers (n, C)`.
 
     Returns:
         The number of checkpoints, and the network, its scores and its predictions; None if no checkpoint joined.

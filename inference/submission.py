@@ -71,10 +71,7 @@ def write_prediction(
     """Write the files of a prediction and print their paths.
 
     Args:
-        folder: where to write.
-        task: the task of the submissions.
-        prediction: the predictions of the members.
-        submissions: by file stem, see `write_submission`.
+        submissions: answers by file stem, see `write_submission`.
         data_root: the folder of the images.
         recipe: how a recipe mixes the members.
     """
@@ -114,11 +111,7 @@ def write_prediction(
 def write_submission(path: Path, ids: Sequence[str], task: str, answers: np.ndarray) -> None:
     """Write `ImageID,ans`, the answer being a class number, or for age the years.
 
-    Args:
-        path: the file.
-        ids: of the images.
-        task: the task.
-        answers: `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
+    The `answers` are `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
     """
     if TASKS[task].regression:
         answers = np.round(answers[:, 0].astype(float), 2)

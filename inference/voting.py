@@ -1,4 +1,4 @@
-"""Combine the predictions of several members: three means and a vote."""
+"""Combine the predictions of several members: two means and a vote."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import numpy as np
 from scipy.special import softmax
 
 from data.label_math import SMALLEST
-
-
-def arithmetic_mean(members: np.ndarray) -> np.ndarray:
-    """Return the mean over members, from `(M, N, C)` to `(N, C)`."""
-    return members.mean(axis=0)
 
 
 def geometric_mean(members: np.ndarray, *, years: bool = False, weights: np.ndarray | None = None) -> np.ndarray:
@@ -62,28 +57,3 @@ def hard_vote(members: np.ndarray) -> np.ndarray:
     votes = np.eye(classes, dtype=np.int64)[members.argmax(axis=2)].sum(axis=0)  # (N, C)
     tied = votes == votes.max(axis=1, keepdims=True)
     return np.where(tied, members.sum(axis=0) / count, -1.0).argmax(axis=1)
-
-
-def combine(
-    members: np.ndarray, method: str, *, scores: Sequence[float | None], higher_is_better: bool, years: bool
-) -> dict[str, np.ndarray]:
-    """Return the submissions of a method by file stem: `(N, C)` probabilities or years, or `(N,)` classes of a vote.
-
-    Args:
-        members: `(M, N, C)` predictions.
-        method: softvoting or hardvoting.
-        scores: the validation score of each member, if known.
-        higher_is_better: whether the highest score is the best.
-        years: whether the predictions are years.
-    """
-    if method == "hardvoting":
-        return {"submission_hardvoting": hard_vote(members)}
-    weights = member_weights(scores, higher_is_better=higher_is_better)
-    if weights is None:
-        print("Some members have no validation score above 0. The weighted mean is the arithmetic mean.")
-        weights = np.ones(len(members))
-    return {
-        "submission_arithmetic": arithmetic_mean(members),
-        "submission_geometric": geometric_mean(members, years=years),
-        "submission_weighted_mean": weighted_mean(members, weights),
-    }

@@ -39,11 +39,7 @@ def run(config: CheckConfig) -> None:
 
 
 def print_counts(table: pd.DataFrame) -> None:
-    """Print the number of images of each class and of people of each stratum.
-
-    Args:
-        table: one row per image, from `read_training_table`.
-    """
+    """Print the number of images of each class and of people of each stratum."""
     counts, people = table["label"].value_counts(), strata(table)
     print("\nImages of each class")
     for number, name in enumerate(MAIN_CLASSES):

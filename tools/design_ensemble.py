@@ -34,7 +34,7 @@ def run(config: DesignConfig) -> None:
         precision=config.precision,
         views=config.tta,
         batch_size=config.batch_size,
-        workers=config.num_workers,
+        num_workers=config.num_workers,
     )
     roots = {"train_root": config.train_root, "valid_root": config.valid_root, "corrections": config.corrections}
     data = oof.read_data(trained, **roots)

@@ -48,20 +48,12 @@ EXTENSIONS = {7: ".png", 11: ".jpeg", 23: ".JPG", 36: ".jpeg"}  # of 50 images; 
 
 @dataclass(frozen=True)
 class Subject:
-    """A person to draw.
+    """A person to draw."""
 
-    Args:
-        seed: of the set.
-        split: "train" or "eval".
-        index: place among the people of the split, from 0.
-        gender: 0 male, 1 female.
-        age: in years.
-    """
-
-    seed: int
-    split: str
-    index: int
-    gender: int
+    seed: int  # of the set
+    split: str  # "train" or "eval"
+    index: int  # among the people of the split, from 0
+    gender: int  # 0 male, 1 female
     age: int
 
     @property
@@ -189,11 +181,7 @@ def find_set(root: Path) -> dict[str, int] | None:
 def make_sample(root: Path, *, people: int, eval_people: int, seed: int, workers: int = 1, force: bool = False) -> bool:
     """Draw a sample set of `people` to train on and `eval_people` to predict under `root`.
 
-    An interrupted run leaves no half set.
-
-    Args:
-        workers: processes that draw.
-        force: whether to replace a sample set with other settings.
+    An interrupted run leaves no half set. With `force` a sample set with other settings is replaced.
 
     Returns:
         Whether anything was drawn; False if this very set exists.

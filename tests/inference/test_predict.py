@@ -46,7 +46,7 @@ def members(small_data, tiny_training, tmp_path_factory) -> list[Member]:
 def predict(small_data):
     def answers(members: list[Member], at_once: int = 0, **settings) -> Prediction:
         """Predict the images of `small_data` in three views."""
-        settings = {"views": VIEWS, "batch_size": 6, "workers": 0, "members_at_once": at_once, **settings}
+        settings = {"views": VIEWS, "batch_size": 6, "num_workers": 0, "members_at_once": at_once, **settings}
         settings = PredictionSettings.choose(ALONE, device="cpu", precision="auto", **settings)
         images = read_prediction_list(small_data.data_root)
         return predict_images(members, ["main"] * len(members), images, settings, Context("test"))
@@ -114,7 +114,7 @@ def test_all_unreadable_images_are_named_at_once(workers, members, predict, unre
     answer = engine.predict_task
     monkeypatch.setattr(engine, "predict_task", lambda outputs, task: ran.append(1) or answer(outputs, task))
     with pytest.raises(UserError) as caught:
-        predict(members[:1], batch_size=VIEWS, workers=workers)
+        predict(members[:1], batch_size=VIEWS, num_workers=workers)
     lines = str(caught.value).splitlines()
     assert all(f"{name} is damaged" in line for name, line in zip(unreadable, lines, strict=True))
     assert "--on-bad-image skip" in lines[-1]

@@ -7,17 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from inference.voting import arithmetic_mean, geometric_mean, hard_vote, member_weights, weighted_mean
+from inference.voting import geometric_mean, hard_vote, member_weights, weighted_mean
 
 # Two members, two images, two classes.
 A = [[0.9, 0.1], [0.5, 0.5]]
 B = [[0.4, 0.6], [0.2, 0.8]]
 PAIR = np.array([A, B])
-
-
-def test_arithmetic_mean():
-    # (0.9 + 0.4) / 2 = 0.65, (0.5 + 0.2) / 2 = 0.35
-    assert arithmetic_mean(PAIR) == pytest.approx(np.array([[0.65, 0.35], [0.35, 0.65]]))
 
 
 def test_geometric_mean():
@@ -65,7 +60,8 @@ def test_weighted_mean():
 
 
 def test_equal_weights_are_the_arithmetic_mean():
-    assert weighted_mean(PAIR, np.ones(2)) == pytest.approx(arithmetic_mean(PAIR))
+    # (0.9 + 0.4) / 2 = 0.65, (0.5 + 0.2) / 2 = 0.35
+    assert weighted_mean(PAIR, np.ones(2)) == pytest.approx(np.array([[0.65, 0.35], [0.35, 0.65]]))
 
 
 def test_weights_are_in_proportion_to_scores():
@@ -129,5 +125,5 @@ def test_a_vote_of_one_member_is_its_choice():
 
 def test_every_method_agrees_with_members_that_agree():
     same = np.array([A, A, A])
-    for got in (arithmetic_mean(same), geometric_mean(same), weighted_mean(same, np.array([0.2, 0.5, 0.3]))):
+    for got in (geometric_mean(same), weighted_mean(same, np.array([0.2, 0.5, 0.3]))):
         assert got == pytest.approx(np.array(A))
