@@ -1,12 +1,9 @@
-"""The options of every command with their defaults. Edit a default here and it holds everywhere.
-
-The first classes are the groups of --help; a command has the options of its class and of the groups it inherits from.
-"""
+"""Edit the defaults of all options here; the first classes are the groups of --help, which the commands inherit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from cli import checks, choices
 from cli.options import Config, option
@@ -94,9 +91,7 @@ class Augmentation:
     crop_scale: float = option(CROP_SCALE, "smallest area of a random crop, as a share", low=0.01, high=1)
     mirror: bool = option(False, "mirror every second training image")
     erasing: float = option(0.0, "probability of random erasing", low=0, high=1)
-    inference_crop: float | None = option(
-        None, "side of the inference crop, as a share", low=0.1, high=1, text="by transform"
-    )
+    inference_crop: float | None = option(None, "inference crop, share of a side", low=0.1, high=1, text="by transform")
     train_side: float = option(1.0, "side of training images, as a share of --image-size", low=0.1, high=1)
 
     def cuts(self) -> dict[str, Any]:
@@ -118,9 +113,7 @@ class Optimization:
 
     epochs: int = option(30, "passes over the training images", low=1)
     batch_size: int = option(32, "images per step", low=2)
-    loss_type: str | None = option(
-        None, "loss", choices=choices.LOSSES, text=f"{TASKS['main'].losses[0]}; {TASKS['age'].losses[0]} for age"
-    )
+    loss_type: str | None = option(None, "loss", choices=choices.LOSSES, text=choices.DEFAULT_LOSSES)
     logit_adjustment: float = option(0.0, "logit adjustment for scarce classes; 0 disables it", low=0)
     optim_type: str = option("adam", "optimizer", choices=choices.OPTIMIZERS)
     lr: float = option(0.005, "peak learning rate", low=0)
@@ -178,10 +171,9 @@ class Runs:
 class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, Config):
     """Train one network, or K of them by K-fold cross-validation over people."""
 
-    command: ClassVar[str] = "train.py"
+    command = "train.py"
     check = checks.check_training
-    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
-
+    presets = PRESETS
     task: str = option("main", "what to learn", choices=TASKS)
     preset: str | None = option(None, "named set of options, listed below", choices=PRESETS, text="none")
 
@@ -199,9 +191,7 @@ class PredictConfig(System, Config):
     model_type: str = option(TrainConfig.model_type, "network; checkpoints know their own", choices=choices.MODELS)
     backbone: str | None = option(None, "backbone of a bare state dict", text="by network")
     image_size: int | None = option(None, "image size of a bare state dict", low=checks.MIN_IMAGE_SIZE, text="224")
-    transform_type: str | None = option(
-        None, "how images are cropped", choices=choices.TRANSFORMS, text="as in training"
-    )
+    transform_type: str | None = option(None, "cropping of images", choices=choices.TRANSFORMS, text="as in training")
     data_root: str = option("./input/data/images", "images to predict; ../info.csv sets their order", path=True)
     tta: int = option(1, "test-time views per image", low=1)
     batch_size: int = option(64, "images per step", low=1)
@@ -214,8 +204,7 @@ class PredictConfig(System, Config):
 class SingularConfig(PredictConfig):
     """Predict with one network and write a submission file."""
 
-    command: ClassVar[str] = "submit_singular.py"
-
+    command = "submit_singular.py"
     load_state_dict: str | None = option(None, "checkpoint or state dict", path=True, text="best of the single run")
 
 
@@ -223,9 +212,8 @@ class SingularConfig(PredictConfig):
 class EnsembleConfig(PredictConfig):
     """Predict with the best checkpoints of every fold, combine them by voting and write the submission files."""
 
-    command: ClassVar[str] = "submit_ensemble.py"
+    command = "submit_ensemble.py"
     check = checks.check_ensemble
-
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
     top_k: int = option(3, "best checkpoints per fold to use", low=1)
     folds: tuple[int, ...] | None = option(None, "folds to use, as in 0,2", text="all")
@@ -238,8 +226,7 @@ class EnsembleConfig(PredictConfig):
 class JoinConfig(Config):
     """Write log.csv, oof.csv and summary.json of a run whose folds were trained by several commands."""
 
-    command: ClassVar[str] = "python -m tools join_folds"
-
+    command = "python -m tools join_folds"
     task: str = option(TrainConfig.task, "task of the run", choices=TASKS)
     model_type: str = option(TrainConfig.model_type, "network, if there are runs of several", choices=choices.MODELS)
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
@@ -249,8 +236,7 @@ class JoinConfig(Config):
 class CompareConfig(Runs, Config):
     """Compare runs on the same people: paired differences with intervals."""
 
-    command: ClassVar[str] = "python -m tools compare_runs"
-
+    command = "python -m tools compare_runs"
     report: str | None = option(None, "HTML page to write", path=True, text="none")
 
 
@@ -258,8 +244,7 @@ class CompareConfig(Runs, Config):
 class ReportConfig(Runs, Config):
     """Write the HTML report of a run from its files."""
 
-    command: ClassVar[str] = "python -m tools make_report"
-
+    command = "python -m tools make_report"
     train_root: str | None = option(None, "folder of the training images", path=True, text="as in training")
 
 
@@ -267,10 +252,8 @@ class ReportConfig(Runs, Config):
 class LabelErrorConfig(JoinConfig):
     """Find labels that are likely wrong from the out-of-fold predictions of a run."""
 
-    command: ClassVar[str] = "python -m tools find_label_errors"
-    check = checks.check_label_errors
-
-    share: float = option(0.05, "largest share of the people to suspect", low=0.001)
+    command = "python -m tools find_label_errors"
+    share: float = option(0.05, "largest share of the people to suspect", low=0.001, high=1)
     show: int = option(20, "people and images to print and draw, the most suspicious first", low=1)
     overwrite: bool = option(False, "replace a corrections.csv that was edited")
 
@@ -279,9 +262,8 @@ class LabelErrorConfig(JoinConfig):
 class DesignConfig(Runs, System, Config):
     """Select an ensemble from out-of-fold predictions and write a recipe."""
 
-    command: ClassVar[str] = "python -m tools design_ensemble"
+    command = "python -m tools design_ensemble"
     check = checks.check_design
-
     train_root: str | None = option(None, "folder of the training images", path=True, text="as in training")
     valid_root: str | None = option(None, "folder of the --valid-root images", path=True, text="as in training")
     corrections: str | None = option(None, "CSV of label corrections", path=True, text="as in training")
@@ -299,16 +281,15 @@ class DesignConfig(Runs, System, Config):
 class CheckConfig(Images, Config):
     """Check a folder of training images: counts, strata and errors."""
 
-    command: ClassVar[str] = "python -m tools check_data"
+    command = "python -m tools check_data"
 
 
 @dataclass
 class ShowConfig(Images, Augmentation, Config):
     """Draw what a network sees: training images, validation and test-time views, and MixUp."""
 
-    command: ClassVar[str] = "python -m tools show_views"
+    command = "python -m tools show_views"
     check = checks.check_showing
-
     transform_type: str = option("all", "transform to show", choices=("all", *choices.TRANSFORMS))
     images: str | None = option(None, "images to show, as in a.jpg,b.jpg, or a folder", path=True, text="--train-root")
     image_size: int = option(TrainConfig.image_size, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
@@ -322,8 +303,7 @@ class ShowConfig(Images, Augmentation, Config):
 class SampleConfig(Config):
     """Draw a sample set of portraits in the layout of the real data."""
 
-    command: ClassVar[str] = "python -m tools make_sample"
-
+    command = "python -m tools make_sample"
     root: str = option("./input", "folder of the sample set", path=True)
     people: int = option(200, "people to train on, seven images each", low=12)
     eval_people: int = option(40, "people to predict, seven images each", low=1)
@@ -336,9 +316,8 @@ class SampleConfig(Config):
 class ScoreConfig(Config):
     """Score a submission file against a file of true answers."""
 
-    command: ClassVar[str] = "python -m tools score_submission"
+    command = "python -m tools score_submission"
     check = checks.check_score
-
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission", choices=TASKS)
@@ -346,5 +325,4 @@ class ScoreConfig(Config):
 
 def command_configs() -> list[type[Config]]:
     """Return the config class of every command, in the order of this file."""
-    classes = [each for each in globals().values() if isinstance(each, type) and issubclass(each, Config)]
-    return [cls for cls in classes if cls.command]
+    return [each for each in globals().values() if isinstance(each, type) and issubclass(each, Config) and each.command]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cli.choices import EFFICIENTNETS, MODELS, OPTIMIZERS, RESNETS, flag, resolve_name
+from cli.choices import BACKBONES, MODELS, OPTIMIZERS, flag, resolve_name
 from data.tasks import AGE_BOUNDS, TASKS
 from utils import UserError
 
@@ -26,45 +26,35 @@ def check_training(config: Any) -> None:
         raise UserError("--lr must be greater than 0. Got 0.")
     if config.precise_bn == 1:
         raise UserError("--precise-bn must be 0, or at least 2 images. Got 1.")
-    _check_people(config)
-    _check_classes(config)
-    _check_without_effect(config)
-    if config.freeze and not config.pretrained and not config.load_state_dict:
-        raise UserError(
-            "--freeze with --no-pretrained would never train the random backbone. Drop one of the two, or pass "
-            "--load-state-dict."
-        )
-    if config.new_head and not config.load_state_dict:
-        raise UserError("--new-head needs the weights of --load-state-dict. Pass both or neither.")
-    if config.resume and config.overwrite:
-        raise UserError("--resume continues a run and --overwrite deletes it. Pass one of the two.")
-
-
-def _check_people(config: Any) -> None:
-    has_age_groups = {"main", "ageg"} & {config.task, *MODELS[config.model_type].heads}
-    if config.age_filter is not None and not has_age_groups:
-        raise UserError(f"--age-filter changes age groups, and task {config.task} has none. Leave it out.")
-    if config.age_filter is not None and not AGE_BOUNDS[0] < config.age_filter <= AGE_BOUNDS[1]:
-        raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {config.age_filter}.")
-    if config.age_sigma and not has_age_groups:
-        raise UserError(f"--age-sigma changes age groups, and task {config.task} has none. Leave it out.")
+    if config.warmup_epochs >= config.epochs:
+        raise UserError(f"--warmup-epochs must be below --epochs {config.epochs}. Got {config.warmup_epochs}.")
     wrong = [k for k in config.folds or () if not 0 <= k < config.cv]
     if wrong:
         raise UserError(f"--folds must be numbers from 0 to {config.cv - 1} with --cv {config.cv}. Got {wrong[0]}.")
+    _check_task(config)
+    _check_conflicts(config)
 
 
-def _check_classes(config: Any) -> None:
-    regression = TASKS[config.task].regression
-    if config.pseudo_labels and regression:
-        raise UserError(f"--pseudo-labels needs classes, and task {config.task} has none. Leave it out.")
-    if config.logit_adjustment and regression:
-        raise UserError(f"--logit-adjustment needs classes, and task {config.task} has none. Leave it out.")
+def _check_task(config: Any) -> None:
+    """Check the options that need age groups or classes."""
+    has_age_groups = bool({"main", "ageg"} & {config.task, *MODELS[config.model_type].heads})
+    has_classes = not TASKS[config.task].regression
+    for name, needed, has_them in (
+        ("age_filter", "age groups", has_age_groups),
+        ("age_sigma", "age groups", has_age_groups),
+        ("pseudo_labels", "classes", has_classes),
+        ("logit_adjustment", "classes", has_classes),
+    ):
+        if getattr(config, name) and not has_them:
+            raise UserError(f"{flag(name)} needs {needed}, and task {config.task} has none. Leave it out.")
+    if config.age_filter is not None and not AGE_BOUNDS[0] < config.age_filter <= AGE_BOUNDS[1]:
+        raise UserError(f"--age-filter must be {AGE_BOUNDS[0] + 1} to {AGE_BOUNDS[1]}. Got {config.age_filter}.")
+
+
+def _check_conflicts(config: Any) -> None:
+    """Check the options that exclude or need each other."""
     if config.logit_adjustment and config.balance:
         raise UserError("--logit-adjustment and --balance both compensate for scarce classes. Pass one of the two.")
-
-
-def _check_without_effect(config: Any) -> None:
-    """Raise for options that others leave without effect."""
     if config.inference_crop is not None and config.transform_type == "tta":
         raise UserError("--inference-crop has no effect with transform tta, which crops at random. Leave it out.")
     if "pseudo_share" in config.given and not config.pseudo_labels:
@@ -77,8 +67,12 @@ def _check_without_effect(config: Any) -> None:
         raise UserError("--weight-decay and --run-decay both set the weight decay. Pass one of the two.")
     if "crop_scale" in config.given and config.transform_type == "facecrop":
         raise UserError("--crop-scale has no effect with transform facecrop, which crops a fixed size. Leave it out.")
-    if config.warmup_epochs >= config.epochs:
-        raise UserError(f"--warmup-epochs must be below --epochs {config.epochs}. Got {config.warmup_epochs}.")
+    if config.freeze and not config.pretrained and not config.load_state_dict:
+        raise UserError("--freeze keeps the random backbone of --no-pretrained. Drop one, or pass --load-state-dict.")
+    if config.new_head and not config.load_state_dict:
+        raise UserError("--new-head needs the weights of --load-state-dict. Pass both or neither.")
+    if config.resume and config.overwrite:
+        raise UserError("--resume continues a run and --overwrite deletes it. Pass one of the two.")
 
 
 def check_ensemble(config: Any) -> None:
@@ -106,12 +100,6 @@ def check_showing(config: Any) -> None:
         raise UserError(f"{', '.join(unused)} cannot be used with --images, which has no labels. Pass one of the two.")
 
 
-def check_label_errors(config: Any) -> None:
-    """Check the options of find_label_errors: a share is often typed as a percentage."""
-    if config.share > 1:
-        raise UserError(f"--share must be 0 to 1, as in 0.05 for 5 of 100 people. Got {config.share}.")
-
-
 def check_design(config: Any) -> None:
     """Check the options of design_ensemble."""
     if config.name and Path(config.name).name != config.name:
@@ -125,11 +113,7 @@ def check_score(config: Any) -> None:
 
 
 def check_network(task: str, model_type: str, backbone: str | None) -> str:
-    """Return the backbone to use, by default the network's own.
-
-    Raises:
-        UserError: the network cannot learn the task, or the backbone does not fit it.
-    """
+    """Return the backbone to use, by default the network's own; raise if it cannot learn the task."""
     record = MODELS[model_type]
     if TASKS[task].regression and record.heads:
         single = ", ".join(name for name, r in MODELS.items() if not r.heads)
@@ -138,18 +122,14 @@ def check_network(task: str, model_type: str, backbone: str | None) -> str:
     if record.library:
         # model.create_backbone looks up the names of a library, which takes seconds to import.
         return next((name for name in record.backbones if name == backbone.lower()), backbone)
-    backbone = resolve_name("--backbone", backbone, EFFICIENTNETS + RESNETS)
+    backbone = resolve_name("--backbone", backbone, BACKBONES)
     if backbone not in record.backbones:
         raise UserError(f"--backbone {backbone} does not fit {model_type}. Use one of {', '.join(record.backbones)}.")
     return backbone
 
 
 def train_size(train_side: float, image_size: int) -> int:
-    """Return the side of training images in pixels.
-
-    Raises:
-        UserError: it is below MIN_IMAGE_SIZE.
-    """
+    """Return the side of training images in pixels; raise if it is below MIN_IMAGE_SIZE."""
     size = round(train_side * image_size)
     if size < MIN_IMAGE_SIZE:
         raise UserError(
@@ -165,13 +145,7 @@ def check_seed(seed: int) -> None:
 
 
 def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) -> dict[str, Any]:
-    """Return the options that a preset sets, without those that do not fit what was typed.
-
-    Args:
-        preset: the options of the preset.
-        typed: the options on the command line.
-        defaults: the config class, for the options that neither sets.
-    """
+    """Return the options of a preset that fit what was typed; `defaults` is the config class."""
     task = resolve_name("--task", typed.get("task", defaults.task), TASKS)
     left_out = set(FOR_CLASSES) if TASKS[task].regression else set()
     network = resolve_name("--model-type", typed.get("model_type", preset["model_type"]), MODELS)

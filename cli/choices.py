@@ -14,19 +14,12 @@ from utils import UserError
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What the command line knows of a network.
+    """The backbones and heads of a network."""
 
-    Args:
-        backbone: the default backbone.
-        backbones: the backbones that fit.
-        heads: the tasks that the network answers with a head each; empty for one head, of the task it is trained on.
-        library: a library of which every backbone fits too.
-    """
-
-    backbone: str
-    backbones: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    library: str | None = None
+    backbone: str  # the default
+    backbones: tuple[str, ...] = ()  # those that fit
+    heads: tuple[str, ...] = ()  # a task each; empty for a single head, of the task that the network is trained on
+    library: str | None = None  # of which every backbone fits too
 
     def answers(self, task: str, trained_on: str) -> bool:
         """Return whether a network that was trained on one task answers another."""
@@ -35,18 +28,18 @@ class ModelRecord:
 
 EFFICIENTNETS = tuple(f"efficientnet-b{i}" for i in range(8))
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BACKBONES = EFFICIENTNETS + RESNETS
 MODELS = {
     "VanillaEfficientNet": ModelRecord("efficientnet-b3", EFFICIENTNETS),
     "VanillaResNet": ModelRecord("resnet50", RESNETS),
-    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
-    "MultiLabelTHANet": ModelRecord("efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender")),
-    "THANet_MK1": ModelRecord("efficientnet-b3", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main")),
-    "JointHeads": ModelRecord(
-        "efficientnet-b0", EFFICIENTNETS + RESNETS, ("mask", "ageg", "gender", "main"), library="torchvision"
-    ),
+    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
+    "MultiLabelTHANet": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender")),
+    "THANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
+    "JointHeads": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender", "main"), library="torchvision"),
     "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
+DEFAULT_LOSSES = f"{TASKS['main'].losses[0]}; {TASKS['age'].losses[0]} for age"
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
 OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")
@@ -64,11 +57,7 @@ ALIASES = {
 
 
 def resolve_name(what: str, name: str, allowed: Iterable[str]) -> str:
-    """Return the allowed name for `name`, in any case or an alias.
-
-    Raises:
-        UserError: there is no such name; the message lists the allowed ones and the nearest.
-    """
+    """Return the allowed name for `name`, in any case or an alias; raise UserError if there is none."""
     allowed = list(allowed)
     spellings = {alias.lower(): full for alias, full in ALIASES.items() if full in allowed}
     spellings |= {full.lower(): full for full in allowed}

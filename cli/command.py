@@ -15,22 +15,17 @@ from cli.interrupts import Interrupted, end_workers, terminable
 from cli.options import AnyConfig, parse_config
 from utils import FULL, READ_ONLY, DiskError, UserError, cannot_write, first_line, process_number
 
+LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer")  # torch.distributed, if a process has ended
+
 
 @dataclass
 class Context:
-    """What the error messages of a command depend on.
+    """What the error messages of a command depend on."""
 
-    Args:
-        program: the command as it is typed, without options.
-        words: its options as they were typed; None if the command cannot be continued with --resume.
-        started: whether files of a run were written, so that --overwrite must not be repeated.
-        joined: whether this process exchanges values with others, started by torchrun.
-    """
-
-    program: str
-    words: Sequence[str] | None = None
-    started: bool = False
-    joined: bool = False
+    program: str  # as it is typed, without options
+    words: Sequence[str] | None = None  # the options as typed; None if the command cannot be continued with --resume
+    started: bool = False  # files of a run were written, so that --overwrite must not be repeated
+    joined: bool = False  # this process exchanges values with others, started by torchrun
 
     def how_to_continue(self) -> str:
         """Return the command that continues an interrupted run, or an empty string."""
@@ -48,9 +43,8 @@ def run_command(action: Callable[[], None], context: Context) -> int:
 
     Code 2 is an error the user can fix (`UserError`, a missing or forbidden path), code 1 a full disk, too little
     memory or a closed pipe, 130 is Ctrl-C and 143 SIGTERM; each prints one line on stderr. Any other exception is a
-    bug and keeps its traceback. Loader processes have ended when this returns.
-
-    Of the processes that torchrun starts, only the main one prints to stdout.
+    bug and keeps its traceback. Loader processes have ended when this returns. Of the processes that torchrun starts,
+    only the main one prints to stdout.
     """
     number = process_number()
     name = context.program + (f" (process {number})" if number else "")
@@ -99,9 +93,10 @@ def _report(error: BaseException, context: Context) -> tuple[int, str | None]:
         advice = context.how_to_continue()
         return code, f"{what}.{advice}" if advice else what
     if isinstance(error, (RuntimeError, MemoryError)):
-        if context.joined and _lost_a_process(error):
+        lost = type(error).__name__.startswith("Dist") or any(text in str(error) for text in LOST_CONNECTION)
+        if context.joined and lost:
             return 1, "another process of the run has ended."
-        advice = memory_advice(error)
+        advice = _memory_advice(error)
         if advice is not None:
             return 1, advice
     raise error
@@ -126,22 +121,12 @@ def _is_stdout_closed() -> bool:
         return True
 
 
-def _lost_a_process(error: BaseException) -> bool:
-    """Return whether an error of torch.distributed means that another process has ended."""
-    return type(error).__name__.startswith("Dist") or any(
-        text in str(error) for text in ("Connection closed by peer", "Connection reset by peer")
-    )
-
-
-def memory_advice(error: BaseException) -> str | None:
+def _memory_advice(error: BaseException) -> str | None:
     """Return what to change when an error means that memory ran out, or None for other errors."""
     text = str(error)
     # torch's own error is recognised by its name, so that torch need not be imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
-        return (
-            f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, a smaller --image-size or a smaller "
-            "--backbone."
-        )
+        return f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, --image-size or --backbone."
     if "DataLoader worker (pid" in text:
         return (
             f"A loader process was killed ({first_line(error)}), usually because memory or shared memory (/dev/shm) "

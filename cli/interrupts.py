@@ -51,11 +51,9 @@ def terminable() -> Iterator[None]:
 class StopRequest:
     """Let the first Ctrl-C or SIGTERM within a block only set `signum`, to stop where that is safe.
 
-    The second exits immediately and ends the loader processes; files are whole nevertheless.
-
-    Args:
-        patient: ignore the second signal. torchrun sends its processes a SIGTERM after a Ctrl-C, which the terminal
-            has sent to them already, and SIGKILL after half a minute.
+    The second exits immediately and ends the loader processes; files are whole nevertheless. `patient` ignores it:
+    torchrun sends its processes a SIGTERM after a Ctrl-C, which the terminal has sent to them already, and SIGKILL
+    after half a minute.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -71,9 +69,9 @@ class StopRequest:
         self._block.__exit__(*error)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and self.patient:
-            return
         if self.signum is not None:
+            if self.patient:
+                return
             try:
                 end_workers()
             finally:
@@ -83,11 +81,7 @@ class StopRequest:
 
 
 def end_workers(keep: Sequence[BaseProcess] = ()) -> None:
-    """Kill the loader processes of this process, which ignore the signals above.
-
-    Args:
-        keep: child processes to leave running.
-    """
+    """Kill the loader processes of this process, which ignore the signals above, but not those to `keep`."""
     children = [child for child in multiprocessing.active_children() if child not in keep]
     if not children:
         return

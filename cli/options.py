@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +31,8 @@ def option(
 ) -> Any:
     """Return a dataclass field that is an option of a command.
 
-    Args:
-        default: the value when the option is not passed.
-        help: a noun phrase.
-        choices: the allowed names.
-        low: the smallest allowed number.
-        high: the largest allowed number.
-        path: whether the value is a file or folder.
-        text: what --help shows as the default when that is None.
+    `choices` are the allowed names, `low` and `high` bound a number, `path` marks a file or folder, and --help shows
+    `text` for a default of None.
     """
     about = {"choices": tuple(choices or ()), "low": low, "high": high, "path": path, "text": text}
     return field(default=default, metadata={"help": help, **about})
@@ -109,8 +104,7 @@ def options(cls: type[Config]) -> Iterator[dataclasses.Field]:
 
 def preset_words(preset: dict[str, Any]) -> str:
     """Return the options of a preset as they would be typed."""
-    words = ((flag(key), value) for key, value in preset.items())
-    return " ".join(word if value is True else f"{word} {value}" for word, value in words)
+    return " ".join(flag(name) if value is True else f"{flag(name)} {value}" for name, value in preset.items())
 
 
 def default_text(f: dataclasses.Field) -> str:
@@ -123,34 +117,26 @@ def default_text(f: dataclasses.Field) -> str:
 # ------------------------------------------------------------------------------------------------ parsing
 
 
-def _fold_list(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be fold numbers with commas, as in 0,2. Got '{text}'.") from None
-
-
-def _path_list(text: str) -> tuple[str, ...]:
-    if not all(text.split(",")):
-        raise argparse.ArgumentTypeError(f"must be folders with commas between them, as in a,b. Got '{text}'.")
-    return tuple(text.split(","))
-
-
-def _number(kind: type[int] | type[float], text: str) -> int | float:
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"must be {wanted}. Got '{text}'.") from None
-
-
-PARSERS = {
-    int: partial(_number, int),
-    float: partial(_number, float),
-    str: str,
-    tuple[int, ...]: _fold_list,
-    tuple[str, ...]: _path_list,
+EXPECTED = {  # of each type of option, for the message about a wrong value
+    int: "a whole number",
+    float: "a number",
+    tuple[int, ...]: "fold numbers with commas, as in 0,2",
+    tuple[str, ...]: "folders with commas between them, as in a,b",
 }
+
+
+def _parse(kind: Any, text: str) -> Any:
+    """Return the value of an option of a type, one of EXPECTED or str."""
+    try:
+        if kind == tuple[int, ...]:
+            return tuple(sorted({int(part) for part in text.split(",")}))
+        if kind != tuple[str, ...]:
+            return kind(text)
+        if all(text.split(",")):
+            return tuple(text.split(","))
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be {EXPECTED[kind]}. Got '{text}'.")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -189,9 +175,9 @@ def _add_option(group: Any, f: dataclasses.Field, hint: Any) -> None:
     if hint is bool:
         group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **kwargs)
         return
-    kind = next((k for k in (int, float, str) if k is hint or k in getattr(hint, "__args__", ())), None)
-    parse = PARSERS[kind or get_args(hint)[0]]
-    group.add_argument(flag(f.name), type=parse, metavar=(kind or str).__name__.upper(), **kwargs)
+    kind = get_args(hint)[0] if get_args(hint) else hint  # of `kind | None`
+    metavar = kind.__name__.upper() if kind in (int, float) else "STR"
+    group.add_argument(flag(f.name), type=partial(_parse, kind), metavar=metavar, **kwargs)
 
 
 def configure_libraries() -> None:
@@ -211,26 +197,16 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
     """
     configure_libraries()
     parser = build_parser(cls)
-    typed = vars(parser.parse_args([_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]))
-    anchored = {
-        f.name: str(ROOT / f.default)
-        for f in options(cls)
-        if f.metadata["path"] and f.default is not None and f.name not in typed
-    }
+    words = sys.argv[1:] if argv is None else argv
+    words = [re.sub("^--[^=]*", lambda name: name[0].replace("_", "-"), word) for word in words]
+    typed = vars(parser.parse_args(words))
+    values = {f.name: str(ROOT / f.default) for f in options(cls) if f.metadata["path"] and f.default is not None}
     try:
-        chosen = {}
         if "preset" in typed:
-            chosen = preset_values(cls.presets[resolve_name("--preset", typed["preset"], cls.presets)], typed, cls)
-        return cls(**{**anchored, **chosen, **typed}, given=frozenset(typed))
+            values |= preset_values(cls.presets[resolve_name("--preset", typed["preset"], cls.presets)], typed, cls)
+        return cls(**values | typed, given=frozenset(typed))
     except UserError as error:
         parser.error(str(error))
-
-
-def _with_dashes(word: str) -> str:
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
 
 
 def options_table(cls: type[Config]) -> str:
@@ -240,11 +216,8 @@ def options_table(cls: type[Config]) -> str:
         rows = [] if title == "Options" else [f"**{title}**", ""]
         rows += ["| option | default | what it does |", "|---|---|---|"]
         for f in fields:
-            name = flag(f.name)
-            name = f"{name}, --no-{name[2:]}" if isinstance(f.default, bool) else name
-            text = f.metadata["help"].replace("%%", "%")
-            if f.metadata["choices"]:
-                text += ": " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"])
-            rows.append(f"| `{name}` | {default_text(f)} | {text} |")
+            name = flag(f.name) + (f", --no-{flag(f.name)[2:]}" if isinstance(f.default, bool) else "")
+            names = ": " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"]) if f.metadata["choices"] else ""
+            rows.append(f"| `{name}` | {default_text(f)} | {f.metadata['help'].replace('%%', '%')}{names} |")
         tables.append("\n".join(rows))
     return "\n\n".join(tables)

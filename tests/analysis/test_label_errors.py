@@ -225,7 +225,7 @@ def test_share_limits_the_number_of_suspects(run, make_run, swapped):
     assert len(read_corrections(folder / "corrections.csv")) == 1
     outcome = run("find_label_errors", "--root", folder, "--share", 5)
     assert outcome.code == 2
-    assert "--share must be 0 to 1" in outcome.err
+    assert "--share must be at most 1. Got 5.0" in outcome.err
 
 
 def test_a_run_without_suspects_writes_an_empty_file(run, make_run, small_data):

@@ -137,7 +137,7 @@ THANETS = ("MultiClassTHANet_MK1", "MultiLabelTHANet", "THANet_MK1")
         ("--precise-bn 1", r"--precise-bn must be 0, or at least 2 images\. Got 1"),
         ("--ema 1", r"--ema must be at most 0\.99999"),
         ("--erasing 2", r"--erasing must be at most 1"),
-        ("--task gender --age-sigma 3", r"--age-sigma changes age groups, and task gender has none"),
+        ("--task gender --age-sigma 3", r"--age-sigma needs age groups, and task gender has none"),
         ("--task age --logit-adjustment 1", r"--logit-adjustment needs classes, and task age has none"),
         ("--balance 1 --logit-adjustment 1", r"compensate for scarce classes\. Pass one of the two"),
         ("--epochs 2 --warmup-epochs 2", r"--warmup-epochs must be below --epochs 2\. Got 2"),
