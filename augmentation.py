@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,22 +36,16 @@ FACE_SIZE = (312, 234)  # height and width of a face crop, of which SOURCE_CROP 
 class Settings:
     """The options of a transform.
 
-    Args:
-        image_size: side S of the result in pixels.
-        mean, std: normalisation of the channels.
-        crop_scale: smallest area of a random resized crop, as a share of the centre square; the largest is 1.
-        mirror: mirror every second training image.
-        erasing: probability of random erasing in training (Zhong et al. 2020, https://arxiv.org/abs/1708.04896).
-        inference_crop: side of the square cut at validation and inference, as a share of the shorter side of the image
-            or of the width of the face box; None is the transform's own.
+    `inference_crop` is the side of the square cut at validation and inference, as a share of the shorter side of the
+    image or of the width of the face box; None is the transform's own.
     """
 
-    image_size: int
+    image_size: int  # side S of the result in pixels
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
-    crop_scale: float = CROP_SCALE
-    mirror: bool = False
-    erasing: float = 0.0
+    crop_scale: float = CROP_SCALE  # smallest area of a random resized crop, as a share of the centre square
+    mirror: bool = False  # every second training image
+    erasing: float = 0.0  # probability in training (Zhong et al. 2020, https://arxiv.org/abs/1708.04896)
     inference_crop: float | None = None
 
 
@@ -61,7 +56,6 @@ class CentreSquare(v2.Transform):
     """Cut the centred square of the shorter side."""
 
     def transform(self, inpt: Image.Image, params: dict) -> Image.Image:
-        """Return a square PIL image."""
         return F.center_crop(inpt, [min(inpt.size)])
 
 
@@ -73,25 +67,16 @@ class FaceCrop(v2.Transform):
         self.size = size
 
     def transform(self, inpt: Image.Image, params: dict) -> Image.Image:
-        """Return a PIL image of `size`."""
         return crop_box(inpt, face_crop_box(inpt)[0], self.size)
 
 
-class ToNormalised(v2.Transform):
-    """Convert PIL RGB to a normalised `(3, H, W) float32` tensor."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.mean, self.std = list(mean), list(std)
-
-    def transform(self, inpt: Image.Image, params: dict) -> Tensor:
-        """Return the normalised tensor."""
-        pixels = torch.from_numpy(np.array(inpt)).permute(2, 0, 1)
-        return F.normalize(F.to_dtype(pixels, torch.float32, scale=True), self.mean, self.std)
+def to_tensor(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> v2.Compose:
+    """Return the conversion of PIL RGB to a normalised `(3, H, W) float32` tensor."""
+    return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
-def to_image(tensor: Tensor, *, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Image.Image:
-    """Return the PIL image that `ToNormalised` made a `(3, H, W) float32` tensor of."""
+def to_image(tensor: Tensor, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Image.Image:
+    """Return the PIL image that `to_tensor` made a `(3, H, W) float32` tensor of."""
     shares = tensor * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
     return Image.fromarray((255 * shares).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
@@ -113,20 +98,17 @@ def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations:
     """Join crops, the augmentations of the settings, and those of the transform."""
     mirror = [v2.RandomHorizontalFlip()] if settings.mirror else []
     erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to 0, the mean colour
-    return v2.Compose([*crops, *mirror, *augmentations, ToNormalised(settings.mean, settings.std), *erase])
+    return v2.Compose([*crops, *mirror, *augmentations, to_tensor(settings.mean, settings.std), *erase])
 
 
-def _crops(settings: Settings) -> list[v2.Transform]:
-    return [CentreSquare(), v2.RandomResizedCrop(settings.image_size, scale=(settings.crop_scale, 1), antialias=True)]
-
-
-def _random_resized(settings: Settings) -> v2.Compose:
-    return _training(_crops(settings), settings)
+def _random_resized(settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
+    crop = v2.RandomResizedCrop(settings.image_size, scale=(settings.crop_scale, 1), antialias=True)
+    return _training([CentreSquare(), crop], settings, *augmentations)
 
 
 def _rand_augment(settings: Settings) -> v2.Compose:
     # RandAugment with 2 operations of magnitude 9: Cubuk et al. 2020, https://arxiv.org/abs/1909.13719
-    return _training(_crops(settings), settings, v2.RandAugment(2, 9))
+    return _random_resized(settings, v2.RandAugment(2, 9))
 
 
 def _random_face(settings: Settings) -> v2.Compose:
@@ -152,14 +134,8 @@ class View:
     @property
     def name(self) -> str:
         """Return the view's name, as in `zoomed up mirrored`; the direction is that of the box."""
-        words = {
-            "zoomed": self.zoom < 1,
-            "left": self.dx < 0,
-            "right": self.dx > 0,
-            "up": self.dy < 0,
-            "down": self.dy > 0,
-            "mirrored": self.mirror,
-        }
+        words = {"zoomed": self.zoom < 1, "left": self.dx < 0, "right": self.dx > 0, "up": self.dy < 0}
+        words |= {"down": self.dy > 0, "mirrored": self.mirror}
         return " ".join(word for word, holds in words.items() if holds) or "plain"
 
 
@@ -170,17 +146,14 @@ VIEWS = tuple(View(mirror, *frame) for frame in _FRAMES for mirror in (False, Tr
 class FixedViews:
     """A fixed crop and its test-time views, see `VIEWS`: first plain, then mirrored, then zoomed and shifted.
 
-    Args:
-        settings: the options.
-        fraction: side of the square that is cut, as a share of the shorter side of the image, or with `face` of the
-            width of the face box, unless the settings have an inference crop.
-        face: cut around the face instead of the centre.
+    `fraction` is the side of the square that is cut, as a share of the shorter side of the image, or with `face` of the
+    width of the face box, unless the settings have an inference crop.
     """
 
     def __init__(self, settings: Settings, *, fraction: float, face: bool = False) -> None:
         self.size, self.face = (settings.image_size, settings.image_size), face
         self.fraction = fraction if settings.inference_crop is None else settings.inference_crop
-        self.to_tensor = ToNormalised(settings.mean, settings.std)
+        self.to_tensor = to_tensor(settings.mean, settings.std)
         self.max_views: int | None = len(VIEWS)
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
@@ -208,19 +181,10 @@ class RandomViews:
             return self.transform(image)
 
 
-def _whole_square(settings: Settings) -> FixedViews:
-    return FixedViews(settings, fraction=1.0)
+_whole_square = partial(FixedViews, fraction=1.0)
+_source_crop = partial(FixedViews, fraction=SOURCE_CROP / SOURCE_SIDE)
+_centre_of_face = partial(FixedViews, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
 
-
-def _source_crop(settings: Settings) -> FixedViews:
-    return FixedViews(settings, fraction=SOURCE_CROP / SOURCE_SIDE)
-
-
-def _centre_of_face(settings: Settings) -> FixedViews:
-    return FixedViews(settings, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
-
-
-# ------------------------------------------------------------------------------------------------ names
 
 TRANSFORMS = {
     "base": {"train": _random_resized, "valid": _whole_square, "inference": _whole_square},
@@ -233,15 +197,11 @@ TRANSFORMS = {
 
 
 def build_transform(name: str, phase: str, image_size: int, **settings: Any) -> v2.Compose | FixedViews | RandomViews:
-    """Return the transform `name` for a phase.
+    """Return the transform `name`, one of TRANSFORMS, for a phase; `settings` are the other options of `Settings`.
 
-    Args:
-        name: one of TRANSFORMS.
-        phase: "train" returns a callable `image -> (3, S, S) float32` that draws from torch's global generator. "valid"
-            and "inference" return one that is called as `transform(image, view, key)`, always gives the same, and has
-            `max_views`, the number of views or None for any. "valid" never augments.
-        image_size: side S in pixels.
-        settings: the other options of `Settings`.
+    "train" returns a callable `image -> (3, S, S) float32` that draws from torch's global generator. "valid" and
+    "inference" return one that is called as `transform(image, view, key)`, always gives the same, and has `max_views`,
+    the number of views or None for any. "valid" never augments.
 
     Raises:
         KeyError: the name or the phase is unknown.
@@ -261,18 +221,16 @@ class BatchMixing:
     and ages are mixed as the pixels are. It draws from torch's global generator.
 
     Args:
-        mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412); 0 disables it.
-        cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899); 0 disables it. With both, each
-            batch gets one of them.
-        age_sigma: standard deviation of soft age groups in years, see `age_group_shares`; 0 disables them.
+        mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412).
+        cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899). With both, a batch gets one.
+        age_sigma: standard deviation of soft age groups in years, see `age_group_shares`.
         bounds: years at which the second and the third age group begin.
     """
 
     def __init__(
         self, *, mixup: float = 0.0, cutmix: float = 0.0, age_sigma: float = 0.0, bounds: Sequence[float] = AGE_BOUNDS
     ) -> None:
-        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        self.kinds = [(kind, alpha) for kind, alpha in kinds if alpha]
+        self.kinds = [(kind, alpha) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
         years = np.arange(MAX_AGE + 1)
         self.shares = torch.from_numpy(age_group_shares(years, age_sigma, bounds)).float() if age_sigma else None
 

@@ -20,8 +20,6 @@ from utils import UserError, derive_seed, seeded
 
 BLANK = Image.new("RGB", (64, 64))  # takes the place of an unreadable image
 
-# ------------------------------------------------------------------------------------------------ training
-
 
 @dataclass(frozen=True)
 class Mixture:
@@ -41,15 +39,8 @@ class TrainDataset(Dataset):
     """Augmented training images, followed by `extra` ones that MixUp makes within a class.
 
     An item is requested by (epoch, index), see `EpochSampler`, and is `(image (3, S, S) float32, {task: target})`. Its
-    random draws depend on seed, epoch and index alone, not on workers or order.
-
-    Args:
-        table: one row per image, of training people only.
-        transform: PIL image to tensor, drawing from torch's global generator.
-        seed: the run and the fold.
-        reader: reads the images.
-        age_filter: see `make_targets`.
-        oversample: add mixed images of the scarce classes, see `extra_classes`.
+    random draws depend on the seed of the run and the fold, the epoch and the index, not on workers or order. See
+    `make_targets` for `age_filter` and `extra_classes` for `oversample`.
     """
 
     def __init__(
@@ -72,18 +63,24 @@ class TrainDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, int | float]]:
         epoch, index = key
-        with seeded("train", *self.seed, epoch, index):
-            if index < len(self.paths):
+        if index < len(self.paths):
+            with seeded("train", *self.seed, epoch, index):
                 return self._image(index), self._target(index)
-            mixture = self._mix(int(self.extra[index - len(self.paths)]))
+        mixture = self.mixture(epoch, index)
         target, other = (self._target(row) for row in mixture.rows)  # of one class; the age is mixed as the pixels are
         target["age"] = mixture.share * target["age"] + (1 - mixture.share) * other["age"]
         return mixture.image, target
 
     def mixture(self, epoch: int, index: int) -> Mixture:
         """Return the parts of the item (epoch, index), one of the extra ones."""
+        # Two people of a class and a share: MixUp with alpha 1 (Zhang et al. 2018, arXiv:1710.09412).
+        members = np.flatnonzero(self.targets["main"] == self.extra[index - len(self.paths)])
         with seeded("train", *self.seed, epoch, index):
-            return self._mix(int(self.extra[index - len(self.paths)]))
+            first = members[torch.randint(len(members), ()).item()]
+            others = members[self.people[members] != self.people[first]]
+            second = others[torch.randint(len(others), ()).item()]
+            share = torch.rand(()).item()
+            return Mixture((int(first), int(second)), (self._image(first), self._image(second)), share)
 
     def name(self, index: int) -> str:
         """Return the name of an item for messages: its file, or the class that it is mixed within."""
@@ -110,25 +107,12 @@ class TrainDataset(Dataset):
     def _target(self, index: int) -> dict[str, int | float]:
         return {task: values[index].item() for task, values in self.targets.items()}
 
-    def _mix(self, label: int) -> Mixture:
-        """Draw two people of a class and a share: MixUp with alpha 1 (Zhang et al. 2018, arXiv:1710.09412)."""
-        members = np.flatnonzero(self.targets["main"] == label)
-        first = members[torch.randint(len(members), ()).item()]
-        others = members[self.people[members] != self.people[first]]
-        second = others[torch.randint(len(others), ()).item()]
-        share = torch.rand(()).item()
-        return Mixture((int(first), int(second)), (self._image(first), self._image(second)), share)
-
 
 def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:
     """Return the classes of the images that oversampling adds, `(E,) int64`, sorted.
 
     Each scarce class is filled up to the mean count of the classes. A class of a single person stays as it is, since
-    there are no two people to mix.
-
-    Args:
-        labels: `(N,) int64` class of each image.
-        people: `(N,)` person on each image.
+    there are no two people to mix. `labels` and `people`, both `(N,)`, are those of the images.
     """
     counts = np.bincount(labels, minlength=TASKS["main"].outputs)
     goal = round(counts.sum() / np.count_nonzero(counts))
@@ -141,10 +125,6 @@ def balanced_weights(labels: np.ndarray, power: float) -> np.ndarray:
 
     At 1 all classes are drawn equally often, at 0 all images. Mahajan et al. 2018 (https://arxiv.org/abs/1805.00932)
     took 0.5.
-
-    Args:
-        labels: `(N,) int64` class of each image.
-        power: from 0 to 1.
     """
     return np.bincount(labels)[labels].astype(np.float64) ** -power
 
@@ -155,13 +135,9 @@ class EpochSampler(Sampler):
     A last batch of one image is left out, since BatchNorm cannot train on it; it is another image in every epoch. Of
     several processes each gets its part of every batch, which must be two images or more.
 
-    Args:
-        size: number of images.
-        batch_size: images per batch, over all processes.
-        seed: the run and the fold.
-        rank, world_size: this process and the number of processes.
-        weights: `(size,)` relative frequency of each image, drawn with replacement; None takes each image once. A
-            repeated draw has the key ((epoch, number of the draw), index), so that it is augmented differently.
+    `size` counts images and `batch_size` those of a batch, over all processes. With `weights`, `(size,)`, images are
+    drawn with replacement at these relative frequencies; None takes each image once. A repeated draw has the key
+    ((epoch, number of the draw), index), so that it is augmented differently.
     """
 
     def __init__(
@@ -212,19 +188,13 @@ class EpochSampler(Sampler):
         return full + (rest >= 2 * self.world_size)
 
 
-# ------------------------------------------------------------------------------------------------ views
-
-
 class ViewDataset(Dataset):
     """Images for validation and prediction: `(views (V, 3, S, S) float32, {task: target})` for each index.
 
     Args:
-        paths: the files.
         keys: the seeds of the views of each file, its path or id, so that views are the same in every run.
         transform: an inference transform, called as `transform(image, view, key)`.
         others: further transforms, for networks with other inputs; the views are then a list with one entry each.
-        views: views per image.
-        reader: reads the images.
         targets: `{task: (N,)}` or None.
         report_errors: return blank views for an unreadable image and the reason in the targets under "error", which is
             empty for other images, instead of raising.
@@ -257,14 +227,11 @@ class ViewDataset(Dataset):
             if not self.report_errors:
                 raise
             image, error = BLANK, {"error": str(caught)}
-        kinds = [_stack([cut(image, view, key) for view in range(self.views)]) for cut in self.transforms]
-        views = kinds if len(kinds) > 1 else kinds[0]
-        return views, {task: values[index].item() for task, values in self.targets.items()} | error
-
-
-def _stack(views: list[Tensor]) -> Tensor:
-    """Stack views `(3, S, S)` to `(V, 3, S, S)` in channels-last memory, the layout that networks compute in."""
-    return torch.stack([view.movedim(-3, -1) for view in views]).movedim(-1, -3)
+        # In channels-last memory, the layout that networks compute in.
+        cuts = ([cut(image, view, key).movedim(-3, -1) for view in range(self.views)] for cut in self.transforms)
+        kinds = [torch.stack(views).movedim(-1, -3) for views in cuts]
+        targets = {task: values[index].item() for task, values in self.targets.items()}
+        return kinds if len(kinds) > 1 else kinds[0], targets | error
 
 
 class ViewBatches(Sampler):

@@ -1,7 +1,8 @@
 """Losses, and their sum over the heads of a network.
 
-Class targets are class numbers `(B,) int64`, or shares `(B, C) float` that sum to 1. The command line reads the names
-from here, so torch is imported only where it is used.
+A loss takes logits `(B, C) float` and class targets, which are class numbers `(B,) int64` or shares `(B, C) float` that
+sum to 1, and returns the mean over B, a scalar. The command line reads the names from here, so torch is imported only
+where it is used.
 """
 
 from __future__ import annotations
@@ -17,14 +18,6 @@ def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0
     """Return cross entropy with the target at 1 - smoothing and the rest spread over the *other* classes.
 
     Torch spreads it over all C classes, including the target, so its smoothing is scaled by C / (C - 1).
-
-    Args:
-        logits: `(B, C) float`.
-        target: class numbers or shares.
-        smoothing: share of the other classes.
-
-    Returns:
-        The mean over B, a scalar.
     """
     import torch.nn.functional as F
 
@@ -35,15 +28,7 @@ def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0
 def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 5.0) -> Tensor:
     """Return the softmax focal loss (Lin et al. 2017, https://arxiv.org/abs/1708.02002), weighted per sample.
 
-    For shares it is the sum over the classes, weighted by their shares.
-
-    Args:
-        logits: `(B, C) float`.
-        target: class numbers or shares.
-        gamma: exponent of the weight; 0 is cross entropy.
-
-    Returns:
-        The mean over B, a scalar.
+    For shares it is the sum over the classes, weighted by their shares. `gamma` 0 is cross entropy.
     """
     log_p = logits.log_softmax(dim=1)
     if not target.is_floating_point():
@@ -53,7 +38,7 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 5.0) -> Tensor:
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross entropy of logits `(B, C)` and class numbers or shares, a scalar."""
+    """Return the cross entropy."""
     import torch.nn.functional as F
 
     return F.cross_entropy(logits, target)
@@ -88,11 +73,9 @@ def create_criterion(
 ) -> Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]:
     """Return the loss called `name`, summed over heads.
 
-    It takes the outputs of a network, `{head: (B, C)}`, and targets for at least these heads, `{head: (B,)}` or
-    `{head: (B, C)}`, and returns a scalar: the sum over heads of the mean over the batch.
+    It takes the outputs of a network, `{head: (B, C)}`, and targets for at least these heads.
 
     Args:
-        name: one of LOSSES.
         logit_adjustment: this times the log of each class's frequency is added to its logit, so that the logits
             themselves are those of equally frequent classes (Menon et al. 2021, https://arxiv.org/abs/2007.07314,
             who derive 1).

@@ -27,8 +27,7 @@ from data.tasks import ATTRIBUTES, TASKS
 from utils import UNREADABLE, UserError, first_line
 
 FEATURES = 1000  # outputs of a backbone: its ImageNet logits
-# Errors of networks for images of an unsupported size.
-SIZE_ERRORS = (AssertionError, RuntimeError, TypeError, ValueError)
+SIZE_ERRORS = (AssertionError, RuntimeError, TypeError, ValueError)  # of networks for images of an unsupported size
 
 # ------------------------------------------------------------------------------------------------ backbones
 
@@ -36,11 +35,8 @@ SIZE_ERRORS = (AssertionError, RuntimeError, TypeError, ValueError)
 def create_backbone(name: str, image_size: int, *, pretrained: bool, library: str | None = None) -> nn.Module:
     """Return a backbone that maps `(B, 3, S, S)` to its ImageNet logits, 1000 except for some of timm.
 
-    Args:
-        name: an EfficientNet or a ResNet, or with `library` any name in it.
-        image_size: side S of the images in pixels.
-        pretrained: load ImageNet weights, from TORCH_HOME or the internet.
-        library: None, torchvision or timm.
+    `name` is an EfficientNet or a ResNet, or any name in `library`: torchvision or timm. ImageNet weights come from
+    TORCH_HOME or the internet.
 
     Raises:
         UserError: the name is unknown, the backbone does not fit images of this size, or its weights are neither on
@@ -123,11 +119,7 @@ def _check_size(name: str, image_size: int, create: Callable[[], nn.Module]) -> 
 
 
 def check_train_size(network: nn.Module, backbone: str, image_size: int, train_size: int) -> None:
-    """Check that a network accepts training images of another size; some accept only one.
-
-    Raises:
-        UserError: it does not.
-    """
+    """Raise a UserError if a network rejects training images of another size; some accept only one."""
     if train_size == image_size:
         return
     try:
@@ -177,10 +169,7 @@ def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
 
 
 class Network(nn.Module):
-    """Base class: a backbone, which can be frozen, as the attribute `backbone_name`.
-
-    Subclasses are called with the backbone and the names of their heads.
-    """
+    """Base class: a backbone, as the attribute `backbone_name`. Subclasses take it and the names of their heads."""
 
     backbone_name = "backbone"
 
@@ -222,7 +211,6 @@ class VanillaEfficientNet(Network):
         self.linear = nn.Linear(features, TASKS[self.head].outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map `(B, 3, S, S)` to `{head: (B, outputs)}`."""
         x = self.features(images)  # (B, 1000)
         return {self.head: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
 
@@ -251,7 +239,6 @@ class AttentionTrunk(Network):
         self.heads = nn.ModuleDict({name: nn.Linear(self.width, TASKS[name].outputs) for name in self.attributes})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map `(B, 3, S, S)` to `{"mask": (B, 3), "ageg": (B, 3), "gender": (B, 2)}`."""
         x = self.dropout(self.batchnorm(self.features(images)))  # (B, 1000)
         tokens = torch.stack([self.tokens[name](x) for name in self.attributes], dim=1)  # (B, 3, 64)
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
@@ -271,7 +258,6 @@ class MultiClassTHANet_MK1(AttentionTrunk):
         self.linear = nn.Linear(sum(TASKS[name].outputs for name in self.attributes), TASKS["main"].outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map `(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
         outputs = super().forward(images)
         joined = torch.cat([outputs[name] for name in self.attributes], dim=1)  # (B, 8)
         return {**outputs, "main": self.linear(self.relu(joined))}
@@ -285,7 +271,6 @@ class THANet_MK1(Network):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, TASKS[name].outputs) for name in heads})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map `(B, 3, S, S)` to the logits of each head."""
         x = self.features(images)  # (B, 1000)
         return {name: head(x) for name, head in self.heads.items()}
 
@@ -306,7 +291,6 @@ class JointHeads(Network):
         nn.init.zeros_(self.heads["main"].bias)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Map `(B, 3, S, S)` to the logits of mask, ageg, gender and main."""
         x = self.dropout(self.features(images))  # (B, width)
         outputs = {name: head(x) for name, head in self.heads.items()}
         return {**outputs, "main": outputs["main"] + _joint_log_probabilities(outputs)}
@@ -340,13 +324,8 @@ def create_model(
 ) -> Network:
     """Return the network called `name`, one of `cli.choices.MODELS`, for a task.
 
-    Args:
-        name: name of the network.
-        task: the head of a network with one head; the others always have all their heads.
-        backbone: name of the backbone, or None for the default of the network.
-        image_size: side S of the images in pixels.
-        pretrained: start the backbone from ImageNet weights, downloaded on first use to TORCH_HOME.
-        freeze: train only the head.
+    `task` is the head of a network with one head; the others always have all their heads. None takes the network's
+    default `backbone`. With `pretrained` it starts from ImageNet weights, with `freeze` only the head is trained.
 
     Raises:
         UserError: the backbone is unknown or does not fit the size, or the ImageNet weights cannot be loaded.
@@ -370,10 +349,6 @@ def inference_network(network: nn.Module, image_size: int) -> nn.Module:
 
     The layer before is found by running the network once. If the outputs would change, for example because another
     layer also reads the input of a BatchNorm, the copy is not folded.
-
-    Args:
-        network: any network with a dict of heads as output; it stays as it is.
-        image_size: side S of the images in pixels.
     """
     fused = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
@@ -384,8 +359,8 @@ def inference_network(network: nn.Module, image_size: int) -> nn.Module:
         fuse = next(function for kind, function in _FUSE.items() if isinstance(layer, kind))
         fused.set_submodule(layer_name, fuse(layer, fused.get_submodule(norm_name)))
         fused.set_submodule(norm_name, nn.Identity())
-    outputs = fused(noise)
-    same = all(_is_close(outputs[head], logits) for head, logits in expected.items())
+    largest = {head: (output - expected[head]).abs().max() for head, output in fused(noise).items()}
+    same = all(largest[head] <= 1e-3 * logits.abs().max().clamp(min=1) for head, logits in expected.items())
     return fused if same else copy.deepcopy(network).eval()
 
 
@@ -413,19 +388,13 @@ def _find_norms(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], 
     return outputs, pairs
 
 
-def _is_close(outputs: Tensor, expected: Tensor) -> bool:
-    return bool((outputs - expected).abs().max() <= 1e-3 * expected.abs().max().clamp(min=1))
-
-
 # ------------------------------------------------------------------------------------------------ probabilities
 
 
 def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:
-    """Return the prediction of a task from the outputs of a network.
+    """Return the class probabilities `(B, C) float32` of a task, or years `(B, 1)`.
 
-    Returns:
-        `(B, C) float32` class probabilities, or years `(B, 1)` for age. Without a main head, the probability of a class
-        is the joint probability of its attributes.
+    Without a main head, the probability of a class is the joint probability of its attributes.
 
     Raises:
         KeyError: the network does not predict this task.

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from torch.optim.swa_utils import AveragedModel
 
 
-# ------------------------------------------------------------------------------------------------ optimizers
-
-
 def torch_optimizer(name: str, **options: Any) -> Callable[..., Optimizer]:
     """Return a function that creates an optimizer of torch.optim with some options."""
 
@@ -63,14 +60,8 @@ def create_optimizer(
     """Return an optimizer of the trainable weights of a network.
 
     Biases and the weights of normalisation do not decay, as is usual (He et al. 2019, https://arxiv.org/abs/1812.01187),
-    except with adamp, whose source decays all.
-
-    Args:
-        name: one of OPTIMIZERS.
-        network: its backbone is its attribute `features`.
-        lr: learning rate.
-        weight_decay: None takes the default of the optimizer.
-        backbone_lr: learning rate of the backbone as a share of `lr`.
+    except with adamp, whose source decays all. A `weight_decay` of None takes the default of the optimizer;
+    `backbone_lr` is the learning rate of `network.features` as a share of `lr`.
     """
     decay = WEIGHT_DECAY.get(name, 0.0) if weight_decay is None else weight_decay
     backbone = {id(weights) for weights in network.features.parameters()} if backbone_lr != 1 else set()
@@ -97,9 +88,6 @@ def run_decay(amount: float, *, lr: float, steps: int) -> float:
 def learning_rate(optimizer: Optimizer) -> float:
     """Return the current learning rate of the head."""
     return float(optimizer.param_groups[0]["lr"])
-
-
-# ------------------------------------------------------------------------------------------------ schedules
 
 
 def cosine(optimizer: Optimizer, *, steps: int, cycle: int) -> LRScheduler:
@@ -138,24 +126,12 @@ SCHEDULES = {"cosine": cosine, "cosine_restarts": cosine_restarts, "onecycle": o
 
 
 def create_scheduler(
-    name: str,
-    optimizer: Optimizer,
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-    restart_epochs: int,
-    warmup_epochs: float = 0.0,
+    name: str, optimizer: Optimizer, *, epochs: int, steps_per_epoch: int, restart_epochs: int, warmup_epochs: float = 0
 ) -> LRScheduler:
-    """Return a learning-rate schedule to step after every batch.
+    """Return a schedule to step after every batch; the optimizer has the peak learning rates.
 
-    Args:
-        name: one of SCHEDULES.
-        optimizer: its learning rates are the peak learning rates.
-        epochs: epochs of the run.
-        steps_per_epoch: batches of an epoch.
-        restart_epochs: epochs of a cycle of `cosine_restarts`.
-        warmup_epochs: epochs over which the learning rate rises first (Goyal et al. 2017,
-            https://arxiv.org/abs/1706.02677); with 0, onecycle rises over 0.3 of the run.
+    The learning rate first rises over `warmup_epochs` (Goyal et al. 2017, https://arxiv.org/abs/1706.02677); with 0,
+    onecycle rises over 0.3 of the run. `restart_epochs` are those of a cycle of `cosine_restarts`.
     """
     steps, cycle, create = epochs * steps_per_epoch, restart_epochs * steps_per_epoch, SCHEDULES[name]
     warmup = min(round(warmup_epochs * steps_per_epoch), steps - 1)
@@ -169,18 +145,11 @@ def create_scheduler(
     return SequentialLR(optimizer, [rise, create(optimizer, steps=steps - warmup, cycle=cycle)], [warmup])
 
 
-# ------------------------------------------------------------------------------------------------ moving average
-
-
 def step_average(network: Module, decay: float) -> AveragedModel:
     """Return the exponential moving average of the weights and buffers of a network; its `module` is the network.
 
-    Call `update_parameters(network)` after each step. The first weights are hardly trained, so the average keeps at
-    most (1 + n) / (10 + n) of itself at step n, as in TensorFlow's ExponentialMovingAverage.
-
-    Args:
-        network: the network before its first step.
-        decay: share of the average that each step keeps.
+    Call `update_parameters(network)` after each step, which keeps the share `decay` of the average. The first weights
+    are hardly trained, so it keeps at most (1 + n) / (10 + n) at step n, as in TensorFlow's ExponentialMovingAverage.
     """
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 

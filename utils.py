@@ -55,9 +55,6 @@ def free_ram(system: Path = Path("/")) -> int | None:
 
     Limits of containers and cluster jobs count; memory that only caches files is free
     (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems).
-
-    Args:
-        system: the root of the file system, for tests.
     """
     meminfo, groups = system / "proc" / "meminfo", system / "proc" / "self" / "cgroup"
     if not meminfo.is_file():
@@ -90,12 +87,10 @@ def _numbers(table: Path) -> dict[str, int]:
 def library_versions() -> dict[str, str]:
     """Return the versions of the packages that a result depends on, by name; "unknown" for a missing one."""
     packages = ("torch", "torchvision", "efficientnet-pytorch", "numpy", "pillow", "scikit-learn", "adamp")
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), **dict.fromkeys(packages, "unknown")}
     for name in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
     return found
 
 
@@ -121,11 +116,8 @@ TEMPORARY = ".tmp-"  # prefix of unfinished files; short, so that every allowed 
 def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
     """Write a file that is either whole or absent, even after a power cut.
 
-    The folder must exist: a run whose folder was deleted should end, not start a second one.
-
-    Args:
-        path: the file.
-        write: a function that writes to a binary file object.
+    The folder must exist: a run whose folder was deleted should end, not start a second one. `write` gets a binary file
+    object.
 
     Raises:
         DiskError: the file cannot be written; an earlier file at `path` is unchanged.
@@ -137,7 +129,9 @@ def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        umask = os.umask(0)  # which cannot be read without setting it
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -204,12 +198,6 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file, whole or absent; names that are not Unicode keep their bytes."""
     atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
@@ -222,11 +210,7 @@ def file_digest(path: str | Path) -> str:
 
 
 def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        UserError: the file is missing, damaged, or lacks one of the `needed` keys.
-    """
+    """Return the object in a JSON file, or raise a UserError if it or a `needed` key is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         if not isinstance(value, dict) or any(name not in value for name in needed):
