@@ -29,10 +29,8 @@ def train(config: TrainConfig, context: Context) -> None:
         Interrupted: Ctrl-C or SIGTERM, after saving.
         DiskError: a file could not be written.
     """
-    from analysis.summary import print_summary, summarise_run
     from storage.run_folder import RunFolder
-    from training.kfold import Session, check_batch_size, check_run, load_data, report_run
-    from training.tracking import track_summary
+    from training.kfold import Session, check_batch_size, check_run, load_data
 
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     folds = config.folds if config.folds is not None else tuple(range(config.cv))
@@ -55,14 +53,8 @@ def train(config: TrainConfig, context: Context) -> None:
         with session.open(context):
             for fold in folds:
                 train_fold(session, fold)
-                if dist.is_main:
-                    summary, report = summarise_run(run, config), report_run(config, run)
-    if dist.is_main:
-        print_summary(config, summary)
-        track_summary(config, run, summary)
-        print(f"Saved in {run.path}")
-        if report:
-            print(f"Report: {report}")
+                session.summarise()
+    session.print_result()
 
 
 if __name__ == "__main__":

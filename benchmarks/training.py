@@ -42,7 +42,7 @@ from optim import create_optimizer, create_scheduler
 from training.device import choose_device, count_workers
 from training.engine import TrainStep, prepare, train_one_epoch, training_dtype
 from training.heap import keep_freed_memory
-from training.loaders import train_loader
+from training.loaders import create_loaders
 
 RATE = 0.01  # learning rate
 
@@ -169,7 +169,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
         transform = build_transform(options.transform, "train", options.image_size)
         dataset = TrainDataset(rows, transform, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
-        return sampler, train_loader(dataset, sampler, workers=count_workers(-1, device), device=device)
+        return sampler, create_loaders([(dataset, sampler)], workers=count_workers(-1, device), device=device)[0]
 
     sampler, loader = load(read("off" if cache == "off" else "ram"))
     optimizer = create_optimizer("momentum", network, lr=RATE)

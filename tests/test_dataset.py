@@ -18,7 +18,7 @@ from data.image_cache import ImageReader
 from data.label_math import age_group, make_targets
 from data.tables import read_training_table
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
-from training.loaders import train_loader, view_loader
+from training.loaders import create_loaders, view_loader
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def test_batches_are_the_same_with_any_number_of_workers(workers, table):
     """Also in the second pass, for which the workers are kept."""
     dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0))
     sampler = EpochSampler(len(dataset), 16, seed=(42, 0))
-    loader = train_loader(dataset, sampler, workers=workers, device=CPU)
+    loader = create_loaders([(dataset, sampler)], workers=workers, device=CPU)[0]
     assert len(loader) == len(sampler)
     for epoch in (0, 1):
         sampler.set_epoch(epoch)
@@ -120,7 +120,7 @@ def test_loading_does_not_draw_from_the_global_generator(workers, table):
     before = torch.get_rng_state()
     dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0), oversample=True)
     sampler = EpochSampler(len(dataset), 32, seed=(42, 0))
-    loader = train_loader(dataset, sampler, workers=workers, device=CPU)
+    loader = create_loaders([(dataset, sampler)], workers=workers, device=CPU)[0]
     for epoch in range(2):
         sampler.set_epoch(epoch)
         for _ in loader:

@@ -34,10 +34,8 @@ Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype that networks compute with in training; their weights stay float32.
 
-    Args:
-        precision: float32, bfloat16, float16 or auto, which takes on a GPU the first of bfloat16 and float16 that its
-            hardware supports, and float32 elsewhere.
-        device: the device to compute on.
+    `precision` is float32, bfloat16, float16 or auto: on a GPU the first of bfloat16 and float16 that its hardware
+    supports, float32 elsewhere.
     """
     if precision != "auto":
         return getattr(torch, precision)
@@ -106,15 +104,11 @@ class TrainStep:
     """One training step: mixing, forward pass, loss, backward pass, optimizer and schedule.
 
     Args:
-        network: the network, for several processes wrapped by `Processes.wrap`.
-        criterion: the loss of outputs and targets.
-        optimizer: over the weights of the network.
+        network: for several processes wrapped by `Processes.wrap`.
         scheduler: stepped after every batch.
-        device: the device to compute on.
         dtype: of torch.autocast, see `training_dtype`.
         scaler: of the gradients; by default the one that fits the dtype.
         mixing: replaces a batch by the one to train on, see `augmentation.BatchMixing`.
-        dist: the processes of the run.
     """
 
     network: nn.Module
@@ -133,10 +127,7 @@ class TrainStep:
     def run(self, images: Tensor, targets: dict[str, Tensor], total: int) -> tuple[Tensor, Tensor]:
         """Train on a batch and return its mean loss, and the sum of the losses over the batches of all processes.
 
-        Args:
-            images: `(B, 3, S, S)`.
-            targets: `{task: (B,)}`.
-            total: number of images in the batches of all processes.
+        Images are `(B, 3, S, S)`, targets `{task: (B,)}`; the batches of all processes have `total` images.
         """
         images, targets = self.mixing(*_move(images, targets, self.device))
         with _autocast(self.device, self.dtype):
@@ -165,7 +156,6 @@ def train_one_epoch(
     """Train on every batch of a loader once.
 
     Args:
-        step: the training step.
         loader: the batches, of an interrupted epoch those that are left.
         sizes: images of each batch over all processes; by default those of the loader.
         progress: the progress of an interrupted epoch.
@@ -208,11 +198,7 @@ def update_statistics(
     which counts for a hundredth (precise BatchNorm: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576). Everything
     else is in evaluation mode, and layers that training keeps in it, such as those of a frozen backbone, do not change.
 
-    Args:
-        network: the network.
-        loader: a `view_loader`, whose first views are taken. No batch may have a single image.
-        dtype: of torch.autocast.
-        title: of the progress bar.
+    The loader is a `view_loader`, whose first views are taken. No batch may have a single image.
     """
     network.train()
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
@@ -260,13 +246,7 @@ def evaluate(
 ) -> EvalResult:
     """Return the loss and the predictions of a network for the first view of every image.
 
-    Args:
-        network: the network.
-        loader: a `view_loader` with targets. If it is shared by several processes, each gets the whole result.
-        criterion: the loss of outputs and targets.
-        task: the task to predict.
-        title: of the progress bar.
-        after_batch: called after each batch.
+    The loader is a `view_loader` with targets. If several processes share it, each gets the whole result.
     """
     network.eval()
     losses, images, predictions = [], 0, [torch.empty(0, TASKS[task].outputs)]

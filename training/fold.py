@@ -25,7 +25,6 @@ from training.engine import (
     EvalResult,
     TrainStep,
     evaluate,
-    gradient_scaler,
     inference_dtype,
     prepare,
     train_one_epoch,
@@ -49,12 +48,8 @@ def train_fold(session: Session, number: int) -> None:
     """
     files = FoldFiles(session.config, session.run, session.data, number, session.dist)
     session.stop_if_asked(lambda: f"before fold {number}")
-    files.check()
-    best = files.state.get("best")
-    if best is not None:
-        # An interrupted epoch may have written others, and another machine need not reproduce its weights.
-        files.write_oof(best.numpy())
-    if files.state.get("epoch") == session.config.epochs:
+    files.restore()
+    if files.epoch == session.config.epochs:
         print(f"fold {number}: finished earlier")
     else:
         FoldTrainer(session, files).train()
@@ -116,12 +111,7 @@ def build_network(config: TrainConfig, weights: dict[str, torch.Tensor] | None) 
 
 
 class FoldTrainer:
-    """Trains one fold, from its start or from the state in its files.
-
-    Args:
-        session: what the folds of a run share.
-        files: the files of the fold.
-    """
+    """Trains one fold, from its start or from the state in its files."""
 
     def __init__(self, session: Session, files: FoldFiles) -> None:
         config = session.config
@@ -140,9 +130,6 @@ class FoldTrainer:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
         self.step = self._create_step()
         self.valid_criterion = create_criterion(config.loss_type)  # without adjusted logits, as in prediction
-        self.epoch: int = files.state.get("epoch", 0)  # epochs done
-        self.rows: list[dict[str, Any]] = files.state.get("rows", [])  # of the log
-        self.best: torch.Tensor | None = files.state.get("best")  # (N, C) out-of-fold predictions of the best epoch
         self.progress = EpochProgress()  # of the current epoch
         self.machine = self._describe_machine()  # that the fold was started on
         if "network" in files.state:
@@ -154,8 +141,7 @@ class FoldTrainer:
         return self.average.module if self.average else self.network
 
     def _create_step(self) -> TrainStep:
-        config, network = self.config, self.dist.wrap(self.network, self.device)
-        steps = len(self.sampler)
+        config, steps = self.config, len(self.sampler)
         weight_decay = config.weight_decay
         if config.run_decay:
             weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * steps)
@@ -170,17 +156,18 @@ class FoldTrainer:
             restart_epochs=config.restart_epochs,
             warmup_epochs=config.warmup_epochs,
         )
-        mixing = BatchMixing(
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            age_sigma=config.age_sigma,
-            bounds=(AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]),
-        )
+        bounds = AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]
         counts = self.loaders.train.dataset.counts()
-        criterion = create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts)
-        dtype = training_dtype(config.precision, self.device)
-        scaler = gradient_scaler(dtype, self.device)
-        return TrainStep(network, criterion, optimizer, scheduler, self.device, dtype, scaler, mixing, self.dist)
+        return TrainStep(
+            self.dist.wrap(self.network, self.device),
+            create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts),
+            optimizer,
+            scheduler,
+            self.device,
+            training_dtype(config.precision, self.device),
+            mixing=BatchMixing(mixup=config.mixup, cutmix=config.cutmix, age_sigma=config.age_sigma, bounds=bounds),
+            dist=self.dist,
+        )
 
     def _describe_machine(self) -> dict[str, Any]:
         """Return what changes the last digits of a result, apart from options."""
@@ -196,11 +183,10 @@ class FoldTrainer:
         """Restore the saved state."""
         state, self.files.state = self.files.state, {}  # which may be large
         step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
-        print(f"fold {self.number}: continuing after epoch {self.epoch}{step}")
+        print(f"fold {self.number}: continuing after epoch {self.files.epoch}{step}")
         started = {"processes": 1, **state["machine"]}  # states of earlier versions lack the number
-        changes = [
-            f"{name} {started.get(name)}, now {now}" for name, now in self.machine.items() if started.get(name) != now
-        ]
+        now = self.machine.items()
+        changes = [f"{name} {started.get(name)}, now {value}" for name, value in now if started.get(name) != value]
         if changes:
             print(f"fold {self.number}: started with {'; '.join(changes)}: results may differ in the last digits")
         self.machine = state["machine"]
@@ -222,14 +208,15 @@ class FoldTrainer:
 
     def train(self) -> None:
         """Train the remaining epochs."""
-        with Tracker(self.config, self.files.run, self.files.run.fold(self.number).name, self.rows) as tracker:
-            while self.epoch < self.config.epochs:
+        files = self.files
+        with Tracker(self.config, files.run, files.run.fold(self.number).name, files.rows) as tracker:
+            while files.epoch < self.config.epochs:
                 self._run_epoch(tracker)
 
     def _run_epoch(self, tracker: Tracker) -> None:
-        """Train and validate an epoch, log it, and save its weights if they are among the best."""
+        """Train and validate an epoch, save its weights if they are among the best, and log it."""
         start = time.perf_counter() - self.progress.seconds
-        title = f"fold {self.number} epoch {self.epoch + 1}/{self.config.epochs}"
+        title = f"fold {self.number} epoch {self.files.epoch + 1}/{self.config.epochs}"
         self._train(title)
         if self.loaders.plain is not None:
             update_statistics(self.eval_model, self.loaders.plain, dtype=self.step.dtype, title=f"{title} statistics")
@@ -239,26 +226,31 @@ class FoldTrainer:
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         targets = self.loaders.valid.dataset.targets[self.config.task]
         scores = score(self.config.task, result.probabilities, targets)
-        self.epoch += 1
-        self.files.write_predictions(self.epoch, result.probabilities)
-        saved, is_best = self.files.offer(self.epoch, scores, self.eval_model)
-        if is_best:
-            self.best = torch.from_numpy(result.probabilities)
-            self.files.write_oof(result.probabilities)
-        self._log(result, scores, seconds=time.perf_counter() - start)
-        tracker.log(self.rows[-1])
-        self._print_log(saved)
+        saved = self.files.save_epoch(scores, result.probabilities, self.eval_model)
+        trained = self.progress
+        row = {
+            "fold": self.number,
+            "epoch": self.files.epoch,
+            "lr": trained.rates[0],
+            "train_loss": trained.loss,
+            "valid_loss": result.loss,
+            **scores,
+            "images_per_s": trained.images / trained.seconds,
+            "seconds": time.perf_counter() - start,
+        }
+        self.files.log(row)
+        tracker.log(row)
+        self._print(row, saved)
         self.progress = EpochProgress()
         self._save_state()
-        self.files.remove_others()  # only now, so that a state never names a deleted checkpoint
 
     def _train(self, title: str) -> None:
         """Train the remaining steps of the epoch."""
         if not self.progress.step:
             # For dropout and the like, which each process draws by itself.
             others = () if self.dist.is_main else (self.dist.rank,)
-            seed_everything("epoch", self.config.seed, self.number, self.epoch, *others)
-        self.sampler.set_epoch(self.epoch, self.progress.step)
+            seed_everything("epoch", self.config.seed, self.number, self.files.epoch, *others)
+        self.sampler.set_epoch(self.files.epoch, self.progress.step)
         try:
             train_one_epoch(
                 self.step,
@@ -292,28 +284,10 @@ class FoldTrainer:
             return self._evaluate(torch.float32, title)
         return result
 
-    def _log(self, result: EvalResult, scores: dict[str, float], *, seconds: float) -> None:
-        """Write a row of the log."""
-        trained = self.progress
-        row = {
-            "fold": self.number,
-            "epoch": self.epoch,
-            "lr": trained.rates[0],
-            "train_loss": trained.loss,
-            "valid_loss": result.loss,
-            **scores,
-            "images_per_s": trained.images / trained.seconds,
-            "seconds": seconds,
-        }
-        self.rows.append(row)
-        self.files.write_log(self.rows)
-
-    def _print_log(self, saved: Path | None) -> None:
-        """Print the last row of the log."""
-        row = self.rows[-1]
+    def _print(self, row: dict[str, Any], saved: Path | None) -> None:
         scores = "  ".join(f"{SCORE_TITLES[name]} {row[name]:.4f}" for name in self.task.scores)
         print(
-            f"fold {self.number}  epoch {self.epoch:3d}/{self.config.epochs}  lr {row['lr']:.2e}  "
+            f"fold {self.number}  epoch {row['epoch']:3d}/{self.config.epochs}  lr {row['lr']:.2e}  "
             f"train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  {scores}  "
             f"{row['images_per_s']:.0f} images/s" + (f"  saved {saved.name}" if saved else ""),
             flush=True,
@@ -338,7 +312,9 @@ class FoldTrainer:
     def _save_step(self) -> str:
         """Save the state within an epoch and return its place."""
         self._save_state()
-        return f"after fold {self.number}, epoch {self.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
+        return (
+            f"after fold {self.number}, epoch {self.files.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
+        )
 
     def _check_losses(self) -> None:
         """Stop the fold if the loss of a step is not finite, from which training does not recover."""
@@ -349,10 +325,10 @@ class FoldTrainer:
             raise SystemExit(2)  # all processes find the same step, and the main one prints it
         images = [self.loaders.train.dataset.name(index) for index in self.sampler.batches()[step]]
         raise UserError(
-            f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.epoch + 1}, step "
-            f"{step + 1}, at learning rate {self.progress.rates[step]:.3g}, on {shorten_list(images, len(images))}. "
-            f"Check these images, lower --lr, and pass --overwrite or another --save-path. The best checkpoints so far "
-            f"are in {self.files.run.fold(self.number)}."
+            f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.files.epoch + 1}, "
+            f"step {step + 1}, at learning rate {self.progress.rates[step]:.3g}, on "
+            f"{shorten_list(images, len(images))}. Check these images, lower --lr, and pass --overwrite or another "
+            f"--save-path. The best checkpoints so far are in {self.files.run.fold(self.number)}."
         )
 
     def _save_state(self) -> None:
@@ -361,7 +337,7 @@ class FoldTrainer:
         self._check_losses()  # weights after a loss that is not finite are useless
         random_states = self.dist.gather(random_state(self.device))
         within: dict[str, Any] = {}
-        if self.epoch < self.config.epochs:
+        if self.files.epoch < self.config.epochs:
             within = {
                 "network": self.network.state_dict(),
                 "optimizer": self.step.optimizer.state_dict(),
@@ -375,4 +351,4 @@ class FoldTrainer:
                 "rates": progress.rates,
                 "machine": self.machine,
             }
-        self.files.write_state(self.epoch, self.rows, self.best, within)
+        self.files.write_state(within)

@@ -28,14 +28,9 @@ UNFINISHED_KEYS = STATE_KEYS | {  # of the state of a fold that is not finished
 
 
 class FoldFiles:
-    """The files of one fold. Only the main process writes; the methods of the others do nothing.
+    """The files of one fold, and the record of its finished epochs. Only the main process writes.
 
-    Args:
-        config: the options of the run.
-        run: the folder of the run.
-        data: the images and the split.
-        number: the fold.
-        dist: the processes that train the fold; all of them must create this object.
+    All processes create it and call its methods. `state` is empty if the fold was not started.
 
     Raises:
         UserError: the resume state is damaged or belongs to another run.
@@ -45,7 +40,10 @@ class FoldFiles:
         self.config, self.run, self.number, self.main = config, run, number, dist.is_main
         self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
-        self.state: dict[str, Any] = dist.run_on_main(self._read_state)  # empty if the fold was not started
+        self.state: dict[str, Any] = dist.run_on_main(self._read_state)
+        self.epoch: int = self.state.get("epoch", 0)  # finished epochs
+        self.rows: list[dict[str, Any]] = self.state.get("rows", [])  # of the log
+        self.best: torch.Tensor | None = self.state.get("best")  # (N, C) out-of-fold predictions of the best epoch
         self.keeper = BestKeeper(
             run.fold(number),
             config.top_n,
@@ -60,12 +58,10 @@ class FoldFiles:
             return {}
         state = read_tensors(path, advice)
         state = state if isinstance(state, dict) else {}
-        needed = STATE_KEYS if state.get("epoch") == self.config.epochs else UNFINISHED_KEYS
-        if (
-            not needed <= state.keys()
-            or state["format"] != STATE_FORMAT
-            or state["epoch"] not in range(self.config.epochs + 1)
-        ):
+        needed, epochs = UNFINISHED_KEYS, self.config.epochs
+        if state.get("epoch") == epochs:
+            needed = STATE_KEYS
+        if not needed <= state.keys() or state["format"] != STATE_FORMAT or state["epoch"] not in range(epochs + 1):
             raise UserError(f"{path} is not a resume state of this run and this toolkit. {advice}")
         if state["split"] != self.fingerprint:
             raise UserError(
@@ -74,55 +70,70 @@ class FoldFiles:
             )
         return state
 
-    def check(self) -> None:
-        """Check that the files of the fold's finished epochs exist; without them the scores would lack the fold.
+    def restore(self) -> None:
+        """Bring the files of the fold to its finished epochs, whatever an interrupted epoch wrote.
 
         Raises:
-            UserError: a file is missing.
+            UserError: a file is missing, without which the scores would lack the fold.
         """
         if not self.main:
             return
-        run, number, epoch = self.run, self.number, self.state.get("epoch", 0)
+        run, number = self.run, self.number
         needed = [run.fold(number) / name for *_, name in self.keeper.kept]
         if needed:
             needed = [run.fold_log(number), run.fold_oof(number), *needed]
         missing = [path.name for path in needed if not path.is_file()]
         if missing:
-            what = "a finished fold" if epoch == self.config.epochs else f"a fold of {epoch} epochs"
+            what = "a finished fold" if self.epoch == self.config.epochs else f"a fold of {self.epoch} epochs"
             raise UserError(
                 f"{run.fold(number)} is {what} without {shorten_list(missing)}. Restore the missing files, or delete "
                 "the folder to train the fold again."
             )
-        self.remove_others()
+        self.keeper.remove_others()
+        if self.best is not None:
+            self._write_oof(self.best.numpy())  # another machine need not reproduce those of an interrupted epoch
 
-    def offer(self, epoch: int, scores: dict[str, float], network: Network) -> tuple[Path | None, bool]:
-        """Save the weights of an epoch if they are among the best.
+    def save_epoch(self, scores: dict[str, float], predictions: np.ndarray, network: Network) -> Path | None:
+        """Write the predictions `(N, C)` of a finished epoch, and its weights if they are among the best.
 
-        The checkpoints that they replace stay on disk until `remove_others`.
+        The checkpoints that they replace stay on disk until `write_state`, so that a state never names a deleted one.
 
         Returns:
-            Their path or None, and whether they are the best.
+            The path of the weights, or None.
         """
+        self.epoch += 1
+        if self.main:
+            self.run.write_epoch_predictions(self.number, self.epoch, predictions)
 
         def save(path: Path) -> None:
             if self.main:
-                save_checkpoint(path, network, self._describe(epoch, scores))
+                save_checkpoint(path, network, self._describe(scores))
 
-        path = self.keeper.offer(epoch, scores[self.task.monitor], save)
-        return path, path is not None and path.name == self.keeper.kept[0][2]
+        path = self.keeper.offer(self.epoch, scores[self.task.monitor], save)
+        if path is not None and path.name == self.keeper.kept[0][2]:
+            self.best = torch.from_numpy(predictions)
+            if self.main:
+                self._write_oof(predictions)
+        return path
 
-    def remove_others(self) -> None:
-        """Delete the checkpoints that are not kept, which the resume state must not name any more."""
+    def log(self, row: dict[str, Any]) -> None:
+        """Add the row of a finished epoch to the log."""
+        self.rows.append(row)
         if self.main:
-            self.keeper.remove_others()
+            self.run.write_fold_log(self.number, self.rows)
 
-    def _describe(self, epoch: int, scores: dict[str, float]) -> ModelInfo:
+    def write_state(self, within: dict[str, Any]) -> None:
+        """Write the state from which the fold is resumed; `within` has the UNFINISHED_KEYS until it is finished."""
+        if not self.main:
+            return
+        state = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch, "rows": self.rows}
+        state |= {"best": self.best, "kept": self.keeper.kept}
+        write_tensors(self.run.state(self.number), state | within)
+        self.keeper.remove_others()
+
+    def _describe(self, scores: dict[str, float]) -> ModelInfo:
         config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)
-        counts = {
-            name: np.bincount(targets[name], minlength=task.outputs).tolist()
-            for name, task in TASKS.items()
-            if not task.regression
-        }
+        classes = {name: task.outputs for name, task in TASKS.items() if not task.regression}
         return ModelInfo(
             task=config.task,
             model_type=config.model_type,
@@ -133,52 +144,19 @@ class FoldFiles:
             inference_crop=config.inference_crop,
             classes=self.task.classes,
             fold=self.number,
-            epoch=epoch,
+            epoch=self.epoch,
             scores=scores,
             monitor=self.task.monitor,
             higher_is_better=self.task.higher_is_better,
             split_fingerprint=self.fingerprint,
-            training_counts=counts,
+            training_counts={name: np.bincount(targets[name], minlength=n).tolist() for name, n in classes.items()},
             training_age=float(np.median(targets["age"])),
             config=lasting_options(config),
             versions=library_versions(),
         )
 
-    def write_oof(self, probabilities: np.ndarray) -> None:
-        """Write the best epoch's predictions of the validation images, `(N, C)`."""
-        if not self.main:
-            return
-        about = pd.DataFrame(
-            {
-                "ImageID": self.valid_table["image"],
-                "person": self.valid_table["person"],
-                "fold": self.number,
-                "label": make_targets(self.valid_table)[self.config.task],
-            }
-        )
-        predictions = prediction_columns(self.config.task, probabilities)
-        self.run.write_fold_oof(self.number, pd.concat([about, predictions], axis=1))
-
-    def write_predictions(self, epoch: int, probabilities: np.ndarray) -> None:
-        """Write an epoch's predictions of the validation images, `(N, C)`."""
-        if self.main:
-            self.run.write_epoch_predictions(self.number, epoch, probabilities)
-
-    def write_log(self, rows: list[dict[str, Any]]) -> None:
-        """Write the rows of the finished epochs."""
-        if self.main:
-            self.run.write_fold_log(self.number, rows)
-
-    def write_state(self, epoch: int, rows: list[dict[str, Any]], best: torch.Tensor | None, within: dict) -> None:
-        """Write the state from which the fold is resumed.
-
-        Args:
-            epoch: the number of finished epochs.
-            rows: the rows of the log.
-            best: the best epoch's predictions of the validation images, `(N, C)`.
-            within: the UNFINISHED_KEYS until the fold is finished.
-        """
-        if not self.main:
-            return
-        state = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": epoch, "rows": rows, "best": best}
-        write_tensors(self.run.state(self.number), state | {"kept": self.keeper.kept} | within)
+    def _write_oof(self, predictions: np.ndarray) -> None:
+        table, task = self.valid_table, self.config.task
+        about = {"ImageID": table["image"], "person": table["person"], "fold": self.number}
+        about = pd.DataFrame(about | {"label": make_targets(table)[task]})
+        self.run.write_fold_oof(self.number, pd.concat([about, prediction_columns(task, predictions)], axis=1))

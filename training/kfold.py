@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
 from storage.resume import can_continue
 from storage.run_folder import RunFolder
-from training.tracking import check_tracker
+from training.tracking import check_tracker, track_summary
 from utils import (
     DiskError,
     UserError,
@@ -63,7 +63,7 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         UserError: the run cannot start.
     """
     if process_number() == 0:
-        run.locks(_folds_to_lock(config, run, folds)).check()
+        lock_folds(config, run, folds).check()
         can_continue(run, config)
     if config.load_state_dict:
         existing_checkpoint(config.load_state_dict)
@@ -80,8 +80,13 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         seed=config.seed,
     )
     if process_number() == 0:
-        check_tracker(config)
+        check_tracker(config)  # last: it imports torch
     return tables
+
+
+def lock_folds(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> FoldLocks:
+    """Return the locks of the folds to train, and of those that --overwrite would delete."""
+    return run.locks({*folds, *(run.folds() if config.overwrite else ())})
 
 
 def check_batch_size(config: TrainConfig, dist: Processes) -> None:
@@ -130,19 +135,15 @@ def load_data(config: TrainConfig, tables: Tables, dist: Processes) -> Data:
 
 @dataclass
 class Session:
-    """What the folds of a run share.
+    """A run that is being trained: its options, folder, folds, data, processes and device.
 
     Args:
-        config: the options of the run.
-        run: its folder.
-        folds: the folds to train.
-        data: images, labels and split.
         weights: the weights to start from; None without --load-state-dict.
-        dist: the processes of the run.
-        device: the device of this process.
         loaders: the loaders of each fold.
         locks: the locks of the folds; those of processes other than the main one lock nothing.
         stop: notes the signals that ask to stop.
+        summary: of the folds that are finished; empty in processes other than the main one.
+        report: the report of these folds, if there is one.
     """
 
     config: TrainConfig
@@ -155,13 +156,14 @@ class Session:
     loaders: dict[int, FoldLoaders] = field(init=False)
     locks: FoldLocks = field(init=False)
     stop: StopRequest = field(init=False)
+    summary: dict[str, Any] = field(default_factory=dict, init=False)
+    report: Path | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         from training.loaders import fold_loaders
 
-        to_lock = _folds_to_lock(self.config, self.run, self.folds) if self.dist.is_main else ()
         self.loaders = fold_loaders(self.config, self.data, self.folds, self.device, self.dist)
-        self.locks = self.run.locks(to_lock)
+        self.locks = lock_folds(self.config, self.run, self.folds) if self.dist.is_main else FoldLocks({})
         self.stop = StopRequest(patient=self.dist.world_size > 1)
 
     @contextmanager
@@ -169,7 +171,7 @@ class Session:
         """Lock the folds, start or continue the run in its folder, and note signals, for the length of a block."""
         if self.dist.is_main:
             make_folder(self.run.path.parent)
-        with self.locks if self.dist.is_main else nullcontext():
+        with self.locks:
             if self.dist.is_main:
                 start_run(self.config, self.run, self.data, self.folds)
                 context.started = True
@@ -193,8 +195,7 @@ class Session:
     def stop_if_asked(self, save: Callable[[], str]) -> None:
         """Raise if a signal asked to stop or a lock is lost; called by all processes at the same step.
 
-        Args:
-            save: saves the state before a stop and returns its place, as in "before fold 1".
+        `save` saves the state before a stop and returns its place, as in "before fold 1".
 
         Raises:
             Interrupted: a signal asked to stop, in any of the processes.
@@ -205,10 +206,16 @@ class Session:
         if signum:
             raise Interrupted(signum, f"saved {save()}")
 
+    def summarise(self) -> None:
+        """Write the summary and the report of the folds that are finished."""
+        if self.dist.is_main:
+            self.summary, self.report = summarise_run(self.run, self.config), report_run(self.config, self.run)
 
-def _folds_to_lock(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> set[int]:
-    """Return the folds to train and those that --overwrite would delete."""
-    return {*folds, *(run.folds() if config.overwrite else ())}
+    def print_result(self) -> None:
+        """Print and track the summary, after the last fold."""
+        if self.dist.is_main:
+            track_summary(self.config, self.run, self.summary)
+            print_result(self.config, self.summary, f"Saved in {self.run.path}", self.report)
 
 
 def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int]) -> None:
@@ -290,8 +297,12 @@ def join_folds(run: RunFolder) -> None:
     for number in run.folds():
         if checkpoint_files(run.fold(number)) or number in finished:
             check_fold(run, number, config, fingerprint)
-    print_summary(config, summarise_run(run, config))
-    print(f"Joined in {run.path}")
-    report = report_run(config, run)
+    print_result(config, summarise_run(run, config), f"Joined in {run.path}", report_run(config, run))
+
+
+def print_result(config: TrainConfig, summary: dict[str, Any], done: str, report: Path | None) -> None:
+    """Print the scores of a run, and the places of its files and its report."""
+    print_summary(config, summary)
+    print(done)
     if report:
         print(f"Report: {report}")

@@ -23,17 +23,13 @@ from training.distributed import ALONE, Processes
 from utils import derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
+Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
 
 class Loader:
-    """The batches of one data set, loaded by processes that may serve others too; see `create_loaders`.
+    """The batches of one data set for a device, loaded by processes that may serve others too; see `create_loaders`.
 
-    Args:
-        processes: loads for all data sets.
-        number: index of this data set.
-        batch_sampler: its batches of keys, whose number is the length of the loader.
-        device: the device that the batches are for.
-        dist: the processes of the run, which share the batches.
+    Its length is the number of batches of keys. The processes of the run share the batches.
     """
 
     def __init__(
@@ -107,11 +103,6 @@ def create_loaders(
     return [Loader(processes, number, batches, device, dist) for number, (_, batches) in enumerate(parts)]
 
 
-def train_loader(dataset: TrainDataset, sampler: EpochSampler, *, workers: int, device: torch.device) -> Loader:
-    """Return a loader of `(images (B, 3, S, S), {task: (B,)})` in the order of the sampler."""
-    return create_loaders([(dataset, sampler)], workers=workers, device=device)[0]
-
-
 def view_loader(
     dataset: ViewDataset, *, batch_size: int, workers: int, device: torch.device, dist: Processes = ALONE
 ) -> Loader:
@@ -120,18 +111,16 @@ def view_loader(
     return create_loaders([(dataset, batches)], workers=workers, device=device, dist=dist)[0]
 
 
-def _collate_channels_last(
-    items: list[tuple[Tensor | list[Tensor], dict]],
-) -> tuple[Tensor | list[Tensor], dict[str, Tensor]]:
+def _collate_channels_last(items: list[tuple[Views, dict]]) -> tuple[Views, dict[str, Tensor]]:
     """Collate in the layout of decoded images, which networks compute in too, so that no pixel is moved."""
+    images, targets = default_collate([(_move_axis(images, -3, -1), target) for images, target in items])
+    return _move_axis(images, -1, -3), targets
 
-    def move(images: Tensor | list[Tensor], source: int, destination: int) -> Tensor | list[Tensor]:
-        if isinstance(images, list):
-            return [move(kind, source, destination) for kind in images]
-        return images.movedim(source, destination)
 
-    images, targets = default_collate([(move(images, -3, -1), target) for images, target in items])
-    return move(images, -1, -3), targets
+def _move_axis(images: Views, source: int, destination: int) -> Views:
+    if isinstance(images, list):
+        return [kind.movedim(source, destination) for kind in images]
+    return images.movedim(source, destination)
 
 
 class FoldLoaders(NamedTuple):
@@ -183,16 +172,14 @@ def fold_loaders(
 
 
 def _epoch_sampler(config: TrainConfig, dataset: TrainDataset, dist: Processes) -> EpochSampler:
-    weights = None
-    if config.balance:
-        weights = balanced_weights(dataset.classes[TASKS[config.task].class_task], config.balance)
+    classes = dataset.classes[TASKS[config.task].class_task]
     return EpochSampler(
         len(dataset),
         config.batch_size,
         seed=dataset.seed,
         rank=dist.rank,
         world_size=dist.world_size,
-        weights=weights,
+        weights=balanced_weights(classes, config.balance) if config.balance else None,
     )
 
 

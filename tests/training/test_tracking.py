@@ -105,10 +105,10 @@ def cut(train, monkeypatch):
     def command(*words):
         write = FoldFiles.write_state
 
-        def interrupt(files, epoch, *rest):
-            if epoch == 2:
+        def interrupt(files, within):
+            if files.epoch == 2:
                 raise KeyboardInterrupt
-            write(files, epoch, *rest)
+            write(files, within)
 
         with monkeypatch.context() as patch:
             patch.setattr(FoldFiles, "write_state", interrupt)
