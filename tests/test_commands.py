@@ -466,7 +466,7 @@ def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, run, tmp_path, 
         scalers.append(torch.amp.GradScaler("cpu", growth_interval=2))
         return scalers[-1]
 
-    monkeypatch.setattr(training_fold, "gradient_scaler", scaler)
+    monkeypatch.setattr("training.engine.gradient_scaler", scaler)
     words = ("--epochs", 2)
     train(*words, "--save-path", tmp_path / "whole")
     interrupt_evaluation(monkeypatch, 2)
