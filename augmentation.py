@@ -49,9 +49,6 @@ class Settings:
     inference_crop: float | None = None
 
 
-# ------------------------------------------------------------------------------------------------ steps
-
-
 class CentreSquare(v2.Transform):
     """Cut the centred square of the shorter side."""
 
@@ -159,8 +156,7 @@ class FixedViews:
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
         """Return view number `view` of a PIL RGB image as `(3, S, S) float32`; `key` is not used."""
         left, top, width, height = face_crop_box(image)[0] if self.face else (0, 0, *image.size)
-        side = self.fraction * min(width, height)
-        v = VIEWS[view]
+        v, side = VIEWS[view], self.fraction * min(width, height)
         cut = side * v.zoom
         middle_x = left + (width - side) / 2 + side / 2 + v.dx * side
         middle_y = top + (height - side) / 2 + side / 2 + v.dy * side
@@ -209,8 +205,6 @@ def build_transform(name: str, phase: str, image_size: int, **settings: Any) -> 
     return TRANSFORMS[name][phase](Settings(image_size, **settings))
 
 
-# ------------------------------------------------------------------------------------------------ batches
-
 Targets = dict[str, Tensor]
 
 
@@ -239,7 +233,10 @@ class BatchMixing:
         if self.shares is not None or self.kinds:
             targets = {task: _to_probabilities(task, values) for task, values in targets.items()}
         if self.shares is not None:
-            targets |= self._soft_age_groups(targets)
+            self.shares = self.shares.to(targets["age"].device)
+            groups = self.shares[targets["age"].round().long()]
+            main = torch.einsum("bm,bg,ba->bmga", targets["mask"], targets["gender"], groups).flatten(1)
+            targets |= {"ageg": groups, "main": main}  # in the order of encode_class
         if self.kinds:
             kind, alpha = self.kinds[torch.randint(len(self.kinds), ()).item()]
             # The labels that torchvision mixes are row numbers, so that one mixture serves the targets of all tasks.
@@ -247,13 +244,6 @@ class BatchMixing:
             images, parts = kind(alpha=alpha, num_classes=count)(images, torch.arange(count, device=images.device))
             targets = {task: parts @ values for task, values in targets.items()}
         return images, targets
-
-    def _soft_age_groups(self, targets: Targets) -> Targets:
-        self.shares = self.shares.to(targets["age"].device)
-        groups = self.shares[targets["age"].round().long()]
-        mask, gender = targets["mask"], targets["gender"]
-        main = torch.einsum("bm,bg,ba->bmga", mask, gender, groups).flatten(1)  # in the order of encode_class
-        return {"ageg": groups, "main": main}
 
 
 def _to_probabilities(task: str, values: Tensor) -> Tensor:

@@ -176,9 +176,8 @@ class EpochSampler(Sampler):
         for number, chunk in enumerate(self.batches()):
             keys = []
             for index in chunk:
-                again = drawn[index]
+                keys.append(((self.epoch, drawn[index]) if drawn[index] else self.epoch, index))
                 drawn[index] += 1
-                keys.append(((self.epoch, again) if again else self.epoch, index))
             if number >= self.start:
                 yield keys[self.rank :: self.world_size]
 

@@ -27,7 +27,7 @@ from data.tasks import ATTRIBUTES, TASKS
 from utils import UNREADABLE, UserError, first_line
 
 FEATURES = 1000  # outputs of a backbone: its ImageNet logits
-SIZE_ERRORS = (AssertionError, RuntimeError, TypeError, ValueError)  # of networks for images of an unsupported size
+
 
 # ------------------------------------------------------------------------------------------------ backbones
 
@@ -62,11 +62,10 @@ def create_backbone(name: str, image_size: int, *, pretrained: bool, library: st
 
 
 def _from_torchvision(name: str, image_size: int) -> nn.Module:
-    names = torchvision.models.list_models(module=torchvision.models)
+    names, version = torchvision.models.list_models(module=torchvision.models), torchvision.__version__
     if name not in names:
         raise UserError(
-            f"--backbone {name} is not a classification network of torchvision {torchvision.__version__}."
-            f"{nearest(name, names)}"
+            f"--backbone {name} is not a classification network of torchvision {version}.{nearest(name, names)}"
         )
     options = {}
     if name.startswith("vit_"):
@@ -107,35 +106,25 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
 
 def _check_size(name: str, image_size: int, create: Callable[[], nn.Module]) -> nn.Module:
     """Return a new backbone that was run once: many accept only sizes that they can divide into parts."""
-    try:
-        backbone = create()
-        _run_once(backbone, image_size)
-    except SIZE_ERRORS as error:
-        raise UserError(
-            f"--backbone {name} does not fit --image-size {image_size} ({first_line(error)}). Pass another size, such "
-            "as 224."
-        ) from None
-    return backbone
+    return _run_once(create, image_size, f"{name} does not fit --image-size {image_size}", "Use a size such as 224.")
 
 
 def check_train_size(network: nn.Module, backbone: str, image_size: int, train_size: int) -> None:
     """Raise a UserError if a network rejects training images of another size; some accept only one."""
-    if train_size == image_size:
-        return
+    if train_size != image_size:
+        problem = f"{backbone} for --image-size {image_size} cannot train on images of {train_size} pixels"
+        _run_once(lambda: network, train_size, problem, "Pass another --train-side, such as 1.")
+
+
+def _run_once(create: Callable[[], nn.Module], size: int, problem: str, advice: str) -> nn.Module:
     try:
-        _run_once(network, train_size)
-    except SIZE_ERRORS as error:
-        raise UserError(
-            f"--backbone {backbone} for --image-size {image_size} cannot train on images of {train_size} pixels "
-            f"({first_line(error)}). Pass another --train-side, such as 1."
-        ) from None
-
-
-@torch.no_grad()
-def _run_once(network: nn.Module, image_size: int) -> None:
-    training = network.training
-    network.eval()(torch.zeros(1, 3, image_size, image_size))
-    network.train(training)
+        network = create()
+        training = network.training
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, size, size))
+        return network.train(training)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # of networks for unsupported sizes
+        raise UserError(f"--backbone {problem} ({first_line(error)}). {advice}") from None
 
 
 def _load_pretrained(backbone: nn.Module, name: str, image_size: int) -> None:
@@ -369,26 +358,21 @@ def _find_norms(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], 
     given: dict[int, tuple[str, Tensor]] = {}  # the tensors are kept so that ids are not reused
     pairs: list[tuple[str, str]] = []
 
-    def note_output(name: str, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        given[id(output)] = name, output
-
-    def note_input(name: str, norm: nn.Module, inputs: tuple[Tensor]) -> None:
-        if id(inputs[0]) in given:
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(module, tuple(_FUSE)):
+            given[id(output)] = name, output
+        elif id(inputs[0]) in given:
             pairs.append((given[id(inputs[0])][0], name))
 
     hooks = []
     for name, module in network.named_modules():
-        if isinstance(module, tuple(_FUSE)):
-            hooks.append(module.register_forward_hook(partial(note_output, name)))
-        elif type(module) in (nn.BatchNorm2d, nn.BatchNorm1d):  # subclasses may do more
-            hooks.append(module.register_forward_pre_hook(partial(note_input, name)))
+        # A subclass of a BatchNorm may do more.
+        if isinstance(module, tuple(_FUSE)) or type(module) in (nn.BatchNorm2d, nn.BatchNorm1d):
+            hooks.append(module.register_forward_hook(partial(note, name)))
     outputs = network(images)
     for hook in hooks:
         hook.remove()
     return outputs, pairs
-
-
-# ------------------------------------------------------------------------------------------------ probabilities
 
 
 def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:

@@ -97,10 +97,8 @@ def library_versions() -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------ files
 
 # Errors of torch.load on files that are truncated or not weights.
-UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, struct.error),
-)
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError)
+UNREADABLE += (pickle.UnpicklingError, struct.error)
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:
@@ -134,14 +132,12 @@ def atomic_write(path: Path, write: Callable[[Any], None]) -> None:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException as error:
-        disk_error = cannot_write(path, error) if isinstance(error, OSError) else None  # before space is freed
+    except OSError as error:
+        raise cannot_write(path, error) from None  # with the free space before the file is deleted
+    finally:
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
-        if disk_error is not None:
-            raise disk_error from None
-        raise
 
 
 def _sync_folder(folder: Path) -> None:
@@ -170,9 +166,7 @@ def cannot_write(path: Path, error: OSError) -> DiskError:
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents if needed, and return its path.
 
-    Raises:
-        DiskError: the disk is full or not writable.
-        FileExistsError, NotADirectoryError: a file has this name.
+    Raise a DiskError if the disk does not allow it, a FileExistsError or NotADirectoryError if a file has the name.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
