@@ -64,13 +64,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def count_workers(requested: int, device: torch.device, *, sharing: int = 1) -> int:
-    """Return the number of loader processes.
+    """Return the number of loader processes: the requested one, or for -1 one per core, at most 8.
 
-    Args:
-        requested: the number; -1 takes one per core up to 8, or half of them without a GPU, since the network itself
-            then needs the cores.
-        device: the device of the network.
-        sharing: number of processes that share the cores.
+    Without a GPU it is one per two cores, since the network itself needs them. `sharing` processes share the cores.
     """
     if requested >= 0:
         return requested

@@ -24,21 +24,14 @@ class Processes:
 
     All processes must call the methods that exchange values, in the same order.
 
-    Args:
-        rank: number of this process.
-        world_size: number of processes.
-        local_rank: number of this process on its machine.
-        local_size: number of processes on this machine.
-        node: number of this machine.
-        group: process group for values on the CPU, set by `connect`.
     """
 
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    node: int = 0
-    group: Any = None
+    rank: int = 0  # number of this process
+    world_size: int = 1  # number of processes
+    local_rank: int = 0  # number of this process on its machine
+    local_size: int = 1  # number of processes on this machine
+    node: int = 0  # number of this machine
+    group: Any = None  # process group for values on the CPU, set by `connect`
 
     @classmethod
     def from_environment(cls) -> Processes:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,19 +70,12 @@ def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch
 
 @dataclass
 class EpochProgress:
-    """The progress of an epoch, and after it the result.
+    """The progress of an epoch, and after it the result."""
 
-    Args:
-        images: images trained on.
-        seconds: time spent, over all parts of an interrupted epoch.
-        losses: of each step, a scalar on the device: the sum over the images of the step.
-        rates: learning rate of each step.
-    """
-
-    images: int = 0
-    seconds: float = 0.0
-    losses: list[Tensor] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    images: int = 0  # trained on
+    seconds: float = 0.0  # over all parts of an interrupted epoch
+    losses: list[Tensor] = field(default_factory=list)  # of each step: the sum over its images, on the device
+    rates: list[float] = field(default_factory=list)  # learning rate of each step
 
     @property
     def step(self) -> int:
@@ -221,14 +215,8 @@ def update_statistics(
 # ------------------------------------------------------------------------------------------------ inference
 
 
-@dataclass(frozen=True)
-class EvalResult:
-    """The result of an evaluation.
-
-    Args:
-        loss: mean over the images.
-        probabilities: `(N, C) float32` probabilities, or years, in the order of the loader.
-    """
+class EvalResult(NamedTuple):
+    """The mean loss over N images, and their `(N, C) float32` probabilities, or years, in the order of the loader."""
 
     loss: float
     probabilities: np.ndarray
@@ -274,12 +262,12 @@ def predict(
     """Return the prediction of each network, its mean over the views of an image: `(M, N, C) float32`.
 
     C is the largest number of outputs of the tasks; shorter predictions are filled with 0. Every network sees a batch
-    before the next one is loaded, so that each image is decoded once.
+    before the next one is loaded, so that each image is decoded once. If several processes share the loader, a
+    `view_loader`, each gets the whole result.
 
     Args:
         networks: may create networks when they are indexed, which happens once, or for every part of the images if
             they take turns.
-        loader: a `view_loader`. If it is shared by several processes, each gets the whole result.
         tasks: the task of all networks, or of each.
         kinds: the index of the transform of each network, if the loader has several.
         at_once: number of networks to hold in memory; the images are kept for the others, up to HELD_BYTES or a quarter
@@ -312,11 +300,7 @@ def predict(
 
 
 def _predict_batch(
-    networks: Sequence[nn.Module],
-    kinds: Sequence[int],
-    views: list[Tensor],
-    tasks: Sequence[str],
-    device: torch.device,
+    networks: Sequence[nn.Module], kinds: Sequence[int], views: list[Tensor], tasks: Sequence[str], device: torch.device
 ) -> list[Tensor]:
     """Return the prediction of each network for its kind of `views (B, V, 3, S, S)`, `(B, V, its C)`."""
     moved: dict[int, Tensor] = {}

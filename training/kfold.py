@@ -57,11 +57,7 @@ FINGERPRINTS = {
 
 
 def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tables:
-    """Check folder, files and libraries of a run and return its labels, before torch is imported or images are decoded.
-
-    Raises:
-        UserError: the run cannot start.
-    """
+    """Return the labels of a run, or raise a UserError if it cannot start; torch is not imported, no image decoded."""
     if process_number() == 0:
         lock_folds(config, run, folds).check()
         can_continue(run, config)
@@ -135,29 +131,20 @@ def load_data(config: TrainConfig, tables: Tables, dist: Processes) -> Data:
 
 @dataclass
 class Session:
-    """A run that is being trained: its options, folder, folds, data, processes and device.
-
-    Args:
-        weights: the weights to start from; None without --load-state-dict.
-        loaders: the loaders of each fold.
-        locks: the locks of the folds; those of processes other than the main one lock nothing.
-        stop: notes the signals that ask to stop.
-        summary: of the folds that are finished; empty in processes other than the main one.
-        report: the report of these folds, if there is one.
-    """
+    """A run that is being trained."""
 
     config: TrainConfig
     run: RunFolder
-    folds: Sequence[int]
+    folds: Sequence[int]  # to train
     data: Data
-    weights: dict[str, torch.Tensor] | None
+    weights: dict[str, torch.Tensor] | None  # to start from, with --load-state-dict
     dist: Processes
     device: torch.device
-    loaders: dict[int, FoldLoaders] = field(init=False)
-    locks: FoldLocks = field(init=False)
-    stop: StopRequest = field(init=False)
-    summary: dict[str, Any] = field(default_factory=dict, init=False)
-    report: Path | None = field(default=None, init=False)
+    loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
+    locks: FoldLocks = field(init=False)  # of the folds; only the main process locks them
+    stop: StopRequest = field(init=False)  # notes the signals that ask to stop
+    summary: dict[str, Any] = field(default_factory=dict, init=False)  # of the finished folds, in the main process
+    report: Path | None = field(default=None, init=False)  # of the finished folds
 
     def __post_init__(self) -> None:
         from training.loaders import fold_loaders
@@ -219,11 +206,7 @@ class Session:
 
 
 def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int]) -> None:
-    """Start a run in its folder, or check that the one in it can be continued.
-
-    Raises:
-        UserError: the folder holds another run.
-    """
+    """Start a run in its folder, or raise a UserError if the one in it cannot be continued."""
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint

@@ -6,6 +6,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from config import TrainConfig
@@ -19,11 +20,7 @@ NEEDED = {"tensorboard": ("torch.utils.tensorboard", "SummaryWriter"), "wandb": 
 
 
 def check_tracker(config: TrainConfig) -> None:
-    """Check that the library of --tracker can be imported.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Raise a UserError if the library of --tracker cannot be imported."""
     if config.tracker not in NEEDED:
         return
     module, name = NEEDED[config.tracker]
@@ -39,13 +36,8 @@ def check_tracker(config: TrainConfig) -> None:
 class Tracker:
     """A context manager that tracks the rows of log.csv as one stream, in the main process.
 
-    If the library fails, tracking stops with one message and training continues.
-
-    Args:
-        config: the options of the run.
-        run: its folder.
-        stream: name of the stream, as in fold00.
-        rows: the epochs that are trained already; those that were not tracked are added.
+    If the library fails, tracking stops with one message and training continues. The stream has a name, as in fold00;
+    of `rows`, the epochs that are trained already, those that were not tracked are added.
     """
 
     def __init__(self, config: TrainConfig, run: RunFolder, stream: str, rows: Sequence[dict[str, Any]]) -> None:
@@ -114,23 +106,24 @@ class WeightsAndBiases:
         new = {"id": f"{secrets.token_hex(4)}-{stream}", "epochs": 0}
         self.state = read_json(self.file, tuple(new)) if self.file.exists() else new
         write_json(self.file, self.state)
-        options = {
-            "project": os.environ.get("WANDB_PROJECT", PROJECT),
-            "group": f"{config.task}-{run.name}-{file_digest(run.config)[:8]}",
-            "name": f"{run.name} {stream}",
-            "id": self.state["id"],
-            "resume": "allow",
-            "reinit": "create_new",  # not the unfinished run of another fold
-            "config": config.as_dict(),
-            "allow_val_change": True,  # some options may change on --resume
-            "dir": str(run.path),
-        }
+        start = partial(
+            wandb.init,
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            group=f"{config.task}-{run.name}-{file_digest(run.config)[:8]}",
+            name=f"{run.name} {stream}",
+            id=self.state["id"],
+            resume="allow",
+            reinit="create_new",  # not the unfinished run of another fold
+            config=config.as_dict(),
+            allow_val_change=True,  # some options may change on --resume
+            dir=str(run.path),
+        )
         try:
-            self.run = wandb.init(**options)
+            self.run = start()
         except Exception as error:  # no API key, no network, no such project
             print(f"wandb cannot be reached for {stream} ({first_line(error)}): continuing offline.", flush=True)
             wandb.teardown()  # otherwise the id stays in use
-            self.run = wandb.init(**options, mode="offline")
+            self.run = start(mode="offline")
 
     def log(self, epoch: int, scalars: dict[str, float]) -> None:
         """Log the scalars of an epoch that was not logged yet."""
