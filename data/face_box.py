@@ -23,23 +23,19 @@ def face_box(image: Image.Image) -> Box | None:
 
     On a small grey copy, the middle of the face is the vertical line with the best mirror symmetry. Its height follows
     from the two strongest horizontal edges near that line, such as hair, mask, chin or collar.
-
-    Args:
-        image: PIL image of any size.
     """
     width, height = image.size
     if max(width, height) > 3 * min(width, height):
         return None
     scale = 48 / min(width, height)
-    small = image.convert("L").resize(
-        (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR, reducing_gap=2
-    )
+    size = round(width * scale), round(height * scale)
+    small = image.convert("L").resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
     grey = np.asarray(small, dtype=np.float32)
     column = _find_symmetry(grey)
-    rows = None if column is None else _find_edges(grey, column)
-    if rows is None:
+    edges = None if column is None else _find_edges(grey, column)
+    if edges is None:
         return None
-    top, bottom = rows
+    top, bottom = edges
     largest = min(height, width * 4 / 3)
     box_height = float(np.clip(1.8 * (bottom - top) / scale, 0.75 * largest, largest))
     box_width = box_height * 3 / 4
@@ -57,8 +53,7 @@ def _find_symmetry(grey: np.ndarray) -> float | None:
     half = width // 4
     best, found = 0.3, None  # a lower correlation counts as no symmetry
     for column in range(half + width // 12, width - half - width // 12 + 1):
-        left = rows[:, column - half : column]
-        right = rows[:, column : column + half][:, ::-1]
+        left, right = rows[:, column - half : column], rows[:, column : column + half][:, ::-1]
         a, b = left - left.mean(), right - right.mean()
         norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
         correlation = float((a * b).sum()) / norm if norm > 1e-3 else 0.0
@@ -74,10 +69,9 @@ def _find_edges(grey: np.ndarray, column: float) -> tuple[float, float] | None:
     edges = np.abs(band[2:] - band[:-2])
     edges[: height // 12] = edges[len(edges) - height // 12 :] = 0  # the border of the image
     first = int(edges.argmax())
-    strength = edges[first]
     apart = edges.copy()
     apart[max(0, first - height // 6) : first + height // 6 + 1] = 0
     second = int(apart.argmax())
-    if strength < 4 or apart[second] < 2:  # grey levels of 255
+    if edges[first] < 4 or apart[second] < 2:  # grey levels of 255
         return None
     return min(first, second) + 1.0, max(first, second) + 1.0

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,15 +23,10 @@ UNKNOWN_MEMORY = 2 * 2**30  # bytes to use if the system does not report its fre
 
 
 class ImageReader:
-    """Reads the images of a run, from memory if they are kept there, else from their files.
+    """Reads the images of a run, from memory if they are kept there, else from their files by `images.read_image`.
 
-    Both give the same pixels. A pickled reader holds the place of the pixels, not the pixels.
-
-    Args:
-        side: see `images.read_image`.
-        file: the memory file with the pixels; None if none are kept.
-        index: the place of each image in it.
-        max_megapixels: the largest image to decode; None allows any size.
+    Both give the same pixels. A pickled reader holds the place of the pixels, not the pixels: `file` is the memory file
+    with the pixels, `index` the place of each image in it.
     """
 
     def __init__(
@@ -46,19 +41,14 @@ class ImageReader:
         self.pixels = self._map() if self.index else None
 
     def read(self, path: str) -> Image.Image:
-        """Return an image as `images.read_image` does.
-
-        Raises:
-            UserError: the image is not kept, and cannot be read or is too large.
-        """
+        """Return an image as `images.read_image` does, with its errors if the image is not kept."""
         place = self.index.get(path)
         if place is None:
             return read_image(path, self.side, self.max_megapixels)
         if self.pixels is None:
             self.pixels = self._map()
         start, width, height = place
-        pixels = self.pixels[start : start + 3 * width * height].reshape(height, width, 3)
-        return Image.fromarray(pixels)
+        return Image.fromarray(self.pixels[start : start + 3 * width * height].reshape(height, width, 3))
 
     def _map(self) -> np.ndarray:
         return np.memmap(self.file, np.uint8, mode="r")
@@ -74,48 +64,36 @@ class ImageReader:
 def load_images(
     paths: Sequence[str], *, cache: str, side: int, max_megapixels: float
 ) -> tuple[ImageReader, dict[str, str]]:
-    """Decode every image once, to keep it and to find those that cannot be read.
+    """Decode every image once; return a reader of them, and `{path: reason}` of those that cannot be read.
 
-    Args:
-        paths: the files.
-        cache: "ram" keeps as many images as half of the free memory holds, "off" none.
-        side: see `images.read_image`.
-        max_megapixels: larger images count as unreadable.
-
-    Returns:
-        The reader, and `{path: reason}` of the unreadable images.
+    `cache` "ram" keeps as many images as half of the free memory holds, shrunk to `side` as by `images.read_image`;
+    "off" keeps none.
     """
     if cache == "off":
         return ImageReader(side), find_unreadable(paths, max_megapixels)
     free = free_ram()
+    room = UNKNOWN_MEMORY if free is None else free // 2
+    index: Index = {}
+    one_at_a_time = threading.Lock()
+
+    def keep(path: str, image: Image.Image) -> None:
+        pixels = image.tobytes()
+        with one_at_a_time:
+            start = target.tell()
+            if start + len(pixels) <= room:
+                target.write(pixels)
+                index[path] = (start, *image.size)
+
     handle, file, release = _memory_file()
     try:
         with open(handle, "wb", closefd=False) as target:
-            writer = _PixelWriter(target, UNKNOWN_MEMORY if free is None else free // 2)
-            unreadable = find_unreadable(paths, max_megapixels, side=side, keep=writer.write)
-        reader = ImageReader(side, file, writer.index)
+            unreadable = find_unreadable(paths, max_megapixels, side=side, keep=keep)
+        reader = ImageReader(side, file, index)
     except BaseException:
         release()
         raise
     weakref.finalize(reader, release)
     return reader, unreadable
-
-
-class _PixelWriter:
-    """Appends the pixels of images to a file until it holds `room` bytes; thread-safe."""
-
-    def __init__(self, file: IO[bytes], room: int) -> None:
-        self.file, self.room, self.size = file, room, 0
-        self.index: Index = {}
-        self.lock = threading.Lock()
-
-    def write(self, path: str, image: Image.Image) -> None:
-        pixels = image.tobytes()
-        with self.lock:
-            if self.size + len(pixels) <= self.room:
-                self.file.write(pixels)
-                self.index[path] = (self.size, *image.size)
-                self.size += len(pixels)
 
 
 def _memory_file() -> tuple[int, Path, Callable[[], None]]:

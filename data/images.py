@@ -39,12 +39,8 @@ _PORTION = 256  # files per submission to the thread pool
 def needed_side(image_size: int, crop_scale: float = 0.08) -> int:
     """Return the shorter side in pixels below which a random crop has less detail than the network can see.
 
-    The smallest crop has the area `crop_scale` and sides of 3 : 4. Crops above 0.08, torchvision's default, are counted
-    as 0.08, so that images keep some pixels to spare.
-
-    Args:
-        image_size: side of the network's input in pixels.
-        crop_scale: smallest area of a random crop, as a share of the centre square.
+    The smallest crop has the share `crop_scale` of the area of the centre square and sides of 3 : 4. Crops above 0.08,
+    torchvision's default, are counted as 0.08, so that images keep some pixels to spare.
     """
     return math.ceil(image_size / math.sqrt(min(crop_scale, 0.08) * 3 / 4))
 
@@ -56,18 +52,13 @@ def read_image(path: str | Path, side: int | None = None, max_megapixels: float 
     """Return an image as PIL RGB, as a viewer shows it.
 
     It is rotated by its EXIF tag, transparent pixels are white, of several frames the first is taken, and of 16 bits of
-    grey the 8 highest.
-
-    Args:
-        path: the file.
-        side: shrink by the largest whole number that leaves the shorter side this long, which also saves most of the
-            decoding of a JPEG; None keeps all pixels.
-        max_megapixels: the largest image to decode; None allows any size.
+    grey the 8 highest. It is shrunk by the largest whole number that leaves the shorter side `side` pixels long, which
+    also saves most of the decoding of a JPEG; None keeps all pixels.
 
     Raises:
-        UserError: the file is missing, not an image, damaged, or too large.
+        UserError: the file is missing, not an image, damaged, or larger than `max_megapixels`.
     """
-    with _ignored_warnings(), _opened(path, max_megapixels) as image:
+    with warnings.catch_warnings(action="ignore"), _opened(path, max_megapixels) as image:
         return _to_rgb(image, side)
 
 
@@ -79,14 +70,6 @@ def read_thumbnail(path: str | Path, side: int) -> Image.Image | None:
         return None
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
-
-
-@contextmanager
-def _ignored_warnings() -> Iterator[None]:
-    """Ignore Pillow's warnings about odd but readable files; not thread-safe."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager
@@ -126,9 +109,7 @@ def _to_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;"):  # Pillow would clip at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     if image.mode != "RGB" or image.format not in ("JPEG", "MPO"):  # a loaded JPEG needs neither its file nor a copy
         image = image.convert("RGB")
     return image if times == 1 else image.resize(size, Image.Resampling.BOX)
@@ -146,13 +127,8 @@ def find_unreadable(
 ) -> dict[str, str]:
     """Return the images that cannot be read or are too large, as `{path: reason}` in the order of `paths`.
 
-    Every file is decoded to its end. Without `keep`, JPEGs are decoded at an eighth of their size, which is faster.
-
-    Args:
-        paths: the files.
-        max_megapixels: the largest image; None allows any size.
-        side: see `read_image`; for `keep`.
-        keep: called with each path and its image, by several threads at once.
+    Every file is decoded to its end. `keep` is called with each path and its image, shrunk to `side` as by
+    `read_image`, by several threads at once. Without it, JPEGs are decoded at an eighth of their size, which is faster.
     """
     one_at_a_time = threading.Lock()
 
@@ -171,8 +147,8 @@ def find_unreadable(
             return str(error)
         return None
 
-    faults = {}
-    with _ignored_warnings(), ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    faults, workers = {}, min(8, os.cpu_count() or 1)
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(workers) as pool:  # threads share it
         for start in range(0, len(paths), _PORTION):  # Ctrl-C waits for one portion, not for all files
             portion = paths[start : start + _PORTION]
             found = zip(portion, pool.map(find_fault, portion), strict=True)
@@ -181,11 +157,7 @@ def find_unreadable(
 
 
 def stop_if_unreadable(unreadable: dict[str, str], on_bad_image: str) -> None:
-    """Raise an error about the images of `find_unreadable`, unless `on_bad_image` is "skip".
-
-    Raises:
-        UserError: there are unreadable images and they are not skipped.
-    """
+    """Raise a UserError about the images of `find_unreadable`, if any, unless `on_bad_image` is "skip"."""
     if unreadable and on_bad_image == "stop":
         raise UserError("\n".join(unreadable.values()) + " Pass --on-bad-image skip to leave such images out.")
 

@@ -48,9 +48,8 @@ def decode_classes(classes: np.ndarray) -> dict[str, np.ndarray]:
 def make_targets(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
     """Return the targets of every task, `{task: (N,)}`: classes as int64, age in years as float32.
 
-    Args:
-        table: one row per image, with mask, gender, age and ageg.
-        age_filter: people of at least this age count as the oldest age group; for training only.
+    `table` has one row per image, with mask, gender, age and ageg. People from the age `age_filter` on count as the
+    oldest age group; for training only.
     """
     group = table["ageg"].to_numpy(np.int64)
     if age_filter is not None:
@@ -65,9 +64,7 @@ def make_targets(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[
 
 def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
     """Return the class of each row, `(N,) int64`: the most probable one, or the age group of the predicted years."""
-    if TASKS[task].regression:
-        return age_group(probabilities[:, 0])
-    return probabilities.argmax(axis=1)
+    return age_group(probabilities[:, 0]) if TASKS[task].regression else probabilities.argmax(axis=1)
 
 
 def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
@@ -79,13 +76,9 @@ def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
 def join_probabilities(base: np.ndarray | None, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return probabilities of the 18 classes, `(N, 18)`, from those of attributes.
 
-    Each attribute in `parts` replaces the marginal of `base`, the others stay as they are in `base`: a class's
-    probability is multiplied by that of its attribute and divided by the marginal. Without a base, attributes count as
-    independent.
-
-    Args:
-        base: `(N, 18)` probabilities of main, or None if all attributes are in `parts`.
-        parts: `(N, 3)`, `(N, 2)` and `(N, 3)` for mask, gender and ageg.
+    Each attribute in `parts` replaces the marginal of `base`, `(N, 18)`, the others stay as they are in `base`: a
+    class's probability is multiplied by that of its attribute and divided by the marginal. Without a base, attributes
+    count as independent, and all must be in `parts`.
     """
     from scipy.special import softmax  # imported here, since most commands need nothing of SciPy
 
@@ -105,12 +98,8 @@ def age_group_shares(years: np.ndarray, sigma: float, bounds: Sequence[float] = 
     """Return the probability of each age group for ages that are known to `sigma` years, `(N, 3) float64`.
 
     An age of 58 stands for the year from 58 to 59: the normal distribution lies about its middle. Its shares of the
-    groups are a label distribution (Gao et al. 2017, https://arxiv.org/abs/1611.01731).
-
-    Args:
-        years: `(N,)` ages.
-        sigma: standard deviation in years.
-        bounds: years at which the second and the third age group begin.
+    groups, of which the second and the third begin at `bounds`, are a label distribution (Gao et al. 2017,
+    https://arxiv.org/abs/1611.01731).
     """
     from scipy.special import erf
 

@@ -88,11 +88,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def read_answers(path: str | Path) -> dict[str, float]:
-    """Return the `ImageID,ans` rows of a submission or of true answers.
-
-    Raises:
-        UserError: the file or a column is missing, an id is listed twice, or an answer is not a number.
-    """
+    """Return the `ImageID,ans` rows of a submission or of true answers, or raise a UserError about the file."""
     rows = read_csv_rows(Path(path), ("ImageID", "ans"))
     if not rows:
         raise UserError(f"{path} holds no rows.")

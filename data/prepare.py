@@ -20,40 +20,24 @@ from utils import UserError, shorten_list
 
 
 class Tables(NamedTuple):
-    """The labels of a run before any image is opened.
+    """The labels of a run before any image is opened."""
 
-    Args:
-        train: one row per image to train on.
-        valid: one row per image of --valid-root; None without it.
-        split: the folds of the people.
-        notes: sentences to print.
-    """
-
-    train: pd.DataFrame
-    valid: pd.DataFrame | None
+    train: pd.DataFrame  # one row per image
+    valid: pd.DataFrame | None  # the same of --valid-root; None without it
     split: Split
-    notes: list[str]
+    notes: list[str]  # sentences to print
 
 
 @dataclass(frozen=True)
 class Data:
-    """The images that a run trains and validates on.
+    """The images that a run trains and validates on."""
 
-    Args:
-        table: one row per image.
-        valid: the same of --valid-root; None if every fold validates on its own held-out people.
-        split: the folds of the people.
-        unreadable: `{path: reason}` of the images that were left out.
-        reader: reads the others.
-        pseudo: further training rows of each fold; empty without --pseudo-labels.
-    """
-
-    table: pd.DataFrame
-    valid: pd.DataFrame | None
+    table: pd.DataFrame  # one row per image
+    valid: pd.DataFrame | None  # the same of --valid-root; None if every fold validates on its own held-out people
     split: Split
-    unreadable: dict[str, str]
-    reader: ImageReader
-    pseudo: Sequence[pd.DataFrame] = ()
+    unreadable: dict[str, str]  # {path: reason} of the images that were left out
+    reader: ImageReader  # of the others
+    pseudo: Sequence[pd.DataFrame] = ()  # further training rows of each fold; empty without --pseudo-labels
 
     @property
     def fingerprint(self) -> str:
@@ -82,24 +66,17 @@ def read_tables(
     cv: int,
     seed: int,
 ) -> Tables:
-    """Read the labels of the images and split the people into folds.
-
-    Raises:
-        UserError: errors in the folders, one line each; or too few people.
-    """
-    roots = {"--train-root": train_root}
-    if valid_root:
-        roots["--valid-root"] = valid_root
+    """Read the labels and split the people into folds; raise the errors in the folders as a UserError, a line each."""
+    roots = {"--train-root": train_root, **({"--valid-root": valid_root} if valid_root else {})}
     (train, *rest), report = read_training_tables(roots, corrections)
     report.raise_errors()
     valid = rest[0] if rest else None
-    if valid is not None:
-        both = sorted(set(train["person"]) & set(valid["person"]))
-        if both:
-            raise UserError(
-                f"--train-root and --valid-root share people, which would inflate the score: {shorten_list(both)}. "
-                "Remove them from one of the two."
-            )
+    both = sorted(set(train["person"]) & set(valid["person"])) if valid_root else []
+    if both:
+        raise UserError(
+            f"--train-root and --valid-root share people, which would inflate the score: {shorten_list(both)}. "
+            "Remove them from one of the two."
+        )
     return Tables(train, valid, _split(train, valid, cv, seed), report.notes)
 
 
@@ -116,15 +93,10 @@ def prepare_images(
     task: str = "main",
     age_filter: int | None = None,
 ) -> Data:
-    """Decode every image once, split the people again if images are left out, and print notes.
+    """Decode every image once by `load_images`, split the people again if images are left out, and print notes.
 
-    Args:
-        tables: from `read_tables`.
-        side, max_megapixels, cache: see `load_images`.
-        on_bad_image: "stop" or "skip".
-        pseudo_labels: folder of a prediction to train on too, the `pseudo_share` of it that is most confident.
-        validated_root: the folder that is validated on, which `pseudo_labels` must not be of.
-        task, age_filter: for which the pseudo labels are.
+    `pseudo_labels` is the folder of a prediction to train on too, the `pseudo_share` of it that is most confident, with
+    the labels of `task` and `age_filter`; it must not be of the images in `validated_root`.
 
     Raises:
         UserError: images are unreadable, or too few people are left without them.

@@ -22,36 +22,24 @@ ABOUT = "prediction.json"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The probabilities that each member of a prediction gave to unlabelled images.
+    """The probabilities that each member of a prediction gave to unlabelled images."""
 
-    Args:
-        folder: of the prediction.
-        ids, paths: `(N)` images.
-        answers: of each member, `(N, 18)`.
-        trained: of each member, the fingerprint of its split and its fold.
-    """
-
-    folder: Path
+    folder: Path  # of the prediction
     ids: list[str]
     paths: list[str]
-    answers: list[np.ndarray]
-    trained: list[tuple[str | None, int | None]]
+    answers: list[np.ndarray]  # of each member, (N, 18)
+    trained: list[tuple[str | None, int | None]]  # of each member, the fingerprint of its split and its fold
 
     def fold_table(
         self, fingerprint: str, fold: int, *, task: str, share: float, ages: dict[int, float]
     ) -> pd.DataFrame:
         """Return the training rows of a fold, one per image, with the labels that its members predict.
 
-        Of each predicted class of the task, the images with the highest mean probability are taken.
-
-        Args:
-            fingerprint, fold: of the split of the run, and the number of the fold.
-            task: the task to train, one with classes.
-            share: of each class to take, from 0 to 1.
-            ages: the years that stand for each age group.
+        Of each predicted class of the task, the `share` of images with the highest mean probability is taken. `ages`
+        are the years that stand for each age group.
 
         Raises:
-            UserError: no member was trained on the people of this fold.
+            UserError: no member was trained on the people of this fold of the split with this fingerprint.
         """
         own = [each for each, place in zip(self.answers, self.trained, strict=True) if place == (fingerprint, fold)]
         if not own:
@@ -83,16 +71,10 @@ class PseudoLabels:
 
 
 def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLabels:
-    """Read a prediction of submit_ensemble.py, or for --cv 1 of submit_singular.py.
-
-    It must have members of all folds, whichever of them are trained.
-
-    Args:
-        folder: of the prediction.
-        validated: the folder whose images are validated on, which must not be trained on.
+    """Read a prediction of submit_ensemble.py, or for --cv 1 of submit_singular.py, with members of all folds.
 
     Raises:
-        UserError: the folder holds no prediction or one of another task, or its images are missing or are validated on.
+        UserError: the folder holds no prediction of main, or its images are missing or lie in the `validated` folder.
     """
     folder = Path(folder)
     if not (folder / ABOUT).is_file():
@@ -115,9 +97,8 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
     answers, trained = [], []
     for member in about["members"]:
         try:
-            table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": str}).set_index(
-                "ImageID"
-            )
+            table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": str})
+            table = table.set_index("ImageID")
             if table.shape[1] != TASKS["main"].outputs:
                 continue  # a member of another task, in a recipe
             answers.append(table.loc[ids].to_numpy(np.float64))

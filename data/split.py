@@ -48,14 +48,9 @@ def label_fingerprint(*tables: pd.DataFrame) -> str:
     """Return 16 hexadecimal digits that two runs share only if they have the same images with the same labels.
 
     Images are identified by their names below the root and their sizes in bytes.
-
-    Args:
-        tables: one row per image, with image, path, mask, gender and age.
     """
-    rows = [
-        table[["image", "mask", "gender", "age"]].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv()
-        for table in tables
-    ]
+    labels = ["image", "mask", "gender", "age"]
+    rows = [table[labels].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv() for table in tables]
     return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
@@ -72,12 +67,8 @@ def strata(table: pd.DataFrame) -> pd.Series:
 def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[str] | None = None) -> Split:
     """Split people into `cv` folds with different validation people; `cv` 1 holds out a tenth of them.
 
-    Args:
-        table: one row per image in any order, with image, person, gender and ageg.
-        cv: number of folds.
-        seed: of the shuffle.
-        valid_people: the people of a separate validation folder, whom every fold validates on instead; the people that
-            a fold leaves out of training are then not used.
+    `table` has one row per image in any order, with image, person, gender and ageg. With `valid_people`, those of a
+    separate validation folder, every fold validates on them, and the people that it leaves out of training are unused.
 
     Raises:
         UserError: there are fewer people than folds, or fewer than two.
@@ -91,7 +82,8 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
         raise UserError(
             f"{len(people)} people cannot be split into {max(parts, 2)} folds. Each fold needs at least one person."
         )
-    scarce = [f"{name} ({count})" for name, count in stratum.value_counts().sort_index().items() if count < parts]
+    counts = stratum.value_counts().sort_index()
+    scarce = [f"{name} ({count})" for name, count in counts.items() if count < parts]
     if scarce:
         notes.append(f"Strata with fewer people than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
     from sklearn.model_selection import StratifiedKFold  # a second to import, which errors above do not need
@@ -99,10 +91,7 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
     folder = StratifiedKFold(n_splits=parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # a note above names them
-        try:
-            pieces = list(folder.split(people, stratum))
-        except ValueError:  # every stratum has fewer people than there are parts
-            pieces = list(folder.split(people, [0] * len(people)))
+        pieces = list(folder.split(people, stratum if counts.max() >= parts else [0] * len(people)))
     folds = [
         Fold([people[i] for i in train], [people[i] for i in valid] if valid_people is None else valid_people)
         for train, valid in pieces

@@ -1,7 +1,4 @@
-"""Read the labels of the training images from folder names, file names, train.csv and corrections.
-
-No image is opened here.
-"""
+"""Read the labels of the training images from folder names, file names, train.csv and corrections."""
 
 from __future__ import annotations
 
@@ -68,11 +65,8 @@ def read_training_tables(
     """Return the labels of the images in each folder, and a report on all of them.
 
     Labels come from the folder names `<id>_<gender>_<race>_<age>`, or from a train.csv next to the root if it lists the
-    folder, and from the file names. Hidden files are ignored.
-
-    Args:
-        roots: the folders by the option that names each, for messages.
-        corrections: CSV of corrections to the labels.
+    folder, and from the file names. Hidden files are ignored. No image is opened. `roots` are by the option that names
+    each, for messages.
 
     Returns:
         For each root a table with one row per image, sorted by folder and file: image (path below the root), path, id
@@ -103,7 +97,7 @@ def _read_root(root: Path, option: str, report: Report) -> list[dict]:
     listed = _read_train_csv(root.absolute().parent / "train.csv", report)
     found: dict[str, list[str]] = defaultdict(list)
     rows = []
-    for folder in sorted(visible_entries(root), key=lambda entry: entry.name):
+    for folder in visible_entries(root):
         if not folder.is_dir():
             found["ignored"].append(folder.name)
             continue
@@ -140,7 +134,7 @@ def _identify(folder: str, listed: dict | None, found: dict[str, list[str]]) -> 
 
 def _read_shots(folder: os.DirEntry, found: dict[str, list[str]]) -> Iterator[dict]:
     """Yield the image, path and mask of each image of a person's folder; problems go into `found`."""
-    files = sorted(visible_entries(folder.path), key=lambda entry: entry.name)
+    files = visible_entries(folder.path)
     if not files:
         found["empty"].append(folder.name)
     for file in files:
@@ -180,9 +174,9 @@ def normalize_name(name: str) -> str:
 
 
 def visible_entries(folder: str | Path) -> list[os.DirEntry]:
-    """Return the entries of a folder that are not hidden."""
+    """Return the entries of a folder that are not hidden, sorted by name."""
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 # ------------------------------------------------------------------------------------------------ CSV files
@@ -191,12 +185,8 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
 def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
-    Missing cells are empty; cells beyond the last column are dropped.
-
-    Args:
-        path: the file.
-        needed: columns that must be there.
-        also: columns that may be there, at most once.
+    Missing cells are empty; cells beyond the last column are dropped. `needed` columns must be there, those of `also`
+    may be, at most once.
 
     Raises:
         UserError: the file is missing or not a CSV in UTF-8, or a column is missing or repeated.
@@ -246,12 +236,9 @@ def _read_train_csv(path: Path, report: Report) -> dict[str, dict]:
 
 
 def read_corrections(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a file of corrections, each with the number of the line it ends on.
+    """Return the rows of a file of corrections as `read_csv_rows` does.
 
     A row has CORRECTION_COLUMNS, `file` without extension; all but the id are in lower case, missing cells are "".
-
-    Raises:
-        UserError: the file is missing, or not a CSV with a column id.
     """
     rows = []
     for number, row in read_csv_rows(path, CORRECTION_COLUMNS[:1], CORRECTION_COLUMNS[1:]):
@@ -262,9 +249,9 @@ def read_corrections(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
     """Return the table with the corrections applied; the report gets the number of changes and the errors."""
-    table = table.copy()
+    original, table = table, table.copy()
     folders = table.groupby("id").groups
-    changed, unknown, wrong, contradicting = 0, [], [], []
+    unknown, wrong, contradicting = [], [], []
     earlier: dict[tuple[str, ...], str] = {}
     for number, row in read_corrections(path):
         identity, gender, age, shot, mask = (row[name] for name in CORRECTION_COLUMNS)
@@ -286,14 +273,13 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
         if not fits:
             wrong.append(f"line {number} ({identity})")
             continue
-        before = table.loc[images, ["gender", "age", "mask"]].copy()
         if gender:
             table.loc[images, "gender"] = GENDERS.index(gender)
         if age:
             table.loc[images, "age"] = _parse_age(age)
         if mask:
             table.loc[named, "mask"] = MASKS.index(mask)
-        changed += int((before != table.loc[images, ["gender", "age", "mask"]]).any(axis=1).sum())
+    changed = int((table != original).any(axis=1).sum())
     report.error(unknown, "row", f"of {path} for people that do not exist")
     report.error(contradicting, "row", f"of {path} that contradict an earlier row")
     allowed = f"gender male or female, age in years, file with mask {', '.join(MASKS)}"

@@ -23,25 +23,15 @@ SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "r
 
 @dataclass(frozen=True)
 class Task:
-    """A question about an image, its possible answers and its scores.
+    """A question about an image, its possible answers and its scores."""
 
-    Args:
-        name: the name on the command line.
-        title: the name in texts.
-        classes: the class names; for the regression of age the age groups that an age implies.
-        losses: the losses that fit, the default first.
-        monitor: the score that checkpoints are ranked by.
-        higher_is_better: whether a higher monitor score is better.
-        regression: whether the answer is a number in years instead of a class.
-    """
-
-    name: str
-    title: str
-    classes: tuple[str, ...]
-    losses: tuple[str, ...] = tuple(CLASSIFICATION_LOSSES)
-    monitor: str = "macro_f1"
+    name: str  # on the command line
+    title: str  # in texts
+    classes: tuple[str, ...]  # for the regression of age the age groups that an age implies
+    losses: tuple[str, ...] = tuple(CLASSIFICATION_LOSSES)  # those that fit, the default first
+    monitor: str = "macro_f1"  # the score that checkpoints are ranked by
     higher_is_better: bool = True
-    regression: bool = False
+    regression: bool = False  # the answer is a number in years instead of a class
 
     @property
     def outputs(self) -> int:

@@ -103,8 +103,7 @@ def read_tensors(path: Path, advice: str | None = None) -> Any:
         if head[:2] == b"PK":
             _check_zip(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # an error follows
-            warnings.filterwarnings("ignore", message=".*TorchScript")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol|.*TorchScript")  # an error follows
             return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, zlib.error):
         reason = DAMAGED
@@ -238,11 +237,8 @@ def load_weights(
         weights, own = ({k: v for k, v in part.items() if k.startswith(prefix)} for part in (weights, own))
     different = [f"{name} is missing" for name in own if name not in weights]
     different += [f"{name} is not part of it" for name in weights if name not in own]
-    different += [
-        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
+    shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
+    different += [f"{name} has shape {came} instead of {due}" for name, (came, due) in shapes.items() if came != due]
     if different:
         raise UserError(f"The weights in {source} do not fit {kind}: {shorten_list(different, 3)}. Use other weights.")
     broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]

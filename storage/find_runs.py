@@ -57,11 +57,7 @@ def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
 
 
 def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunFolder]:
-    """Return the K-fold run in each folder, see `find_run`; by default all runs of the task where train.py saves.
-
-    Raises:
-        UserError: a run does not exist, or is named twice.
-    """
+    """Return the K-fold run in each folder by `find_run`, each once; by default all where train.py saves the task."""
     if roots and Path(",".join(roots)).is_dir():
         roots = (",".join(roots),)  # a folder with commas in its name
     place = ROOT / TrainConfig.save_path / (task or TrainConfig.task)

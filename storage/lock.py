@@ -84,12 +84,7 @@ class FoldLocks:
                 lease.release()
 
     def raise_if_lost(self) -> None:
-        """Stop a run that lost a lock, as after a minute without a sign of life.
-
-        Raises:
-            UserError: another run may train the fold.
-            DiskError: the disk became read-only or failed.
-        """
+        """Raise a UserError if another run may have taken a lock of this one, or a DiskError if the disk failed."""
         for loss in self.losses:
             path = Path(loss.lock_file)
             if isinstance(loss.error, OSError) and loss.reason == "refresh-failed":

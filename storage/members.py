@@ -95,9 +95,7 @@ def find_best(folder: Path, expected: Expected) -> Member:
 def find_members(
     run: RunFolder, expected: Expected = Expected(), *, top_k: int, folds: Sequence[int] | None
 ) -> list[Member]:
-    """Return the best `top_k` checkpoints of every fold of a K-fold run, fold by fold, best first.
-
-    `folds` None stands for all folds.
+    """Return the best `top_k` checkpoints of each of some folds of a run, or of all, fold by fold, best first.
 
     Raises:
         UserError: a fold is missing or has fewer checkpoints, or the members do not fit each other.
@@ -150,11 +148,10 @@ def _check_consistency(members: Sequence[Member], expected: Expected) -> None:
     compared = ("task", "image_size", "mean", "std", "crop_scale", "inference_crop", "transform_type")
     for member in members[1:]:
         for name in (*compared, "split_fingerprint"):
-            if name not in ignored and getattr(member.info, name) != getattr(first.info, name):
-                raise UserError(
-                    f"{member.path} and {first.path} differ in {name.replace('_', ' ')} "
-                    f"({getattr(member.info, name)} and {getattr(first.info, name)}). Use checkpoints of one run."
-                )
+            own, other = getattr(member.info, name), getattr(first.info, name)
+            if name not in ignored and own != other:
+                what = f"{name.replace('_', ' ')} ({own} and {other})"
+                raise UserError(f"{member.path} and {first.path} differ in {what}. Use checkpoints of one run.")
     for member in members:
         if member.info.fold not in (None, member.fold):
             raise UserError(
@@ -163,11 +160,7 @@ def _check_consistency(members: Sequence[Member], expected: Expected) -> None:
 
 
 def check_fold(run: RunFolder, number: int, config: TrainConfig, fingerprint: str) -> None:
-    """Check that a finished fold is complete and belongs to the run that its folder lies in.
-
-    Raises:
-        UserError: files are missing, or its checkpoints have other options, another split or another fold.
-    """
+    """Raise a UserError unless a finished fold is complete and belongs to the run that its folder lies in."""
     files = checkpoint_files(run.fold(number))
     gone = [] if run.fold_oof(number).is_file() else [run.fold_oof(number).name]
     gone += [] if files else ["its checkpoints"]

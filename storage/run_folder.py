@@ -152,19 +152,11 @@ class RunFolder:
                 self.read_epoch_predictions(number, len(rows), task, epochs)
 
     def read_log(self, task: str) -> pd.DataFrame:
-        """Return the logs of all folds, finished or not.
-
-        Raises:
-            UserError: no epoch is trained, or a file is damaged.
-        """
+        """Return the logs of all folds, finished or not; raise a UserError if there are none or one is damaged."""
         return self._join(self.fold_log, self.folds(), log_columns(task))
 
     def read_oof(self, task: str) -> pd.DataFrame:
-        """Return oof.csv, the out-of-fold predictions: ImageID, person, fold, label, pred, p0, ...
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """Return oof.csv: ImageID, person, fold, label, pred, p0...; raise a UserError if it is missing or damaged."""
         if not self.oof.is_file():
             raise UserError(
                 f"There is no {self.oof}. Finish a fold, or join folds that are finished with: {self._how_to_join()}"
@@ -214,10 +206,8 @@ class RunFolder:
     def read_epoch_predictions(self, number: int, rows: int, task: str, epochs: int) -> np.ndarray | None:
         """Return the predictions of a fold's epochs, `(epochs, rows, outputs of the task) float32`.
 
-        None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do.
-
-        Raises:
-            UserError: a file is damaged.
+        None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do; a UserError if a
+        file is damaged.
         """
         shape = (rows, TASKS[task].outputs)
         paths = [self._epoch_file(number, k + 1) for k in range(epochs)]

@@ -235,6 +235,11 @@ def test_the_mask_of_one_file_is_corrected(correct):
     assert "changed the labels of 2 images" in only(report.notes)
 
 
+def test_an_image_that_two_rows_correct_counts_once(correct):
+    _, report = correct(["004432", "", "", "normal", "worn"], ["004432", "female", "", "", ""])
+    assert "changed the labels of 3 images" in only(report.notes)
+
+
 def test_a_correction_with_the_same_label_changes_nothing(correct):
     _, report = correct(["004432", "male", "25", "mask1", "worn"])
     assert (report.errors, "changed the labels of 0 images" in only(report.notes)) == ([], True)
