@@ -135,6 +135,8 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
     monitor = scorer.record.monitor
     rows, measured = [], []
     for voter in voters:
+        networks = sum(len(run.folds) for run in voter.runs)  # of a rank
+        seconds = sum(len(run.folds) * run.seconds for run in voter.runs)  # of the networks of a rank for a view
         for count in range(1, views + 1):
             ranked = voter.ranked(count)
             for k in range(1, top_k + 1):
@@ -142,8 +144,8 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
                     measured.append(scorer.measure(answers))
                     value = measured[-1].value
                     row = {"run": voter.name, "views": count, "top_k": k, "method": method, monitor: value.value}
-                    row |= {"low": value.low, "high": value.high, "passes": voter.passes * k * count}
-                    rows.append(row | {"images_per_s": 1 / (k * count * voter.cost), "label": voter.label})
+                    row |= {"low": value.low, "high": value.high, "passes": networks * k * count}
+                    rows.append(row | {"images_per_s": 1 / (k * count * seconds), "label": voter.label})
     goodness = scorer.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
     gains = [scorer.gain(measured[best], each) for each in measured]
@@ -255,9 +257,6 @@ def _choose_mix(library: Library, choose: Callable[[Rows], np.ndarray], rows: Ro
     return partial(library.mix, choose(rows))
 
 
-# ------------------------------------------------------------------------------------------------ calibration
-
-
 def calibrate(
     library: Library, selection: Selection, scorer: Scorer
 ) -> tuple[float, list[float] | None, dict[str, Any]]:
@@ -292,9 +291,6 @@ def calibrate(
     scores = {"log_loss": losses, "offsets_other_people": as_plain(scorer.task, after.scores)}
     scores["offsets_gain"] = vars(gain)
     return temperature, offsets.tolist() if move else None, {"calibration": scores}
-
-
-# ------------------------------------------------------------------------------------------------ recipe
 
 
 def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: str) -> list[dict[str, Any]]:

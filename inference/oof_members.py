@@ -96,16 +96,6 @@ class Voter:
         """Return a short name, for tables with the folders in another place."""
         return " with ".join(run.task if self.joint else run.folder.name for run in self.runs)
 
-    @property
-    def passes(self) -> int:
-        """Return the number of networks that predict a new image, of each rank."""
-        return sum(len(run.folds) for run in self.runs)
-
-    @property
-    def cost(self) -> float:
-        """Return the seconds that the networks of a rank take for a view."""
-        return sum(len(run.folds) * run.seconds for run in self.runs)
-
     def of_rank(self, rank: int) -> list[Member]:
         """Return the members of a rank, one of each fold of each run."""
         return [member for run in self.runs for member in run.of_rank(rank)]

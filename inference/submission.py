@@ -75,15 +75,15 @@ def write_prediction(
         data_root: the folder of the images.
         recipe: how a recipe mixes the members.
     """
-    members, images, views = prediction.members, prediction.images, prediction.settings.views
-    files = _name_files(members)
+    members, images, unreadable = prediction.members, prediction.images, prediction.unreadable
+    files, views = _name_files(members), prediction.settings.views
     transforms = dict.fromkeys(prediction.settings.transform_type or member.info.transform_type for member in members)
     about = {
         "task": task,
         "transform_type": ", ".join(transforms),
         "tta": views,
         "data_root": str(Path(data_root).resolve()),
-        "unreadable": list(prediction.unreadable),
+        "unreadable": list(unreadable),
         **({} if recipe is None else {"recipe": recipe}),
         "members": [_describe(member, name) for member, name in zip(members, files, strict=True)],
     }
@@ -94,13 +94,19 @@ def write_prediction(
         write_text(folder / "members" / name, rows.to_csv(index=False, float_format="%.8g"))
     for name, answers in submissions.items():
         write_submission(folder / f"{name}.csv", images.ids, task, answers)
-    if prediction.unreadable:
-        _write_unreadable(folder / UNREADABLE_LIST, task, prediction)
+    if unreadable:
+        rows = pd.DataFrame({"ImageID": list(unreadable), "why": list(unreadable.values())})
+        write_text(folder / UNREADABLE_LIST, rows.to_csv(index=False))
+        known = has_training_counts(members, task)
+        source = "training" if known else "the other images, since the weights come without training counts"
+        print(
+            f"{len(unreadable)} of {len(images.ids)} images cannot be read and got the most frequent answer of "
+            f"{source}: {shorten_list(unreadable)}. See {folder / UNREADABLE_LIST}."
+        )
     write_json(folder / "prediction.json", about)
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {views} view{'s' if views > 1 else ''}"
-    read = len(images.ids) - len(prediction.unreadable)
     print(
-        f"Averaged {count} = {len(members) * views} predictions of {read} images "
+        f"Averaged {count} = {len(members) * views} predictions of {len(images.ids) - len(unreadable)} images "
         f"(task {task}, transform {about['transform_type']}, device {prediction.settings.device})."
     )
     for name in submissions:
@@ -118,18 +124,6 @@ def write_submission(path: Path, ids: Sequence[str], task: str, answers: np.ndar
     elif answers.ndim == 2:
         answers = predicted_class(task, answers)
     write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
-
-
-def _write_unreadable(path: Path, task: str, prediction: Prediction) -> None:
-    unreadable = prediction.unreadable
-    rows = pd.DataFrame({"ImageID": list(unreadable), "why": list(unreadable.values())})
-    write_text(path, rows.to_csv(index=False))
-    known = has_training_counts(prediction.members, task)
-    source = "training" if known else "the other images, since the weights come without training counts"
-    print(
-        f"{len(unreadable)} of {len(prediction.images.ids)} images cannot be read and got the most frequent answer of "
-        f"{source}: {shorten_list(unreadable)}. See {path}."
-    )
 
 
 def _name_files(members: Sequence[Member]) -> list[str]:

@@ -11,12 +11,9 @@ from data.label_math import SMALLEST
 
 
 def geometric_mean(members: np.ndarray, *, years: bool = False, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the geometric mean over members, from `(M, N, C)` to `(N, C)`.
+    """Return the geometric mean over members, from `(M, N, C)` to `(N, C)`; weights are `(M,)`.
 
-    Args:
-        members: probabilities, whose mean is scaled to sum to 1 in each row, or years.
-        years: whether the values are years; those below one count as one.
-        weights: `(M,)`; they need not sum to 1.
+    The mean of probabilities is scaled to sum to 1 in each row. Of years, those below one count as one.
     """
     floor = 1.0 if years else SMALLEST
     mean = np.average(np.log(np.clip(members.astype(np.float64), floor, None)), axis=0, weights=weights)
@@ -26,9 +23,7 @@ def geometric_mean(members: np.ndarray, *, years: bool = False, weights: np.ndar
 def weighted_mean(members: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted mean over members, from `(M, N, C)` to `(N, C)`.
 
-    Args:
-        members: probabilities or years.
-        weights: `(M,)`, or `(M, N)` for each row; they need not sum to 1.
+    The weights are `(M,)`, or `(M, N)` for each row; they need not sum to 1.
     """
     if weights.ndim == 2:
         weights = np.broadcast_to(weights[:, :, None], members.shape)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from config import CheckConfig
 from data.images import find_identical_files, find_unreadable
 from data.split import split_people, strata
@@ -21,7 +19,14 @@ def run(config: CheckConfig) -> None:
     table, report = read_training_table(config.train_root, config.corrections)
     print(f"{table['person'].nunique()} people, {len(table)} images in {config.train_root}")
     if len(table):
-        print_counts(table)
+        counts, people = table["label"].value_counts(), strata(table)
+        print("\nImages of each class")
+        for number, name in enumerate(MAIN_CLASSES):
+            print(f"  {number:2d}  {name:<20} {counts.get(number, 0):6d}")
+        print("\nPeople of each stratum")
+        for name, count in people.value_counts().sort_index().items():
+            print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
+        print()
         describe_problems(table, report)
         paths = table["path"].tolist()
         report.errors += find_unreadable(paths, config.max_megapixels).values()
@@ -36,15 +41,3 @@ def run(config: CheckConfig) -> None:
     report.raise_errors()
     count = len(report.notes)
     print(f"No errors, {count} warning{'' if count == 1 else 's'}. Ready to train.")
-
-
-def print_counts(table: pd.DataFrame) -> None:
-    """Print the number of images of each class and of people of each stratum."""
-    counts, people = table["label"].value_counts(), strata(table)
-    print("\nImages of each class")
-    for number, name in enumerate(MAIN_CLASSES):
-        print(f"  {number:2d}  {name:<20} {counts.get(number, 0):6d}")
-    print("\nPeople of each stratum")
-    for name, count in people.value_counts().sort_index().items():
-        print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
-    print()

@@ -72,9 +72,8 @@ def count_strata(people: int) -> dict[tuple[int, int], int]:
 
     Scarce strata get at least a twentieth of the people and at most five, so that each of five folds has one.
     """
-    quotas = {stratum: people * share for stratum, share in STRATA.items()}
-    counts = {stratum: int(quota) for stratum, quota in quotas.items()}
-    by_remainder = sorted(quotas, key=lambda stratum: counts[stratum] - quotas[stratum])
+    counts = {stratum: int(people * share) for stratum, share in STRATA.items()}
+    by_remainder = sorted(STRATA, key=lambda stratum: counts[stratum] - people * STRATA[stratum])
     for stratum in by_remainder[: people - sum(counts.values())]:
         counts[stratum] += 1
     least = min(5, people // 20 if people >= 20 else people // 6)
@@ -166,18 +165,6 @@ def draw_set(stage: Path, settings: dict[str, int], workers: int) -> None:
     write_json(stage / MARKER, {"made_by": "make_sample", "settings": settings})
 
 
-def find_set(root: Path) -> dict[str, int] | None:
-    """Return the settings of the sample set under `root`, or None if there is nothing.
-
-    Raises:
-        UserError: files are in the way that are not of a sample set.
-    """
-    existing = [root / name for name in PARTS if os.path.lexists(root / name)]
-    if existing and not (root / MARKER).is_file():
-        raise UserError(f"{existing[-1]} is not part of a sample set and is never replaced. Pass another --root.")
-    return read_json(root / MARKER, ["settings"])["settings"] if existing else None
-
-
 def make_sample(root: Path, *, people: int, eval_people: int, seed: int, workers: int = 1, force: bool = False) -> bool:
     """Draw a sample set of `people` to train on and `eval_people` to predict under `root`.
 
@@ -190,10 +177,12 @@ def make_sample(root: Path, *, people: int, eval_people: int, seed: int, workers
         UserError: there is another sample set and not `force`, or there are files of somebody else.
     """
     settings = {"version": VERSION, "seed": seed, "people": people, "eval_people": eval_people}
-    existing = find_set(root)
-    if existing is not None and not force:
-        if existing == settings:
-            return False
+    existing = [root / name for name in PARTS if os.path.lexists(root / name)]
+    if existing and not (root / MARKER).is_file():
+        raise UserError(f"{existing[-1]} is not part of a sample set and is never replaced. Pass another --root.")
+    if existing and read_json(root / MARKER, ["settings"])["settings"] == settings and not force:
+        return False
+    if existing and not force:
         raise UserError(f"{root} holds another sample set. Pass --force to replace it, or another --root.")
     make_folder(root)
     remove_leftovers(root)

@@ -10,7 +10,7 @@ from analysis.metrics import score
 from config import ScoreConfig
 from data.label_math import decode_class
 from data.prediction_files import read_answers
-from data.tasks import SCORE_TITLES, TASKS, Task
+from data.tasks import SCORE_TITLES, TASKS
 from utils import UserError, read_json, shorten_list
 
 
@@ -33,7 +33,11 @@ def run(config: ScoreConfig) -> None:
     names, task = sorted(answers), TASKS[config.task]
     true, predicted = (np.array([values[name] for name in names]) for values in (answers, submission))
     for path, values in ((config.answers, true), (config.submission, predicted)):
-        check_values(path, values, task)
+        if task.regression and not np.isfinite(values).all():
+            raise UserError(f"{path} contains NaN or infinite values.")
+        wrong = [] if task.regression else values[~np.isin(values, range(len(task.classes)))]
+        if len(wrong):
+            raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
     if task.regression:
         if max(true) < len(TASKS["main"].classes):
             raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
@@ -48,12 +52,3 @@ def run(config: ScoreConfig) -> None:
         "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
         f" {len(true)} images",
     )
-
-
-def check_values(path: str, values: np.ndarray, task: Task) -> None:
-    """Raise a UserError if a file has a value that is not an answer to the task."""
-    if task.regression and not np.isfinite(values).all():
-        raise UserError(f"{path} contains NaN or infinite values.")
-    wrong = [] if task.regression else values[~np.isin(values, range(len(task.classes)))]
-    if len(wrong):
-        raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
