@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis import plots
 from analysis.comparison import Comparison
-from analysis.error_analysis import attribute_costs, confusion, split_predictions
+from analysis.error_analysis import attribute_costs, split_predictions
 from analysis.html import DIGITS, Figures, grid, render
 from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
 from storage.run_folder import labels_and_predictions
@@ -62,7 +62,7 @@ def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
         parts = split_predictions(config.task, *labels_and_predictions(compared.tables[letter], config.task))
         whole = next(iter(parts.values()))
         wide = len(whole.classes) > 6
-        figures.add(f"confusion {letter}", plots.confusion(confusion(whole), whole.classes), "Confusion.", wide=wide)
+        figures.add(f"confusion {letter}", plots.confusions({"": whole}), "Confusion.", wide=wide)
         if "main" in parts:
             each = attribute_costs(whole).itertuples()
             costs.append([letter, *(f"{row.if_right:.3f} (+{row.cost:.3f})" for row in each)])

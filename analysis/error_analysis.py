@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,19 +19,12 @@ YEARS = 5  # width of a bin of true ages; the bounds 30 and 60 begin one
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of one task for N images.
+    """Predictions of one task for N images."""
 
-    Args:
-        task: the task, which names the classes.
-        labels: `(N,) int64` true classes.
-        predicted: `(N,) int64` predicted classes.
-        probabilities: `(N, C)`, or None for age groups of predicted years.
-    """
-
-    task: str
-    labels: np.ndarray
-    predicted: np.ndarray
-    probabilities: np.ndarray | None = None
+    task: str  # names the classes
+    labels: np.ndarray  # (N,) int64, true classes
+    predicted: np.ndarray  # (N,) int64
+    probabilities: np.ndarray | None = None  # (N, C); None for age groups of predicted years
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -48,12 +41,7 @@ def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) 
     """Return the predictions of a run for its task, then for the tasks that follow from it.
 
     The classes of main imply mask, gender and ageg: the probability of an attribute is the sum over the classes that
-    have it. Years imply their age group.
-
-    Args:
-        task: one of TASKS.
-        labels: `(N,)` true classes, or ages in years.
-        probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
+    have it. Years imply their age group. `labels` and `probabilities` are those of `labels_and_predictions`.
     """
     if TASKS[task].regression:
         return {"ageg": Predictions("ageg", age_group(labels), predicted_class(task, probabilities))}
@@ -64,38 +52,25 @@ def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) 
     return {name: Predictions(name, true, shares.argmax(axis=1), shares) for name, (true, shares) in parts.items()}
 
 
-# ------------------------------------------------------------------------------------------------ classes
-
-
 def confusion(predictions: Predictions) -> np.ndarray:
     """Return the confusion matrix, `(C, C) int64`; rows are labels, columns predictions."""
     return confusion_counts(predictions.labels, predictions.predicted, len(predictions.classes))
 
 
 def class_scores(predictions: Predictions) -> pd.DataFrame:
-    """Return precision, recall, F1 and the number of images of each class.
-
-    A class that is never predicted has precision 0, one without images recall 0, as in the scores of a run.
-    """
+    """Return class, precision, recall, f1 and count (images) of each class; undefined precision and recall are 0."""
     counts = class_counts(confusion(predictions))
     correct, predicted, true = counts
-    return pd.DataFrame(
-        {
-            "class": predictions.classes,
-            "precision": correct / np.maximum(predicted, 1),
-            "recall": correct / np.maximum(true, 1),
-            "f1": class_f1(counts),
-            "count": true,
-        }
-    )
+    scores = {"precision": correct / np.maximum(predicted, 1), "recall": correct / np.maximum(true, 1)}
+    return pd.DataFrame({"class": predictions.classes, **scores, "f1": class_f1(counts), "count": true})
 
 
 def attribute_costs(predictions: Predictions) -> pd.DataFrame:
     """Return the loss of macro F1 that the errors of each attribute of main cause.
 
     Returns:
-        A row for each attribute: attribute, macro_f1 (the same in all rows), if_right (macro F1 with the attribute
-        corrected in all predictions), and cost, the difference.
+        A row for each attribute: attribute, macro_f1 (of all), if_right (macro F1 with the attribute corrected in all
+        predictions), and cost, the difference.
     """
     true, predicted = decode_classes(predictions.labels), decode_classes(predictions.predicted)
     macro_f1 = float(class_scores(predictions)["f1"].mean())
@@ -107,31 +82,19 @@ def attribute_costs(predictions: Predictions) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# ------------------------------------------------------------------------------------------------ calibration
-
-
 def reliability(predictions: Predictions, bins: int = BINS) -> pd.DataFrame:
     """Return confidence and accuracy in bins of equal count (Guo et al. 2017, arXiv 1706.04599).
 
     Returns:
-        A row for each bin, the least confident first: low and high (confidence), confidence (its mean), accuracy and
-        count. Images of equal confidence share a bin, so there may be fewer bins.
+        A row for each bin, the least confident first: confidence (its mean), accuracy and count. Images of equal
+        confidence share a bin, so there may be fewer bins.
     """
     confidence = predictions.probabilities.max(axis=1)
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, bins + 1)))
     number = np.searchsorted(edges[1:-1], confidence, side="right")
     table = pd.DataFrame({"bin": number, "confidence": confidence, "right": ~predictions.wrong})
-    return (
-        table.groupby("bin")
-        .agg(
-            low=("confidence", "min"),
-            high=("confidence", "max"),
-            confidence=("confidence", "mean"),
-            accuracy=("right", "mean"),
-            count=("right", "size"),
-        )
-        .reset_index(drop=True)
-    )
+    columns = {"confidence": ("confidence", "mean"), "accuracy": ("right", "mean"), "count": ("right", "size")}
+    return table.groupby("bin").agg(**columns).reset_index(drop=True)
 
 
 def calibration_error(table: pd.DataFrame) -> float:
@@ -142,87 +105,62 @@ def calibration_error(table: pd.DataFrame) -> float:
     return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["count"]))
 
 
-# ------------------------------------------------------------------------------------------------ age
-
-
-def errors_by_age(predictions: Mapping[str, Predictions], ages: np.ndarray, people: np.ndarray) -> pd.DataFrame:
-    """Return the share of wrong predictions over the true age, for each task.
-
-    Args:
-        predictions: from `split_predictions`.
-        ages: `(N,)` true ages in years.
-        people: `(N,)` person on each image.
+def errors_by_age(predictions: Mapping[str, Predictions], ages: np.ndarray, people: Sequence[str]) -> pd.DataFrame:
+    """Return the share of wrong predictions over the true ages `(N,)` in years, for each task.
 
     Returns:
-        A row for each task and bin of YEARS years with people: task, low_age and high_age (years, both included),
-        people, images, wrong (mean over people of their share of wrong images), and low and high, its 95 % interval
-        over people.
+        A row for each task and bin of YEARS years with people: task, age (the middle of the bin), wrong (mean over
+        people of their share of wrong images), and low and high, its 95 % interval over people.
     """
     rows = []
     for task, each in predictions.items():
-        for place, found in _by_age(ages, people, each.wrong):
-            share, count = found.groupby("person")["value"].mean().mean(), place["people"]
-            low, high = binomial_interval(share, count)
-            rows.append({"task": task, **place, "wrong": share, "low": low, "high": high})
+        for age, found in _by_age(ages, people, each.wrong):
+            shares = found.groupby("person")["value"].mean()
+            low, high = binomial_interval(shares.mean(), len(shares))
+            rows.append({"task": task, "age": age, "wrong": shares.mean(), "low": low, "high": high})
     return pd.DataFrame(rows)
 
 
-def year_errors(labels: np.ndarray, years: np.ndarray, people: np.ndarray) -> pd.DataFrame:
-    """Return the error of predicted years over the true age.
+def year_errors(oof: pd.DataFrame) -> pd.DataFrame:
+    """Return the errors of predicted years over the true age, from oof.csv.
 
     Returns:
-        A row for each bin of YEARS years with people: low_age, high_age, people, images, mean_error (years, positive
-        if the predictions are too high) and mae (years).
+        A row for each bin of YEARS years with people: age (the middle of the bin), mean_error (years, positive if the
+        predictions are too high) and mae (years).
     """
     return pd.DataFrame(
-        {**place, "mean_error": found["value"].mean(), "mae": found["value"].abs().mean()}
-        for place, found in _by_age(labels, people, years - labels)
+        {"age": age, "mean_error": found["value"].mean(), "mae": found["value"].abs().mean()}
+        for age, found in _by_age(oof["label"], oof["person"], oof["p0"] - oof["label"])
     )
 
 
-def _by_age(ages: np.ndarray, people: np.ndarray, values: np.ndarray) -> list[tuple[dict[str, int], pd.DataFrame]]:
-    """Return the bounds and counts of each bin of ages, and its rows with the columns person and value."""
-    table = pd.DataFrame({"bin": np.asarray(ages) // YEARS, "person": people, "value": values})
-    found = []
-    for number, rows in table.groupby("bin"):
-        low = int(number) * YEARS
-        place = {"low_age": low, "high_age": low + YEARS - 1, "people": rows["person"].nunique(), "images": len(rows)}
-        found.append((place, rows))
-    return found
+def _by_age(ages: np.ndarray, people: Sequence[str], values: np.ndarray) -> Iterable[tuple[float, pd.DataFrame]]:
+    """Return the middle of each bin of ages, and its rows with the columns person and value."""
+    middle = np.asarray(ages) // YEARS * YEARS + YEARS / 2
+    return pd.DataFrame({"person": people, "value": values}).groupby(middle)
 
 
-# ------------------------------------------------------------------------------------------------ single mistakes
-
-
-def confident_mistakes(predictions: Predictions, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
-    """Return the wrong predictions, one per person and pair of classes, the most confident first.
+def confident_mistakes(predictions: Predictions, oof: pd.DataFrame) -> pd.DataFrame:
+    """Return the wrong predictions of the images in oof.csv, one per person and pair of classes.
 
     Returns:
         ImageID (of the most confident image), person, label and pred (class numbers), confidence, and images, the
-        number of the person's images with this mistake.
+        number of the person's images with this mistake; the most confident first.
     """
-    table = pd.DataFrame(
-        {
-            "ImageID": images,
-            "person": people,
-            "label": predictions.labels,
-            "pred": predictions.predicted,
-            "confidence": predictions.probabilities.max(axis=1),
-        }
-    )[predictions.wrong]
-    return _first_of_each(table, ["person", "label", "pred"], "confidence")
+    table = oof[["ImageID", "person"]].assign(
+        label=predictions.labels, pred=predictions.predicted, confidence=predictions.probabilities.max(axis=1)
+    )
+    return _first_of_each(table[predictions.wrong], ["person", "label", "pred"], "confidence")
 
 
-def largest_errors(labels: np.ndarray, years: np.ndarray, images: Sequence[str], people: Sequence[str]) -> pd.DataFrame:
-    """Return the largest errors of predicted years, one per person, the largest first.
+def largest_errors(oof: pd.DataFrame) -> pd.DataFrame:
+    """Return the largest error of predicted years of each person in oof.csv, the largest first.
 
     Returns:
-        ImageID, person, label and pred (years), error (absolute, in years), and images, the number of the person's.
+        ImageID, person, label and pred (years), and error (absolute, in years).
     """
-    table = pd.DataFrame(
-        {"ImageID": images, "person": people, "label": labels, "pred": years, "error": np.abs(years - labels)}
-    )
-    return _first_of_each(table, ["person"], "error")
+    error = (oof["p0"] - oof["label"]).abs()
+    return _first_of_each(oof[["ImageID", "person", "label"]].assign(pred=oof["p0"], error=error), ["person"], "error")
 
 
 def _first_of_each(table: pd.DataFrame, columns: list[str], by: str) -> pd.DataFrame:

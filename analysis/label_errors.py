@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,7 @@ def pool_images(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the normalised mean of the log probabilities of each group of images.
 
     The mean and not the sum, since images of one person are not independent; `calibrate` sets how much they count.
-
-    Args:
-        probabilities: `(N, C)`. groups: `(N,) int64`, 0 to G - 1.
-
-    Returns:
-        `(G, C)` probabilities.
+    `groups` `(N,)` numbers the rows of `probabilities` `(N, C)` from 0 to G - 1; the result is `(G, C)`.
     """
     sums = np.zeros((groups.max() + 1, probabilities.shape[1]))
     np.add.at(sums, groups, np.log(np.maximum(probabilities, _FLOOR)))
@@ -63,11 +58,8 @@ def confident_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
 
     A class is confident if its probability is at least the mean over the rows with this label; of several, the most
     probable counts (Northcutt, Jiang and Chuang 2021, doi 10.1613/jair.1.12125). Rows whose class differs from their
-    label are off the diagonal of the paper's confident joint: the candidates for a wrong label.
-
-    Args:
-        probabilities: `(G, C)`, of networks that were not trained on the row.
-        labels: `(G,) int64`.
+    label are off the diagonal of the paper's confident joint: the candidates for a wrong label. `probabilities`
+    `(G, C)` must come from networks that were not trained on the row.
     """
     count = probabilities.shape[1]
     mean = [probabilities[labels == k, k].mean() if (labels == k).any() else math.inf for k in range(count)]
@@ -95,7 +87,7 @@ def rate_labels(
         predictions: the predictions for each attribute to rate.
         names: `(N,)` the id of each image's folder, or the image itself; images of one name are rated together.
         folds: `(N,)` fold of the network that predicted the image.
-        column: the name of the column with the names.
+        column: the column for the names.
 
     Returns:
         A row for each name: the name; the label and the confident class of each attribute (numbers, `gender` and
@@ -125,68 +117,46 @@ def select_candidates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def make_corrections(people: pd.DataFrame, images: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFrame:
-    """Return suspects as rows of a corrections file, people first.
+    """Return the candidates among people, then those among images, as rows of a corrections file.
 
-    Args:
-        people: candidates with an `id`; the table may be empty.
-        images: candidates with an `ImageID`; the table may be empty.
-        ids: the id of each image's folder.
+    Both tables may be empty. `ids` maps an image to the id of its folder.
 
     Returns:
         id, gender, age, file and mask as `--corrections` reads them, strings that are empty where nothing is suspected,
         and MORE_COLUMNS. An age is the one of the suggested group that is nearest to the labelled group.
     """
-    rows, blank = [], dict.fromkeys(CORRECTION_COLUMNS, "")
-    for row in people.to_dict("records"):
-        found = {name: row[f"{name}_found"] for name in OF_PEOPLE if name in row}
-        changed = {name: value for name, value in found.items() if value != row[name]}
-        fields = {"gender": GENDERS[changed["gender"]]} if "gender" in changed else {}
-        if "ageg" in changed:
-            fields["age"] = str(_nearest_age(row["ageg"], changed["ageg"]))
-        rows.append({**blank, "id": row["id"], **fields, **_describe(row)})
-    for row in images.to_dict("records"):
-        image = row["ImageID"]
-        fields = {"file": Path(image).stem, "mask": MASKS[row["mask_found"]]}
-        rows.append({**blank, "id": ids[image], **fields, **_describe(row)})
+    rows = []
+    for row in [*people.to_dict("records"), *images.to_dict("records")]:
+        names = [name for name in ("mask", *OF_PEOPLE) if name in row]
+        found = {name: row[f"{name}_found"] for name in names}
+        fields = dict.fromkeys(CORRECTION_COLUMNS, "")
+        if "mask" in names:
+            fields |= {"id": ids[row["ImageID"]], "file": Path(row["ImageID"]).stem, "mask": MASKS[found["mask"]]}
+        else:
+            fields["id"] = row["id"]
+        if "gender" in names and found["gender"] != row["gender"]:
+            fields["gender"] = GENDERS[found["gender"]]
+        if "ageg" in names and found["ageg"] != row["ageg"]:
+            group, older = found["ageg"], found["ageg"] > row["ageg"]
+            fields["age"] = str(AGE_BOUNDS[group - 1] if older else AGE_BOUNDS[group] - 1)
+        labelled, predicted = (" ".join(TASKS[name].classes[each[name]] for name in names) for each in (row, found))
+        rows.append({**fields, "labelled": labelled, "predicted": predicted, "suspicion": row["suspicion"]})
     return pd.DataFrame(rows, columns=[*CORRECTION_COLUMNS, *MORE_COLUMNS])
 
 
-def _nearest_age(labelled: int, suggested: int) -> int:
-    return AGE_BOUNDS[suggested - 1] if suggested > labelled else AGE_BOUNDS[suggested] - 1
-
-
-def _describe(row: Mapping[str, object]) -> dict[str, object]:
-    names = [name for name in ("mask", *OF_PEOPLE) if name in row]
-    return {
-        "labelled": " ".join(TASKS[name].classes[row[name]] for name in names),
-        "predicted": " ".join(TASKS[name].classes[row[f"{name}_found"]] for name in names),
-        "suspicion": row["suspicion"],
-    }
-
-
 def remove_checked(table: pd.DataFrame, checked: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Remove the labels that a corrections file mentions, since a person has checked them.
-
-    Args:
-        table: from `make_corrections`.
-        checked: rows from `tables.read_corrections`.
-    """
+    """Remove the labels that the rows of `tables.read_corrections` mention, since a person has checked them."""
     known = {(row["id"], what, row["file"] if what == "mask" else "") for row in checked for what in row if row[what]}
-    table = table.copy()
+    table, labels = table.copy(), ["gender", "age", "mask"]
     for i, row in table.iterrows():
-        for what in ("gender", "age", "mask"):
+        for what in labels:
             if (row["id"], what, row["file"].lower() if what == "mask" else "") in known:
                 table.loc[i, what] = ""
-    return table[(table[["gender", "age", "mask"]] != "").any(axis=1)].reset_index(drop=True)
+    return table[(table[labels] != "").any(axis=1)].reset_index(drop=True)
 
 
 def draw_suspects(table: pd.DataFrame, files: Mapping[str, Sequence[Path]]) -> Image.Image:
-    """Return a contact sheet with a line of images for each suspect; suspected images are framed.
-
-    Args:
-        table: from `make_corrections`.
-        files: the images of each id. An unreadable one is shown as a grey box.
-    """
+    """Return a contact sheet with the images of each suspect; suspected images are framed, unreadable ones grey."""
     blocks = []
     for row in table.to_dict("records"):
         cells = [_draw_cell(path, suspected=path.stem == row["file"]) for path in files.get(row["id"], ())]
@@ -211,21 +181,13 @@ def suspect_name(row: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Suspects:
-    """The suspects among the labels of a run.
+    """The suspects among the labels of a run."""
 
-    Args:
-        rows: suspects that nobody has checked yet, from `make_corrections`.
-        files: the images of each id.
-        checked: the corrections that the run was trained with.
-        left_out: the number of suspects that these mention.
-        note: a sentence about the corrections, or None.
-    """
-
-    rows: pd.DataFrame
-    files: dict[str, list[Path]]
-    checked: list[dict[str, str]]
-    left_out: int
-    note: str | None
+    rows: pd.DataFrame  # those that nobody has checked yet, from `make_corrections`
+    files: dict[str, list[Path]]  # the images of each id
+    checked: list[dict[str, str]]  # the corrections that the run was trained with
+    left_out: int  # the number of suspects that these mention
+    note: str | None  # a sentence about the corrections
 
     def first(self, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the most suspicious people and the most suspicious images."""
@@ -233,23 +195,20 @@ class Suspects:
         return self.rows[~of_images].head(count), self.rows[of_images].head(count)
 
 
-def find_suspects(
-    config: TrainConfig, oof: pd.DataFrame, predictions: Mapping[str, Predictions], root: Path, *, share: float
-) -> Suspects:
+def find_suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, *, share: float) -> Suspects:
     """Return the suspects of a classification run.
 
     Args:
         config: the options of the run.
-        oof: its out-of-fold predictions, as a table.
-        predictions: the same, from `split_predictions`.
+        oof: its out-of-fold predictions.
         root: the folder of the images.
         share: largest number of people, and of images, to suspect, as a share of the people.
     """
-    ids, files = _list_images(oof["ImageID"], oof["person"], root)
-    of_ids = oof["ImageID"].map(ids).tolist()
+    predictions = split_predictions(config.task, *labels_and_predictions(oof, config.task))
+    ids, files = _list_images(oof, root)
     people = images = pd.DataFrame()
     if of_people := {name: predictions[name] for name in OF_PEOPLE if name in predictions}:
-        people = select_candidates(rate_labels(of_people, of_ids, oof["fold"], "id"))
+        people = select_candidates(rate_labels(of_people, oof["ImageID"].map(ids).tolist(), oof["fold"], "id"))
     if "mask" in predictions:
         images = select_candidates(rate_labels({"mask": predictions["mask"]}, oof["ImageID"], oof["fold"], "ImageID"))
     found = make_corrections(people, images, ids)
@@ -262,21 +221,17 @@ def find_suspects(
 def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: bool) -> None:
     """Print the most suspicious labels of a run, write its corrections.csv and draw its suspects.jpg.
 
-    Args:
-        run: a run with at least one finished fold.
-        share: largest number of suspects, as a share of the people.
-        show: number of people, and of images, to print and draw.
-        overwrite: replace a corrections.csv that differs.
+    `share` limits the number of suspects to a share of the people; `show` people and images are printed and drawn.
 
     Raises:
-        UserError: the run predicts years, its files are damaged, or its corrections.csv was edited; nothing is written.
+        UserError: the run predicts years, its files are damaged, or its corrections.csv was edited and is not to be
+            overwritten; nothing is written.
     """
     config = run.read_config()
     if TASKS[config.task].regression:
         raise UserError(f"{run.path} predicts years, not classes. Pass --root with a run of another task.")
     oof, root = run.read_oof(config.task), Path(config.validated_root)
-    parts = split_predictions(config.task, *labels_and_predictions(oof, config.task))
-    suspects = find_suspects(config, oof, parts, root, share=share)
+    suspects = find_suspects(config, oof, root, share=share)
     corrections, sheet = run.path / CORRECTIONS, run.path / CONTACT_SHEET
     _write_corrections(corrections, suspects, overwrite=overwrite)
     sheet.unlink(missing_ok=True)  # an earlier one shows other suspects
@@ -317,9 +272,7 @@ def _print_suspects(suspects: Suspects, show: int, corrections: Path) -> None:
     )
 
 
-def _list_images(
-    images: Iterable[str], people: Iterable[str], root: Path
-) -> tuple[dict[str, str], dict[str, list[Path]]]:
+def _list_images(oof: pd.DataFrame, root: Path) -> tuple[dict[str, str], dict[str, list[Path]]]:
     """Return the id of each image's folder, and the images of each id.
 
     If the folder is gone, the id comes from its name, or else from the person.
@@ -330,7 +283,7 @@ def _list_images(
         known = dict(zip(table["image"], table["id"], strict=True))
     ids = {
         image: known.get(image) or (parse_person(image.rpartition("/")[0]) or {"id": person})["id"]
-        for image, person in zip(images, people, strict=True)
+        for image, person in zip(oof["ImageID"], oof["person"], strict=True)
     }
     files: dict[str, list[Path]] = defaultdict(list)
     for image in sorted(ids):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from analysis.error_analysis import Predictions, confusion
 from analysis.intervals import Estimate
 from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 
@@ -40,13 +41,7 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
-    """Draw the losses and the score of every epoch, a line for each fold.
-
-    Args:
-        task: one of TASKS.
-        log: the rows of log.csv.
-        epochs: the number of epochs of the run.
-    """
+    """Draw the losses and the score of each row of log.csv, a line for each fold, on an axis of all `epochs`."""
     figure, (losses, scores) = _figure(3.0, 2)
     monitor = TASKS[task].monitor
     for k, (fold, rows) in enumerate(log.groupby("fold")):
@@ -70,23 +65,15 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
 
 
 def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero: bool = False) -> Figure:
-    """Draw values with their intervals, a row for each name and a colour for each group.
-
-    Args:
-        groups: values by name, for each group.
-        title: the title.
-        zero: draw a line at zero, for differences.
-    """
+    """Draw values by name with their intervals, a colour for each group, and a line at `zero` for differences."""
     names = list(next(iter(groups.values())))
     figure, (axes,) = _figure(0.9 + 0.23 * len(names) * max(1, 0.7 * len(groups)))
     for k, (group, values) in enumerate(groups.items()):
         rows = np.arange(len(names)) + (k - (len(groups) - 1) / 2) * 0.7 / len(groups)
         middle = np.array([values[name].value for name in names])
         ends = np.array([[values[name].low, values[name].high] for name in names]).T
-        reach = np.abs(ends - middle)
-        axes.errorbar(
-            middle, rows, xerr=reach, fmt="o", color=f"C{k}" if len(groups) > 1 else BLUE, markersize=4, label=group
-        )
+        colour = f"C{k}" if len(groups) > 1 else BLUE
+        axes.errorbar(middle, rows, xerr=np.abs(ends - middle), fmt="o", color=colour, markersize=4, label=group)
     if zero:
         axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(names)), names)
@@ -97,37 +84,25 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
     return figure
 
 
-def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw a confusion matrix of counts, shaded by their share of the row."""
-    many = len(classes) > 6
-    figure, (axes,) = _figure(6.6 if many else 2.7)
-    _matrix(axes, counts, classes, small=many)
-    axes.set_ylabel("true")
-    axes.set_xlabel("predicted")
-    return figure
-
-
-def confusions(parts: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
-    """Draw small confusion matrices side by side, by title."""
-    figure, every = _figure(2.7, len(parts))
-    for axes, (title, (counts, classes)) in zip(every, parts.items(), strict=True):
-        _matrix(axes, counts, classes)
+def confusions(parts: Mapping[str, Predictions]) -> Figure:
+    """Draw confusion matrices side by side, by title: counts, shaded by their share of the row."""
+    small = any(len(each.classes) > 6 for each in parts.values())
+    figure, every = _figure(6.6 if small else 2.7, len(parts))
+    for axes, (title, each) in zip(every, parts.items(), strict=True):
+        counts, classes = confusion(each), each.classes
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.grid(False)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto" if small else "equal")
+        for row, column in np.argwhere(counts):
+            text = f"{counts[row, column]}" if small else f"{counts[row, column]}\n{shares[row, column]:.0%}"
+            colour = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7 if small else 8)
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if small else 0)
+        axes.set_yticks(range(len(classes)), classes)
         axes.set_title(title)
     every[0].set_ylabel("true")
     every[len(every) // 2].set_xlabel("predicted")
     return figure
-
-
-def _matrix(axes: Axes, counts: np.ndarray, classes: Sequence[str], *, small: bool = False) -> None:
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.grid(False)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto" if small else "equal")
-    for row, column in np.argwhere(counts):
-        text = f"{counts[row, column]}" if small else f"{counts[row, column]}\n{shares[row, column]:.0%}"
-        colour = "white" if shares[row, column] > 0.6 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7 if small else 8)
-    axes.set_xticks(range(len(classes)), classes, rotation=90 if small else 0)
-    axes.set_yticks(range(len(classes)), classes)
 
 
 def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
@@ -148,18 +123,14 @@ def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
 def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
     """Draw scores with their intervals over images per second, a colour for each run; label the marked ones.
 
-    Args:
-        table: with letter (of the run), mark, images_per_s, low, high and the monitored score.
-        monitor: the name of that score.
+    `table` has the columns letter (of the run), mark, images_per_s, low, high and the score `monitor`.
     """
     figure, (axes,) = _figure(3.4)
     for k, (letter, rows) in enumerate(table.groupby("letter", sort=False)):
         spread = 1.015 ** rows.groupby("images_per_s").cumcount()  # separates points of equal cost
         reach = [rows[monitor] - rows["low"], rows["high"] - rows[monitor]]
-        place = rows["images_per_s"] * spread
-        axes.errorbar(
-            place, rows[monitor], yerr=reach, fmt="o", color=f"C{k % 10}", markersize=4, linewidth=0.7, label=letter
-        )
+        place, style = rows["images_per_s"] * spread, {"fmt": "o", "markersize": 4, "linewidth": 0.7}
+        axes.errorbar(place, rows[monitor], yerr=reach, color=f"C{k % 10}", label=letter, **style)
         for at, row in zip(place, rows.itertuples(), strict=True):
             if row.mark:
                 text = f"{row.mark.replace(' ', ', ')}: {describe_vote(row._asdict())}"
@@ -200,9 +171,8 @@ def errors_by_age(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     parts = [(titles[task], rows) for task, rows in table.groupby("task", sort=False)]
     figure, every = _figure(2.6, len(parts))
     for axes, (title, rows) in zip(every, parts, strict=True):
-        middle = (rows["low_age"] + rows["high_age"] + 1) / 2
-        axes.fill_between(middle, rows["low"], rows["high"], color=BLUE, alpha=0.15, linewidth=0)
-        axes.plot(middle, rows["wrong"], color=BLUE, marker="o", markersize=3)
+        axes.fill_between(rows["age"], rows["low"], rows["high"], color=BLUE, alpha=0.15, linewidth=0)
+        axes.plot(rows["age"], rows["wrong"], color=BLUE, marker="o", markersize=3)
         _age_axes(axes, title)
         axes.set_ylim(0, 1)
     every[0].set_ylabel("share of wrong predictions")
@@ -212,10 +182,10 @@ def errors_by_age(table: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
 def year_errors(table: pd.DataFrame) -> Figure:
     """Draw the error of predicted years over the true age, from `error_analysis.year_errors`."""
     figure, (axes,) = _figure(2.6)
-    middle = (table["low_age"] + table["high_age"] + 1) / 2
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.plot(middle, table["mean_error"], color=RED, marker="o", markersize=3, label="mean (above 0: predicted older)")
-    axes.plot(middle, table["mae"], color=BLUE, marker="o", markersize=3, label="mean absolute")
+    mean = "mean (above 0: predicted older)"
+    axes.plot(table["age"], table["mean_error"], color=RED, marker="o", markersize=3, label=mean)
+    axes.plot(table["age"], table["mae"], color=BLUE, marker="o", markersize=3, label="mean absolute")
     _age_axes(axes, "error in years")
     axes.legend(fontsize=8, frameon=False)
     return figure

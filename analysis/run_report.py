@@ -5,7 +5,7 @@ The page is made from the run's files, and from the images if they are still the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from analysis.error_analysis import (
     calibration_error,
     class_scores,
     confident_mistakes,
-    confusion,
     errors_by_age,
     largest_errors,
     reliability,
@@ -40,6 +39,8 @@ from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
 SHOWN, SUSPECTS = 24, 8  # mistakes, and people and images with suspected labels
+ANCHORS = ("scores", "training", "classes", "confusion", "costs", "calibration", "age", "mistakes", "labels", "options")
+ANCHOR_TITLES = {"costs": "Attributes", "calibration": "Confidence"}  # where the anchor itself is not the title
 
 
 def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share: float) -> Path:
@@ -54,94 +55,41 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
+    record = TASKS[config.task]
     oof, summary = run.read_oof(config.task), run.read_summary()
-    labels, predicted = labels_and_predictions(oof, config.task)
-    parts = split_predictions(config.task, labels, predicted)
+    parts = split_predictions(config.task, *labels_and_predictions(oof, config.task))
+    whole = next(iter(parts.values()))
     root = Path(image_root or config.validated_root)
     figures = Figures(make_folder(run.path / "report"))
     remove_leftovers(figures.folder)
     log = run.read_log(config.task)
     figures.add("curves", plots.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
-    ages, note = _ages(root, config.corrections, oof["ImageID"])
-    page = _page(config, summary, oof, parts, figures) | {
-        "people": _people(run, oof),
-        "suspects": None if TASKS[config.task].regression else _suspects(config, oof, parts, root, suspect_share),
-        "mistakes": _mistakes(parts, labels, predicted, oof, root),
-        "verdicts": [*_unfinished(run), *([note] if note else []), _verdict(config, summary)],
-    }
-    _draw_ages(config.task, parts, ages, labels, predicted, oof["person"].to_numpy(), figures)
-    page["figures"] = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | figures.figures
-    page["sections"] = _sections(page)
-    render("report.html", run.report, page)
-    return run.report
-
-
-def _page(
-    config: TrainConfig,
-    summary: Mapping[str, Any],
-    oof: pd.DataFrame,
-    parts: Mapping[str, Predictions],
-    figures: Figures,
-) -> dict[str, Any]:
-    """Return what the template needs of the scores, and add their figures."""
-    whole = next(iter(parts.values()))
-    wide = len(whole.classes) > 6
-    figures.add("confusion", plots.confusion(confusion(whole), whole.classes), "Confusion matrix.", wide=wide)
-    return {
-        "title": f"{config.model_type} on {TASKS[config.task].title}",
+    figures.add("confusion", plots.confusions({"": whole}), "Confusion matrix.", wide=len(whole.classes) > 6)
+    verdicts = [*_draw_ages(config, parts, oof, root, figures), _verdict(config, summary)]
+    if unfinished := shorten_list(run.unfinished()):
+        verdicts.insert(0, f"Training is not complete: fold {unfinished}. This page is about the finished folds.")
+    page = {
+        "title": f"{config.model_type} on {record.title}",
         "about": _about(config, summary),
+        "verdicts": verdicts,
         "scores": _scores(config, summary, whole),
         "folds": grid(*fold_rows(summary)),
-        "training": "Dotted: training, with augmentation. Solid: validation.",
         "classes": _classes(summary, whole, figures),
-        **_attributes(parts, figures),
-        **_calibration(parts, figures),
+        "costs": _draw_costs(parts, figures),
+        "calibration": _draw_calibration(parts, figures),
+        "years": YEARS,
+        "mistakes": _mistakes(whole, oof, root),
+        "suspects": None if record.regression else _suspects(config, oof, root, suspect_share),
         "options": _options(config),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "years": YEARS,
+        "people": _people(run, oof),
     }
-
-
-def _unfinished(run: RunFolder) -> list[str]:
-    unfinished = run.unfinished()
-    if not unfinished:
-        return []
-    return [f"Training is not complete: fold {shorten_list(unfinished)}. This page is about the finished folds."]
-
-
-def _draw_ages(
-    task: str,
-    parts: Mapping[str, Predictions],
-    ages: np.ndarray | None,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    people: np.ndarray,
-    figures: Figures,
-) -> None:
-    if ages is not None:
-        titles = {task: "any attribute", **ATTRIBUTES} if task == "main" else ATTRIBUTES
-        drawn = plots.errors_by_age(errors_by_age(parts, ages, people), titles)
-        figures.add("ages", drawn, "Share of wrong predictions over the true age.")
-    if TASKS[task].regression:
-        drawn = plots.year_errors(year_errors(labels, predicted[:, 0], people))
-        figures.add("years", drawn, "Error of the predicted years over the true age.")
-
-
-def _sections(page: Mapping[str, Any]) -> list[tuple[str, str]]:
-    figures = page["figures"]
-    parts = (
-        ("scores", "Scores", True),
-        ("training", "Training", True),
-        ("classes", "Classes", True),
-        ("confusion", "Confusion", True),
-        ("costs", "Attributes", figures["costs"]),
-        ("calibration", "Confidence", figures["reliability"]),
-        ("age", "Age", figures["ages"] or figures["years"]),
-        ("mistakes", "Mistakes", True),
-        ("labels", "Labels", page["suspects"]),
-        ("options", "Options", True),
-    )
-    return [(place, name) for place, name, there in parts if there]
+    drawn = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | figures.figures
+    known = {"costs": drawn["costs"], "calibration": drawn["reliability"], "age": drawn["ages"] or drawn["years"]}
+    known |= {"labels": page["suspects"]}
+    sections = [(name, ANCHOR_TITLES.get(name, name.capitalize())) for name in ANCHORS if known.get(name, True)]
+    render("report.html", run.report, page | {"figures": drawn, "sections": sections})
+    return run.report
 
 
 def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
@@ -156,10 +104,9 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
 
 def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
-    monitor = TASKS[config.task].monitor
-    known = summary["estimates"]
+    monitor, known = TASKS[config.task].monitor, summary["estimates"]
     best = known.get(CORRECTED, known[BEST])[monitor]
-    how = "corrected for the choice of epochs" if CORRECTED in known else "not corrected for the choice of epochs"
+    how = f"{'' if CORRECTED in known else 'not '}corrected for the choice of epochs"
     kind = score_kind(config.cv, config.valid_root)
     return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(best, DIGITS)}, {how}."
 
@@ -182,126 +129,101 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions)
 
 
 def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -> dict[str, Any]:
-    known = summary["estimates"][BEST]["f1"]
-    scores = class_scores(whole)
-    rows = [
-        [
-            *(row["class"], row["count"], estimate_text(known[row["class"]], DIGITS)),
-            *(f"{row[name]:.{DIGITS}f}" for name in ("precision", "recall")),
-        ]
-        for row in scores.to_dict("records")
-    ]
-    there = {
-        f"{row['class']} ({row['count']})": read_estimate(known[row["class"]])
-        for row in scores.to_dict("records")
-        if row["count"]
-    }
-    figures.add("classes", plots.intervals({"": there}, "F1 of each class (images) and its interval"), "F1 by class.")
-    return grid(
-        ["class", "images", "F1", "precision", "recall"],
-        rows,
-        "Of the best epochs, as everything below. A class that is always right or always wrong has no interval.",
-    )
+    rows, shown = [], {}
+    for row in class_scores(whole).to_dict("records"):
+        name, f1 = row["class"], summary["estimates"][BEST]["f1"][row["class"]]
+        others = (f"{row[score]:.{DIGITS}f}" for score in ("precision", "recall"))
+        rows.append([name, row["count"], estimate_text(f1, DIGITS), *others])
+        if row["count"]:
+            shown[f"{name} ({row['count']})"] = read_estimate(f1)
+    figures.add("classes", plots.intervals({"": shown}, "F1 of each class (images) and its interval"), "F1 by class.")
+    note = "Of the best epochs, as everything below. A class that is always right or always wrong has no interval."
+    return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 
-def _attributes(parts: Mapping[str, Predictions], figures: Figures) -> dict[str, Any]:
+def _draw_costs(parts: Mapping[str, Predictions], figures: Figures) -> str:
     if "main" not in parts:
-        return {"costs": ""}
-    matrices = {title: (confusion(parts[name]), parts[name].classes) for name, title in ATTRIBUTES.items()}
-    alt = "Confusion matrices of mask, gender and age group."
-    figures.add("attributes", plots.confusions(matrices), alt, wide=True)
+        return ""
+    shown = plots.confusions({title: parts[name] for name, title in ATTRIBUTES.items()})
+    figures.add("attributes", shown, "Confusion matrices of mask, gender and age group.", wide=True)
     costs = attribute_costs(parts["main"])
     figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "Cost of each attribute.")
     most = costs.loc[costs["cost"].idxmax()]
-    return {
-        "costs": f"If the {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} "
-        f"instead of {most['macro_f1']:.3f}, the largest gain of the three."
-    }
+    return (
+        f"If the {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} instead "
+        f"of {most['macro_f1']:.3f}, the largest gain of the three."
+    )
 
 
-def _calibration(parts: Mapping[str, Predictions], figures: Figures) -> dict[str, Any]:
+def _draw_calibration(parts: Mapping[str, Predictions], figures: Figures) -> str:
     known = {name: each for name, each in parts.items() if each.probabilities is not None}
     if not known:
-        return {"calibration": ""}
-    tables = {name: reliability(each) for name, each in known.items()}
+        return ""
     titles = {"main": "combined", **ATTRIBUTES}
-    shown = plots.reliability({titles[name]: each for name, each in tables.items()})
-    figures.add("reliability", shown, "Confidence against accuracy.")
+    tables = {titles[name]: reliability(each) for name, each in known.items()}
+    figures.add("reliability", plots.reliability(tables), "Confidence against accuracy.")
     first = next(iter(known.values()))
     confidence, accuracy = 100 * first.probabilities.max(axis=1).mean(), 100 * (1 - first.wrong.mean())
     kind = "is well calibrated on average"
     if abs(confidence - accuracy) > 2:
         kind = "is overconfident" if confidence > accuracy else "is underconfident"
-    errors = ", ".join(f"{titles[name]} {calibration_error(each):.3f}" for name, each in tables.items())
-    text = f"The mean confidence is {confidence:.0f} % and the accuracy {accuracy:.0f} %: the model {kind}."
-    return {"calibration": f"{text} Expected calibration error: {errors}."}
+    errors = ", ".join(f"{title} {calibration_error(each):.3f}" for title, each in tables.items())
+    return (
+        f"The mean confidence is {confidence:.0f} % and the accuracy {accuracy:.0f} %: the model {kind}. "
+        f"Expected calibration error: {errors}."
+    )
 
 
-def _ages(root: Path, corrections: str | None, images: Sequence[str]) -> tuple[np.ndarray | None, str]:
-    """Return the true age on each image, or None and the reason why it is unknown."""
+def _draw_ages(
+    config: TrainConfig, parts: Mapping[str, Predictions], oof: pd.DataFrame, root: Path, figures: Figures
+) -> list[str]:
+    """Draw errors over the true age; return a sentence if the ages are unknown."""
+    if TASKS[config.task].regression:
+        drawn = plots.year_errors(year_errors(oof))
+        figures.add("years", drawn, "Error of the predicted years over the true age.")
     try:
-        people, _ = read_training_table(root, corrections)
+        people, _ = read_training_table(root, config.corrections)
     except UserError as error:
-        return None, f"There is no section on age without the images and their labels ({error})"
-    ages = dict(zip(people["image"], people["age"], strict=True))
-    if not all(image in ages for image in images):
-        return None, f"There is no section on age: {root} lacks some of the images."
-    return np.array([ages[image] for image in images]), ""
+        return [f"There is no section on age without the images and their labels ({error})"]
+    ages = oof["ImageID"].map(dict(zip(people["image"], people["age"], strict=True)))
+    if ages.isna().any():
+        return [f"There is no section on age: {root} lacks some of the images."]
+    titles = {"main": "any attribute", **ATTRIBUTES}
+    drawn = plots.errors_by_age(errors_by_age(parts, ages.to_numpy(), oof["person"]), titles)
+    figures.add("ages", drawn, "Share of wrong predictions over the true age.")
+    return []
 
 
-def _mistakes(
-    parts: Mapping[str, Predictions], labels: np.ndarray, predicted: np.ndarray, oof: pd.DataFrame, root: Path
-) -> dict[str, Any]:
-    whole = next(iter(parts.values()))
+def _mistakes(whole: Predictions, oof: pd.DataFrame, root: Path) -> dict[str, Any]:
     if whole.probabilities is None:
-        found = largest_errors(labels, predicted[:, 0], oof["ImageID"], oof["person"])
-        rows = [
-            (row, f"{row['label']:.0f}", f"{row['pred']:.1f}", f"error {row['error']:.1f} years")
-            for row in found.head(SHOWN).to_dict("records")
-        ]
+        found = largest_errors(oof)
         title, note = "Largest errors", "The images with the largest errors, one per person."
+        texts = {"label": "{label:.0f}", "pred": "{pred:.1f}", "more": "error {error:.1f} years"}
     else:
-        found = confident_mistakes(whole, oof["ImageID"], oof["person"])
-        rows = [
-            (
-                row,
-                whole.classes[row["label"]],
-                whole.classes[row["pred"]],
-                f"confidence {row['confidence']:.2f}; images with this mistake: {row['images']}",
-            )
-            for row in found.head(SHOWN).to_dict("records")
-        ]
-        title = "Most confident mistakes"
-        note = f"One per person and mistake, {len(rows)} of {len(found)}. Is it the model, the image, or the label?"
-    shown = [
-        {
-            "image": row["ImageID"],
-            "label": label,
-            "pred": pred,
-            "more": more,
-            "source": thumbnail(root / row["ImageID"]),
-        }
-        for row, label, pred, more in rows
+        found, classes = confident_mistakes(whole, oof), dict(enumerate(whole.classes))
+        found = found.assign(label=found["label"].map(classes), pred=found["pred"].map(classes))
+        title, shown = "Most confident mistakes", min(SHOWN, len(found))
+        note = f"One per person and mistake, {shown} of {len(found)}. Is it the model, the image, or the label?"
+        more = "confidence {confidence:.2f}; images with this mistake: {images}"
+        texts = {"label": "{label}", "pred": "{pred}", "more": more}
+    rows = [
+        {"image": row["ImageID"], "source": thumbnail(root / row["ImageID"])}
+        | {name: text.format_map(row) for name, text in texts.items()}
+        for row in found.head(SHOWN).to_dict("records")
     ]
-    if shown and not any(each["source"] for each in shown):
+    if rows and not any(row["source"] for row in rows):
         note += f" The images are not in {root} any more."
-    return {"title": title, "note": note if shown else "There are none.", "rows": shown}
+    return {"title": title, "note": note if rows else "There are none.", "rows": rows}
 
 
-def _suspects(
-    config: TrainConfig, oof: pd.DataFrame, parts: Mapping[str, Predictions], root: Path, share: float
-) -> dict[str, Any] | None:
-    found = find_suspects(config, oof, parts, root, share=share)
+def _suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, share: float) -> dict[str, Any] | None:
+    found = find_suspects(config, oof, root, share=share)
     if not len(found.rows):
         return None
     rows = [
-        {
-            "name": suspect_name(row),
-            "labelled": row["labelled"],
-            "predicted": row["predicted"],
-            "suspicion": f"{row['suspicion']:.2f}",
-            "pictures": [(thumbnail(path), path.stem == row["file"]) for path in found.files.get(row["id"], ())],
-        }
+        {name: row[name] for name in ("labelled", "predicted")}
+        | {"name": suspect_name(row), "suspicion": f"{row['suspicion']:.2f}"}
+        | {"pictures": [(thumbnail(path), path.stem == row["file"]) for path in found.files.get(row["id"], ())]}
         for part in found.first(SUSPECTS)
         for row in part.to_dict("records")
     ]
@@ -310,20 +232,16 @@ def _suspects(
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
-    every = [(f, getattr(config, f.name)) for f in options(TrainConfig)]
     hidden = ("resume", "overwrite", "save_path")
-    default = {f.name: f.default for f, _ in every}
-    default |= {"backbone": MODELS[config.model_type].backbone, "loss_type": TASKS[config.task].losses[0]}
-    changed = [
-        f"{flag(f.name)} {value}" if not isinstance(value, bool) else flag(f.name if value else f"no_{f.name}")
+    every = [(f, getattr(config, f.name)) for f in options(TrainConfig) if f.name not in hidden]
+    default = {"backbone": MODELS[config.model_type].backbone, "loss_type": TASKS[config.task].losses[0]}
+    changed = ", ".join(
+        flag(f.name if value else f"no_{f.name}") if isinstance(value, bool) else f"{flag(f.name)} {value}"
         for f, value in every
-        if value != default[f.name] and f.name not in hidden
-    ]
-    rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every if f.name not in hidden]
-    return {
-        "given": f"Changed from the defaults: {', '.join(changed)}." if changed else "All at their defaults.",
-        "rows": rows,
-    }
+        if value != default.get(f.name, f.default)
+    )
+    rows = [(flag(f.name), default_text(f) if value is None else value) for f, value in every]
+    return {"given": f"Changed from the defaults: {changed}." if changed else "All at their defaults.", "rows": rows}
 
 
 def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:

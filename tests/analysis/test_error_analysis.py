@@ -33,9 +33,6 @@ def predict_genders(labels, predicted, confidence):
     return Predictions("gender", np.array(labels), predicted, probabilities)
 
 
-# ------------------------------------------------------------------------------------------------ tasks
-
-
 def test_main_implies_its_attributes_by_their_marginal_probabilities():
     # "worn male <30" is the single most probable class, but the probabilities of female have the larger sum.
     probabilities = np.zeros((1, 18))
@@ -72,9 +69,6 @@ def test_other_tasks_imply_no_more_tasks(task):
     assert predicted[task].classes[0] in ("worn", "male", "<30")
 
 
-# ------------------------------------------------------------------------------------------------ classes
-
-
 def test_confusion_and_scores_of_each_class():
     each = make_predictions([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 0, 0])
     assert confusion(each).tolist() == [[2, 1, 0], [2, 1, 0], [0, 0, 0]]
@@ -99,14 +93,9 @@ def test_correcting_one_of_two_wrong_attributes_gains_nothing():
     assert table["cost"].tolist() == [0, 0, 0]
 
 
-# ------------------------------------------------------------------------------------------------ calibration
-
-
 def test_reliability_in_bins_of_equal_count():
     table = reliability(predict_genders([0, 0, 0, 1], [0, 1, 0, 1], [0.6, 0.7, 0.9, 1.0]), bins=2)
     assert table["count"].tolist() == [2, 2]
-    assert table["low"].tolist() == pytest.approx([0.6, 0.9])
-    assert table["high"].tolist() == pytest.approx([0.7, 1.0])
     assert table["confidence"].tolist() == pytest.approx([0.65, 0.95])
     assert table["accuracy"].tolist() == [0.5, 1]
     assert calibration_error(table) == pytest.approx((0.15 + 0.05) / 2)
@@ -120,51 +109,39 @@ def test_images_of_equal_confidence_share_a_bin_in_any_order():
     assert calibration_error(tables[0]) == 0.5
 
 
-# ------------------------------------------------------------------------------------------------ age
-
-
 def test_errors_by_age_are_means_over_people():
     # Person a, aged 30, has 3 wrong images; b, aged 34, has a right one; c, aged 29, has a right one.
     each = {"gender": make_predictions([0, 0, 0, 1, 1], [1, 1, 1, 1, 1], "gender")}
     table = errors_by_age(each, np.array([30, 30, 30, 34, 29]), np.array(["a", "a", "a", "b", "c"]))
-    assert table[["task", "low_age", "high_age", "people", "images"]].to_numpy().tolist() == [
-        ["gender", 25, 29, 1, 1],
-        ["gender", 30, 34, 2, 4],
-    ]
+    assert table[["task", "age"]].to_numpy().tolist() == [["gender", 27.5], ["gender", 32.5]]
     assert table["wrong"].tolist() == [0, 0.5]
     # Wilson's interval of 1 of 2: 0.095 to 0.905.
     assert table.loc[1, ["low", "high"]].tolist() == pytest.approx([0.0945, 0.9055], abs=1e-4)
     assert table.loc[0, "low"] == 0
 
 
+def make_oof(people, labels, years):
+    """Return rows of oof.csv with predicted years, images 0, 1, ..."""
+    return pd.DataFrame({"ImageID": map(str, range(len(people))), "person": people, "label": labels, "p0": years})
+
+
 def test_year_errors_by_hand():
-    table = year_errors(np.array([30, 31, 60]), np.array([33.0, 30.0, 50.0]), np.array(["a", "b", "c"]))
-    assert table["low_age"].tolist() == [30, 60]
+    table = year_errors(make_oof(["a", "b", "c"], [30, 31, 60], [33.0, 30.0, 50.0]))
+    assert table["age"].tolist() == [32.5, 62.5]
     assert table["mean_error"].tolist() == [1, -10]
     assert table["mae"].tolist() == [2, 10]
 
 
-# ------------------------------------------------------------------------------------------------ single mistakes
-
-
 def test_confident_mistakes_have_one_row_per_person_and_pair_of_classes():
     each = predict_genders([0, 0, 1, 0, 1], [1, 1, 0, 1, 1], [0.7, 0.9, 0.8, 0.6, 1.0])
-    images = ["a/1", "a/2", "b/1", "c/1", "d/1"]
-    table = confident_mistakes(each, images, ["a", "a", "b", "c", "d"])
-    assert table["ImageID"].tolist() == ["a/2", "b/1", "c/1"]
+    oof = pd.DataFrame({"ImageID": [*"vwxyz"], "person": [*"aabcd"]})
+    table = confident_mistakes(each, oof)
+    assert table["ImageID"].tolist() == ["w", "x", "y"]
     assert table[["label", "pred", "images"]].to_numpy().tolist() == [[0, 1, 2], [1, 0, 1], [0, 1, 1]]
     assert table["confidence"].tolist() == pytest.approx([0.9, 0.8, 0.6])
-
-
-def test_the_table_is_empty_without_mistakes():
-    each = predict_genders([0], [0], [1.0])
-    table = confident_mistakes(each, ["a/1"], ["a"])
-    assert isinstance(table, pd.DataFrame)
-    assert table.empty
-    assert "confidence" in table
+    assert confident_mistakes(predict_genders([0] * 5, [0] * 5, [1.0] * 5), oof).empty
 
 
 def test_largest_errors_have_one_row_per_person():
-    table = largest_errors(np.array([30, 30, 60]), np.array([33.0, 26.0, 50.0]), ["a/1", "a/2", "b/1"], ["a", "a", "b"])
-    assert table["ImageID"].tolist() == ["b/1", "a/2"]
-    assert table["error"].tolist() == [10, 4]
+    table = largest_errors(make_oof(["a", "a", "b"], [30, 30, 60], [33.0, 26.0, 50.0]))
+    assert table[["ImageID", "pred", "error"]].to_numpy().tolist() == [["2", 50, 10], ["1", 26, 4]]
