@@ -98,6 +98,7 @@ DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
 @rows(
     weights("a command", CODE + r", \w+\.system", lambda good, bad: saved(evil(bad), bad)),
     weights("a command among weights", CODE, lambda good, bad: change(good, bad, more=evil(bad))),
+    weights("a command in a description", CODE, lambda good, bad: edit(good, bad, task=evil(bad))),
     weights(
         "a command in the old format",
         CODE,
