@@ -11,26 +11,13 @@ from utils import UserError, count_cores, derive_seed, seeded
 # ------------------------------------------------------------------------------------------------ seeds
 
 
-def test_a_seed_is_the_same_in_every_process_and_version():
-    # Worked out once; another number would change every published result.
+def test_derived_seeds_do_not_change():
+    # Another number would change every published result.
     assert derive_seed("train", 42, 0, 3, 17) == 4757562132173934605
 
 
-def test_seeds_differ_with_every_part_and_its_place():
-    parts = [
-        (),
-        (0,),
-        (1,),
-        ("1",),
-        (1, 2),
-        (2, 1),
-        (12,),
-        ("train", 1, 2),
-        ("order", 1, 2),
-        ("train", 12),
-        ("ab", "c"),
-        ("a", "bc"),
-    ]
+def test_derived_seeds_differ_with_every_part_and_its_place():
+    parts = [(), (0,), (1,), ("1",), (1, 2), (2, 1), (12,), ("train", 12), ("ab", "c"), ("a", "bc")]
     parts += [("train", 42, fold, epoch, index) for fold in range(5) for epoch in range(5) for index in range(40)]
     seeds = {derive_seed(*each) for each in parts}
     assert len(seeds) == len(parts)
@@ -46,21 +33,24 @@ def test_seed_everything_seeds_torch_by_all_parts():
     assert draw("weights", 1, 2) != draw("weights", 1, 3)
 
 
-def test_a_seeded_block_draws_the_same_and_leaves_the_global_state():
-    before = torch.get_rng_state()
+def test_a_seeded_block_depends_on_its_parts_alone_and_restores_the_global_state():
+    def draw(*parts):
+        torch.rand(1)
+        before = torch.get_rng_state()
+        with seeded(*parts):
+            first = torch.rand(2)
+            with seeded("inner"):
+                torch.rand(5)
+            second = torch.rand(1)
+        assert torch.equal(torch.get_rng_state(), before)
+        return [*first.tolist(), second.item()]
+
     with seeded("view", "a", 1):
-        first = torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(10)
-    with seeded("view", "a", 1):
-        again = torch.rand(3)
-    with seeded("view", "a", 2):
-        other = torch.rand(3)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+        assert torch.rand(3).tolist() == draw("view", "a", 1)
+    assert draw("view", "a", 1) == draw("view", "a", 1) != draw("view", "a", 2)
 
 
-def test_a_seeded_block_that_fails_leaves_the_global_state_too():
+def test_a_seeded_block_that_raises_restores_the_global_state():
     before = torch.get_rng_state()
     with pytest.raises(KeyError), seeded("a"):
         torch.rand(3)
@@ -68,39 +58,27 @@ def test_a_seeded_block_that_fails_leaves_the_global_state_too():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_seeded_blocks_may_be_nested():
-    with seeded("outer"):
-        expected = torch.rand(2).tolist()
-    with seeded("outer"):
-        got = [torch.rand(1).item()]
-        with seeded("inner"):
-            torch.rand(5)
-        got.append(torch.rand(1).item())
-    assert got == expected
-
-
 # ------------------------------------------------------------------------------------------------ devices
 
 
-def test_devices():
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("CPU") == torch.device("cpu")
+def test_devices_in_any_case():
+    assert choose_device("cpu") == choose_device("CPU") == torch.device("cpu")
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
 
 
 @pytest.mark.parametrize("name", ["potato", "cuda:99", "", "cpu:x", "meta potato"])
-def test_a_device_that_is_not_here(name):
+def test_an_unavailable_device_is_an_error(name):
     with pytest.raises(UserError, match=r"^--device .*is not available \(.+\)\. Pass auto, cpu or cuda\."):
         choose_device(name)
 
 
-def test_free_memory():
+def test_free_memory_is_that_of_the_cpu_or_unknown():
     free = free_memory(torch.device("cpu"))
     assert free is None or 1e6 < free < 1e14
     assert free_memory(torch.device("mps")) is None
 
 
-def test_workers():
+def test_workers_are_counted_by_cores_and_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [count_workers(n, cpu) for n in (0, 1, 20)] == [0, 1, 20]
     assert count_workers(-1, cuda) == min(8, count_cores())

@@ -1,4 +1,4 @@
-"""Two processes that torchrun starts on this machine, without a GPU: they train one network, and predict together."""
+"""Runs of two processes that torchrun starts on this machine, without a GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import time
 import pandas as pd
 import pytest
 import torch
+from faults import assert_same, fingerprint
 
 from dataset import EpochSampler, ViewBatches
 from training.distributed import Processes
 from utils import ROOT, UserError
 
 NAME = "kfold-ensemble-VanillaTorchvision"
-TIMES = ["images_per_s", "seconds"]
 
 
 def start(script: str, *words: object) -> subprocess.Popen:
@@ -30,32 +30,30 @@ def start(script: str, *words: object) -> subprocess.Popen:
 
 
 def torchrun(script: str, *words: object) -> tuple[int, str, str]:
-    """Runs a script in two processes: exit code, stdout and stderr of both."""
+    """Run a script in two processes and return the exit code, stdout and stderr of both."""
     child = start(script, *words)
     out, err = child.communicate(timeout=300)
     return child.returncode, out, err
 
 
-DRAWN = ("--ema", 0.9, "--balance", 0.5, "--mixup", 0.5)  # and averaged
-
-
 @pytest.fixture(scope="module")
 def training(small_data, tiny_training):
-    """The words of a training over two folds, without the save path."""
-    # Batches of 9 and at last one of 3 are not shared evenly.
-    return (*tiny_training, "--train-root", small_data.train_root, "--cv", 2, "--batch-size", 9, "--epochs", 2, *DRAWN)
+    """Return the words of a training over two folds that draws and averages, without the save path."""
+    uneven = ("--batch-size", 9)  # batches of 9 and a last one of 3
+    words = ("--cv", 2, "--epochs", 2, "--ema", 0.9, "--balance", 0.5, "--mixup", 0.5, *uneven)
+    return (*tiny_training, "--train-root", small_data.train_root, *words)
 
 
 @pytest.fixture(scope="module")
 def trained(training, tmp_path_factory):
-    """The folder of a run that two processes trained, and what they printed."""
+    """Return the folder of a run that two processes trained, and their output."""
     place = tmp_path_factory.mktemp("models")
     code, out, err = torchrun(ROOT / "train.py", *training, "--save-path", place)
     assert code == 0, err
     return place / "main" / NAME, out
 
 
-def test_two_processes_leave_one_run(trained, small_data):
+def test_two_processes_write_one_run(trained, small_data):
     run, out = trained
     assert out.count("Training VanillaTorchvision") == 1
     assert "12 people, 84 images, 2 processes on device cpu." in out
@@ -72,8 +70,7 @@ def test_two_processes_leave_one_run(trained, small_data):
     assert not list(run.parent.glob(".*"))
 
 
-def test_their_scores_are_those_of_the_checkpoints(trained, run, small_data, tmp_path):
-    """What the two answered out of fold, shared out by batches, one process answers of the same photographs."""
+def test_out_of_fold_predictions_of_two_processes_are_those_of_one(trained, run, small_data, tmp_path):
     folder, _ = trained
     oof = pd.read_csv(folder / "oof.csv", index_col="ImageID")
     oof = oof[oof["fold"] == 0]
@@ -90,7 +87,7 @@ def test_their_scores_are_those_of_the_checkpoints(trained, run, small_data, tmp
     assert (answers.loc[oof.index, "p0"] - oof["p0"]).abs().max() < 1e-5
 
 
-def test_a_cut_run_goes_on_to_the_same_end(trained, training, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_files(trained, training, tmp_path):
     words = (*training, "--save-path", tmp_path, "--save-every-steps", 1, "--folds", 0)
     child = start(ROOT / "train.py", *words)
     deadline = time.monotonic() + 120
@@ -103,40 +100,27 @@ def test_a_cut_run_goes_on_to_the_same_end(trained, training, tmp_path):
     code, out, err = torchrun(ROOT / "train.py", *words, "--resume")
     assert code == 0, err
     assert "fold 0: continuing after epoch" in out
-    fold, whole = tmp_path / "main" / NAME / "fold00", trained[0] / "fold00"
-    assert (fold / "oof.csv").read_bytes() == (whole / "oof.csv").read_bytes()
-    logs = [pd.read_csv(folder / "log.csv").drop(columns=TIMES) for folder in (fold, whole)]
-    assert logs[0].equals(logs[1])
-    names = [sorted(path.name for path in folder.glob("*.pt")) for folder in (fold, whole)]
-    assert names[0] == names[1]
-    for name in names[0]:
-        ours, theirs = (torch.load(folder / name, weights_only=True)["state_dict"] for folder in (fold, whole))
-        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert_same(fingerprint(trained[0] / "fold00"), fingerprint(tmp_path / "main" / NAME / "fold00"), "after SIGTERM")
 
 
-def predict_both_ways(trained, run, data_root, place, *more):
-    """Predict with one process and with two; return the folders of both, and stdout of the two."""
+def assert_predict_alike(trained, run, data_root, place, count, *more):
+    """Assert that two processes write the files of one, `count` in number; return the output of the two."""
     words = ("--root", trained[0], "--data-root", data_root, "--tta", 2, "--top-k", 2, "--device", "cpu", *more)
     words = (*words, "--batch-size", 4, "--num-workers", 0)  # 2 images: three batches, the last one smaller
     outcome = run("submit_ensemble", *words, "--save-path", place / "one")
     assert outcome.code == 0, outcome.err
     code, out, err = torchrun(ROOT / "submit_ensemble.py", *words, "--save-path", place / "two")
     assert code == 0, err
-    return *(place / name / "main" / NAME for name in ("one", "two")), out
-
-
-def assert_same_files(one, two, count):
-    files = sorted(path.relative_to(one) for path in one.rglob("*.*") if path.is_file())
-    assert len(files) == count
-    assert files == sorted(path.relative_to(two) for path in two.rglob("*.*") if path.is_file())
-    for name in files:
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    folders = [place / name / "main" / NAME for name in ("one", "two")]
+    files = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} for folder in folders]
+    assert files[0] == files[1]
+    assert len(files[0]) == count
+    return out
 
 
 def test_predictions_are_those_of_one_process_byte_for_byte(trained, run, small_data, tmp_path):
-    one, two, out = predict_both_ways(trained, run, small_data.data_root, tmp_path)
+    out = assert_predict_alike(trained, run, small_data.data_root, tmp_path, 8)
     assert out.count("Averaged 4 members x 2 views = 8 predictions of 5 images") == 1
-    assert_same_files(one, two, 8)
 
 
 def test_processes_agree_on_unreadable_images(trained, run, small_data, tmp_path):
@@ -150,53 +134,46 @@ def test_processes_agree_on_unreadable_images(trained, run, small_data, tmp_path
     assert all(f"{name} cannot be read as an image (it is empty)." in err for name in names[1:3])
     assert "another process" not in err
     assert not (tmp_path / "none").exists()
-    one, two, out = predict_both_ways(trained, run, images, tmp_path, "--on-bad-image", "skip")
+    out = assert_predict_alike(trained, run, images, tmp_path, 9, "--on-bad-image", "skip")
     assert out.count("2 of 5 images cannot be read") == 1
-    assert_same_files(one, two, 9)
 
 
 CHILD = """
 import math, torch
 from torch import nn
 from dataset import EpochSampler
-from training.engine import TrainStep, train_one_epoch
 from training.distributed import Processes
+from training.engine import TrainStep, train_one_epoch
+from training.loaders import create_loaders
 
-class Mean(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(5, 3)
+class Mask(nn.Linear):
     def forward(self, images):
-        return {"mask": self.linear(images)}
+        return {"mask": super().forward(images.flatten(1))}
 
-class Rows:
-    def __init__(self, sampler, images, targets):
-        self.sampler, self.images, self.targets = sampler, images, targets
-    def __len__(self):
-        return len(self.sampler)
-    def __iter__(self):
-        for keys in self.sampler:
-            rows = [index for _, index in keys]
-            yield self.images[rows], {"mask": self.targets[rows]}
+class Rows(torch.utils.data.Dataset):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(25, 5, 1, 1, generator=generator)
+    targets = torch.randint(3, (25,), generator=generator).tolist()
+    def __getitem__(self, key):
+        return self.images[key[1]], {"mask": self.targets[key[1]]}
 
-generator = torch.Generator().manual_seed(1)
-images, targets = torch.randn(25, 5, generator=generator), torch.randint(3, (25,), generator=generator)
-images = images[:, :, None, None]
+cpu = torch.device("cpu")
 def train(dist, factor=1.0):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), Mean())
+    network = Mask(5, 3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     sampler = EpochSampler(25, 7, seed=(0,), rank=dist.rank, world_size=dist.world_size)
+    loader = create_loaders([(Rows(), sampler)], workers=0, device=cpu)[0]
     def criterion(outputs, targets):
         return factor * nn.functional.cross_entropy(outputs["mask"], targets["mask"])
-    wrapped = dist.wrap(network, torch.device("cpu"))
-    step = TrainStep(wrapped, criterion, optimizer, scheduler, torch.device("cpu"), dist=dist)
-    done = train_one_epoch(step, Rows(sampler, images, targets), sizes=sampler.sizes())
+    step = TrainStep(dist.wrap(network, cpu), criterion, optimizer, scheduler, cpu, dist=dist)
+    done = train_one_epoch(step, loader, sizes=sampler.sizes())
     weights = nn.utils.parameters_to_vector(network.parameters()).detach()
     return weights, done.loss, done.images, done.first_bad_step()
+
 dist = Processes.from_environment()
-with dist.connect(torch.device("cpu")):
+with dist.connect(cpu):
     theirs, alone = train(dist), train(Processes())
     assert dist.world_size == 2
     assert theirs[2] == alone[2] == 25
@@ -226,7 +203,7 @@ def test_two_processes_make_the_steps_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_every_image_of_a_batch_is_one_process_s(size):
+def test_the_images_of_a_batch_are_shared_out_without_repeats(size):
     samplers = [EpochSampler(25, 7, seed=(0,), rank=rank, world_size=size) for rank in range(size)]
     for sampler in samplers:
         sampler.set_epoch(3, 1)
@@ -238,7 +215,7 @@ def test_every_image_of_a_batch_is_one_process_s(size):
     assert samplers[0].sizes() == [len(batch) for batch in whole]
 
 
-def test_a_last_batch_too_small_for_all_is_left_out():
+def test_a_last_batch_too_small_for_all_processes_is_left_out():
     assert [len(EpochSampler(24, 7, seed=(0,), world_size=size)) for size in (1, 2)] == [4, 3]
 
 
@@ -249,57 +226,57 @@ def test_batches_to_predict_are_whole_and_shared_out(size):
     assert [len(ViewBatches(10, 3, rank, size)) for rank in range(size)] == [len(part) for part in parts]
 
 
-def test_what_torchrun_tells(monkeypatch):
-    printed = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
-    for name, value in printed.items():
-        monkeypatch.setenv(name, value)
-    assert Processes.from_environment() == Processes()  # others set such names too
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-    assert Processes.from_environment() == Processes(5, 8, 1, 4, 1)
-    assert not Processes.from_environment().is_main
-
-
 @pytest.fixture
 def as_process(monkeypatch):
-    """This process is one of five that torchrun started on this machine."""
+    """Make this process one of five that torchrun started on this machine."""
 
     def become(rank: int) -> None:
-        printed = {"TORCHELASTIC_RUN_ID": "x", "RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
-        for name, value in (printed | {"WORLD_SIZE": 5, "LOCAL_WORLD_SIZE": 5}).items():
+        names = {"RANK": rank, "WORLD_SIZE": 5, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": 5, "GROUP_RANK": 0}
+        for name, value in names.items():
             monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
 
     return become
 
 
-def test_batches_must_suffice_for_all(run, as_process, tiny_training, small_data, tmp_path):
+def test_processes_are_read_from_the_variables_of_torchrun(as_process, monkeypatch):
+    as_process(3)
+    monkeypatch.setenv("GROUP_RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert Processes.from_environment() == Processes(3, 5, 2, 4, 1)
+    assert not Processes.from_environment().is_main
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # other launchers set the other names too
+    assert Processes.from_environment() == Processes()
+
+
+def test_a_batch_must_hold_two_images_for_each_process(run, as_process, tiny_training, small_data, tmp_path):
     as_process(0)
     outcome = run("train", *tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path)
     assert outcome.code == 2
     assert "--batch-size 8 is less than two images for each of 5 processes. Pass 10 or more." in outcome.err
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "mps"])
-def test_one_device_is_not_for_several_processes(device, as_process, monkeypatch):
-    as_process(1)
-    monkeypatch.setattr("training.distributed.choose_device", torch.device)
-    with pytest.raises(UserError, match=f"--device {device} is one device for 5 processes"):
-        Processes.from_environment().choose_device(device)
-
-
-def test_there_must_be_a_gpu_for_each_process(as_process, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda:0", r"--device cuda:0 is one device for 5 processes"),
+        ("mps", r"--device mps is one device for 5 processes"),
+        ("cuda", r"5 processes share 2 GPUs\. Pass --nproc-per-node 2"),
+    ],
+)
+def test_every_process_needs_its_own_gpu(device, message, as_process, monkeypatch):
     as_process(1)
     monkeypatch.setattr("training.distributed.choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"5 processes share 2 GPUs\. Pass --nproc-per-node 2"):
-        Processes.from_environment().choose_device("cuda")
+    with pytest.raises(UserError, match=message):
+        Processes.from_environment().choose_device(device)
 
 
-def test_what_stands_in_the_way_of_all_is_told_once(run, as_process, tmp_path):
-    printed = []
-    for rank in range(2):
-        as_process(rank)
-        outcome = run("train", "--train-root", tmp_path / "lost")
-        assert (outcome.code, outcome.out) == (2, "")
-        printed.append(outcome.err)
-    assert printed[0].startswith(f"train.py: There is no folder {tmp_path / 'lost'}")
-    assert printed[1] == ""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_all_processes_is_printed_by_the_first(rank, run, as_process, tmp_path):
+    as_process(rank)
+    outcome = run("train", "--train-root", tmp_path / "lost")
+    assert (outcome.code, outcome.out) == (2, "")
+    expected = f"train.py: There is no folder {tmp_path / 'lost'}"
+    assert outcome.err.startswith(expected) if rank == 0 else outcome.err == ""
