@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cases import COMMANDS, DONE, LONGEST, NETWORK, PATIENCE, PROGRAM, bare, clear, first_checkpoint, make_world
+from broken import bare, clear, contents, first_checkpoint, make_world
+from cases import COMMANDS, DONE, NETWORK
 
 import train
+
+PATIENCE = 30  # seconds after which a reader of a pipe is released, and the test fails
+LONGEST = 3_000  # characters of a line
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +33,10 @@ def trained(tmp_path_factory, tiny_training, make_person, make_photo):
     common = [*tiny_training, "--train-root", str(images), "--save-path", str(place / "saved")]
     for words in ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0"):
         assert train.main([*common, *words.split()]) == 0
-    checkpoint = first_checkpoint(place / "saved" / "gender" / f"single-{NETWORK}")
-    bare(checkpoint, place / "bare.pth")
-    return SimpleNamespace(
-        images=images,
-        bare=place / "bare.pth",
-        single=place / "saved" / "gender" / f"single-{NETWORK}",
-        folds=place / "saved" / "gender" / f"kfold-ensemble-{NETWORK}",
-        age=place / "saved" / "age" / f"kfold-ensemble-{NETWORK}",
-    )
+    runs = [f"gender/single-{NETWORK}", f"gender/kfold-ensemble-{NETWORK}", f"age/kfold-ensemble-{NETWORK}"]
+    single, folds, age = (place / "saved" / run for run in runs)
+    weights = bare(first_checkpoint(single), place / "bare.pth")
+    return SimpleNamespace(images=images, bare=weights, single=single, folds=folds, age=age)
 
 
 @pytest.fixture
@@ -44,36 +45,33 @@ def world(trained, make_data, tmp_path, monkeypatch):
     data = make_data(people=6, shots=["mask1", "normal"], eval_images=3)
     monkeypatch.setattr("storage.find_runs.ROOT", tmp_path / "toolkit")
     yield make_world(tmp_path, trained, data)
-    for name in ("runs", "saved", "weights.pt"):  # 45 MB a file
+    for name in ("runs", "saved", "weights.pt"):  # checkpoints are large
         clear(tmp_path / name)
 
 
 @pytest.fixture
-def give(run, world, tiny_training, request):
+def reachable(trained, make_data):
+    """A world that a user without rights can reach, which pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="bad-input-") as root:
+        data = make_data(name=f"{root}/data", people=6, shots=["mask1", "normal"], eval_images=3)
+        yield make_world(Path(root), trained, data)
+
+
+@pytest.fixture
+def give(run, world, tiny_training):
     """Gives a world, broken as it may be, to a command, and asserts what holds of every row."""
 
     def command(name, words="", *, pattern="", code=2, lines=1, world=world):
+        runs = contents(world.runs)
         template = f"{COMMANDS[name]} {words}".replace("{tiny_training}", " ".join(tiny_training))
         printed = run(name, *(word.format(**vars(world)) for word in template.split()))
-        said = printed.err if printed.code else printed.out
-        sentence = next((line for line in said.splitlines() if re.search(pattern or DONE[name], line)), None)
-        # As record_property does, which warns of the form that --junitxml has by default.
-        request.node.user_properties += [
-            ("command", f"{PROGRAM[name]} {' '.join(template.split())}"),
-            ("exit code", printed.code),
-            (
-                "sentence",
-                (sentence or said.partition("\n")[0])
-                .replace(f"{world.tmp}/", "")
-                .encode(errors="backslashreplace")
-                .decode(),
-            ),
-        ]
+        text = printed.err if printed.code else printed.out
         assert printed.code == code, printed
         assert "Traceback" not in printed.err
-        assert re.search(pattern or DONE[name], said), printed
+        assert re.search(pattern or DONE[name], text), printed
         if code:
-            assert printed.err.startswith(f"{PROGRAM[name]}: "), printed.err
+            program = f"python -m tools {name}" if name in ("check_data", "score_submission") else f"{name}.py"
+            assert printed.err.startswith(f"{program}: "), printed.err
             assert len(printed.err.splitlines()) == lines, printed.err
             assert not re.search(r"^fold \d+ +epoch", printed.out, re.MULTILINE), printed.out  # nothing was trained
             assert world.before is not None or not world.saved.exists()
@@ -81,7 +79,8 @@ def give(run, world, tiny_training, request):
         else:
             assert printed.err == ""
             assert re.search(DONE[name], printed.out), printed
-        assert max(map(len, said.splitlines())) < LONGEST
+        assert contents(world.runs) == runs
+        assert max(map(len, text.splitlines())) < LONGEST
         assert not list(world.tmp.rglob(".tmp-*"))
         return printed
 
@@ -90,7 +89,7 @@ def give(run, world, tiny_training, request):
 
 @pytest.fixture
 def pipe():
-    """Makes a pipe that nobody writes to; who waits on it is let go after a while, and fails."""
+    """Makes a pipe that nobody writes to; its readers are released after a while, and the test fails."""
     timers = []
 
     def make(path):

@@ -11,28 +11,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from cases import (
-    BARE,
-    DONE,
-    NETWORK,
-    WEIGHTS,
-    Case,
-    Evil,
-    assert_error,
-    bare,
-    clear,
-    cut,
-    dangling,
-    edit,
-    evil,
-    first_checkpoint,
-    first_half,
-    folder,
-    give_case,
-    put,
-    rows,
-    saved,
-)
+from broken import Evil, bare, clear, cut, dangling, edit, evil, first_checkpoint, first_half, folder, put, saved
+from cases import BARE, NETWORK, WEIGHTS, Case, assert_error, give_case, rows
 
 
 def change(source, target, **changes):
@@ -68,49 +48,38 @@ def not_a_number(source, target):
     change(source, target, state_dict=weights)
 
 
-def of_another_split(world):
-    """The checkpoint of a run that was split otherwise, among the folds of this one."""
-    target = first_checkpoint(world.folds)
-    put(target, world.checkpoint.read_bytes())
+def wrapped(source, target):
+    """Save bare weights as DataParallel names them."""
+    saved({f"module.{name}": value for name, value in torch.load(source)["state_dict"].items()}, target)
 
 
-def weights(id, pattern, make, *, to="submit_singular", words="", code=2):
-    """A file of weights: `make(source, target)` writes it, with the help of a good one.
-
-    It is given by --load-state-dict, or lies in the place of the checkpoint of the first fold.
-    """
-    return Case(id, to, pattern, lambda world: make(world.good, world.target), words, code)
+def with_bias(value):
+    return lambda good, bad: bare(good, bad, **{"linear.bias": value})
 
 
-def given_weights(case, command, world):
-    ensemble = command == "submit_ensemble"
-    world.good = first_checkpoint(world.trained.folds if ensemble else world.trained.single)
-    world.target = first_checkpoint(world.folds) if ensemble else world.weights
-    case.breaks(world)
-    return case.words if ensemble else f"--load-state-dict {{weights}} {case.words}"
+def weights(id, pattern, make, code=2):
+    """A file of weights: `make(source, target)` writes it, with the help of a good one."""
+    return Case(id, pattern, lambda world: make(world.checkpoint, world.weights), code=code)
 
 
-BARE_FOR = {"train": "--backbone shufflenet_v2_x0_5", "submit_singular": BARE, "submit_ensemble": BARE}
 CODE = r"\.pt cannot be read as a checkpoint \(it (contains|is a pickle without weights and may contain) code"
 DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
 
 
+NOT_OF_TORCH = r"\(it is not a file of torch\)"
+PARTS = "with missing or wrong parts"
+SIZE = rf"\.pt is a checkpoint {PARTS} \(its image size is"
+
+
 @rows(
+    "submit_singular",
     weights("a command", CODE + r", \w+\.system", lambda good, bad: saved(evil(bad), bad)),
     weights("a command among weights", CODE, lambda good, bad: change(good, bad, more=evil(bad))),
     weights("a command in a description", CODE, lambda good, bad: edit(good, bad, task=evil(bad))),
-    weights(
-        "a command in the old format",
-        CODE,
-        lambda good, bad: saved(evil(bad), bad, _use_new_zipfile_serialization=False),
-    ),
+    weights("a command, old format", CODE, lambda _, bad: saved(evil(bad), bad, _use_new_zipfile_serialization=False)),
     *(
-        weights(
-            f"a command in a pickle of protocol {protocol}",
-            CODE,
-            lambda good, bad, protocol=protocol: put(bad, pickle.dumps(evil(bad), protocol)),
-        )
-        for protocol in range(6)
+        weights(f"a command, pickle protocol {k}", CODE, lambda _, bad, k=k: put(bad, pickle.dumps(evil(bad), k)))
+        for k in range(6)
     ),
     weights("a whole network", CODE + r", torch\.nn\S+Linear,", lambda good, bad: saved(torch.nn.Linear(2, 2), bad)),
     weights("arrays of NumPy", CODE, lambda good, bad: saved({"weight": np.ones(3)}, bad)),
@@ -122,101 +91,71 @@ DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
     weights("the old format cut early", DAMAGED, lambda good, bad: legacy(good, bad, 0.0001)),
     weights("the old format", "", legacy, code=0),
     weights("another zip file", r"\(it is a zip file, but not of torch\)", lambda good, bad: other_zip(bad)),
-    weights("text", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "hello\n")),
-    weights("a web page", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "<!DOCTYPE html><html></html>")),
-    weights(
-        "a pointer of Git LFS", r"\(it is not a file of torch\)", lambda good, bad: put(bad, "version https://git-lfs")
-    ),
+    weights("text", NOT_OF_TORCH, lambda good, bad: put(bad, "hello\n")),
+    weights("a web page", NOT_OF_TORCH, lambda good, bad: put(bad, "<!DOCTYPE html><html></html>")),
+    weights("a pointer of Git LFS", NOT_OF_TORCH, lambda good, bad: put(bad, "version https://git-lfs")),
     weights("nothing", r"\(it is empty\)", lambda good, bad: put(bad, b"")),
-    weights(
-        "another format", r"has checkpoint format 2, and this", lambda good, bad: change(good, bad, format_version=2)
-    ),
-    weights(
-        "a format that is a tensor", r"\.pt has ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))
-    ),
+    weights("format 2", r"has checkpoint format 2, and this", lambda good, bad: change(good, bad, format_version=2)),
+    weights("a tensor as format", r"\.pt has ", lambda good, bad: change(good, bad, format_version=torch.zeros(2))),
     weights("no description", r"missing or wrong parts", lambda good, bad: change(good, bad, info=None)),
     weights("weights with NaN", r"\.pt contains NaN or infinite weights: linear\.bias\.", not_a_number),
     *(
-        weights(
-            f"an image size of {size}",
-            r"\.pt is a checkpoint with missing or wrong parts \(its image size is",
-            lambda good, bad, size=size: edit(good, bad, image_size=size),
-        )
+        weights(f"an image size of {size}", SIZE, lambda good, bad, size=size: edit(good, bad, image_size=size))
         for size in (-5, "large", None, 2.5, True)
     ),
-    weights(
-        "an unknown network", r"model type of .*must be one of", lambda good, bad: edit(good, bad, model_type="ViT")
-    ),
-    weights("a task that is a number", r"with missing or wrong parts", lambda good, bad: edit(good, bad, task=7)),
+    weights("an unknown network", "model type of .*must be one", lambda good, bad: edit(good, bad, model_type="ViT")),
+    weights("a task that is a number", PARTS, lambda good, bad: edit(good, bad, task=7)),
     weights("other classes", r"was trained on other classes", lambda good, bad: edit(good, bad, classes=["a", "b"])),
     weights("a mean that is text", r"\.pt", lambda good, bad: edit(good, bad, mean="dark")),
     weights("no score", r"\.pt", lambda good, bad: edit(good, bad, scores={})),
     weights("options that miss one", r"\.pt", lambda good, bad: edit(good, bad, config={"seed": 1})),
 )
 def test_weights(case, command, world, give):
-    words = given_weights(case, command, world)
-    give(command, words, pattern=case.pattern, code=case.code)
+    case.breaks(world)
+    give(command, "--load-state-dict {weights}", pattern=case.pattern, code=case.code)
     assert not list(world.tmp.rglob("ran"))
 
 
+OTHER = {"linear.weight": torch.ones(3, 512), "other": torch.ones(1)}
+DEEPER = {f"layer5.{k}": torch.ones(1) for k in range(9)}
+DO_NOT_FIT = rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): "
+
+
 @rows(
+    "submit_singular",
     weights(
-        "bare weights of another network",
-        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): linear\.bias is missing, other is not part "
-        r"of it, "
+        "of another network",
+        DO_NOT_FIT + r"linear\.bias is missing, other is not part of it, "
         r"linear\.weight has shape \(3, 512\) instead of \(2, \d+\)\.",
-        lambda good, bad: bare(
-            good, bad, without=["linear.bias"], **{"linear.weight": torch.ones(3, 512), "other": torch.ones(1)}
-        ),
+        lambda good, bad: bare(good, bad, without=["linear.bias"], **OTHER),
     ),
     weights(
-        "bare weights of a deeper network",
-        rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): .* is not part of it, .* and \d+ more\.",
-        lambda good, bad: bare(good, bad, **{f"layer5.{k}": torch.ones(1) for k in range(9)}),
+        "of a deeper network",
+        DO_NOT_FIT + r".* is not part of it, .* and \d+ more\.",
+        lambda good, bad: bare(good, bad, **DEEPER),
     ),
-    weights(
-        "bare weights with NaN",
-        r"NaN or infinite weights: linear\.bias",
-        lambda good, bad: bare(good, bad, **{"linear.bias": torch.full((2,), torch.nan)}),
-    ),
-    weights(
-        "bare weights without values",
-        r"\.pt",
-        lambda good, bad: bare(good, bad, **{"linear.bias": torch.ones(2, device="meta")}),
-    ),
-    weights(
-        "bare weights that are whole numbers",
-        "",
-        lambda good, bad: bare(good, bad, **{"linear.bias": torch.ones(2, dtype=torch.int8)}),
-        code=0,
-    ),
-    weights(
-        "bare weights of a wrapped network",
-        "",
-        lambda good, bad: saved({f"module.{k}": v for k, v in torch.load(good)["state_dict"].items()}, bad),
-        code=0,
-    ),
+    weights("with NaN", r"NaN or infinite weights: linear\.bias", with_bias(torch.full((2,), torch.nan))),
+    weights("without values", r"\.pt", with_bias(torch.ones(2, device="meta"))),
+    weights("of whole numbers", "", with_bias(torch.ones(2, dtype=torch.int8)), code=0),
+    weights("of a wrapped network", "", wrapped, code=0),
 )
 def test_bare_weights(case, command, world, give):
-    words = given_weights(case, command, world)
-    if command == "submit_ensemble":
-        bare(first_checkpoint(world.folds, 1), first_checkpoint(world.folds, 1))
-    give(command, f"{words} {BARE_FOR[command]}", pattern=case.pattern or DONE[command], code=case.code)
+    case.breaks(world)
+    give(command, f"--load-state-dict {{weights}} {BARE}", pattern=case.pattern, code=case.code)
 
 
 @rows(
+    "submit_ensemble",
     Case(
         "a fold of another split",
-        "submit_ensemble",
-        r"differ in split fingerprint",
-        of_another_split,
+        "differ in split fingerprint",
+        lambda w: put(first_checkpoint(w.folds), w.checkpoint.read_bytes()),
     ),
-    Case("weights that are a folder", "submit_ensemble", r"\.pt", lambda w: folder(first_checkpoint(w.folds))),
-    Case("weights that are a dangling link", "submit_ensemble", r"\.pt", lambda w: dangling(first_checkpoint(w.folds))),
-    Case("a file for a fold", "submit_ensemble", r"fold 1\b", lambda w: put(w.folds / "fold01", b"")),
+    Case("a folder for weights", r"\.pt", lambda w: folder(first_checkpoint(w.folds))),
+    Case("a dangling link for weights", r"\.pt", lambda w: dangling(first_checkpoint(w.folds))),
+    Case("a file for a fold", r"fold 1\b", lambda w: put(w.folds / "fold01", b"")),
     Case(
-        "a checkpoint in another fold",
-        "submit_ensemble",
+        "a checkpoint of another fold",
         r"is a checkpoint of fold 1, not of fold 0\. Move it back",
         lambda w: put(first_checkpoint(w.folds), first_checkpoint(w.folds, 1).read_bytes()),
     ),
@@ -267,24 +206,17 @@ def test_imagenet_weights_without_a_network(network, backbone, file, world, no_n
     assert not world.saved.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut"])
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"PK\x03\x04 and no more", "cut", "another network"])
 def test_imagenet_weights_that_are_broken(content, world, no_network, run, tiny_training):
     file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
     file.parent.mkdir(parents=True)
-    if content == "cut":
-        torch.save({"conv1.weight": torch.zeros(1000)}, file)
-        cut(file)
+    if isinstance(content, str):
+        torch.save({"conv1.weight": torch.zeros(1000 if content == "cut" else 3)}, file)
+        if content == "cut":
+            cut(file)
     else:
         file.write_bytes(content)
     printed = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_error(printed, rf"{re.escape(str(file))} cannot be read.*--no-pretrained")
-    assert not world.saved.exists()
-
-
-def test_imagenet_weights_of_another_network(world, no_network, run, tiny_training):
-    file = no_network / "shufflenetv2_x0.5-f707e7126e.pth"
-    file.parent.mkdir(parents=True)
-    torch.save({"conv1.weight": torch.zeros(3)}, file)
-    printed = run("train", *tiny_training, "--pretrained", "--train-root", world.train, "--save-path", world.saved)
-    assert_error(printed, rf"{re.escape(str(file))}.*--no-pretrained")
+    reason = ".*" if content == "another network" else " cannot be read.*"
+    assert_error(printed, rf"{re.escape(str(file))}{reason}--no-pretrained")
     assert not world.saved.exists()
