@@ -111,6 +111,11 @@ class Outcome:
     out: str
     err: str
 
+    def assert_error(self, message: str, code: int = 2) -> None:
+        """Assert that the command ended with this code and one line of error, with this message."""
+        assert (self.code, self.err.count("\n")) == (code, 1), self.err
+        assert message in self.err
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
@@ -134,3 +139,18 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def tiny_training() -> tuple[str, ...]:
     """Options of train.py for a run of about a second on the CPU, without data, task, folds and save path."""
     return TINY_TRAINING
+
+
+@pytest.fixture(scope="session")
+def train_run(small_data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """train_run("--cv", 2, data=small_data, place=a new folder) trains a tiny run and returns its folder."""
+
+    def command(*words: object, data: DataSet = small_data, place: Path | None = None) -> Path:
+        import train
+
+        place = place or tmp_path_factory.mktemp("models")
+        options = (*TINY_TRAINING, "--train-root", data.train_root, "--save-path", place, *words)
+        assert train.main([str(word) for word in options]) == 0
+        return next(place.glob("*/*-*"))
+
+    return command

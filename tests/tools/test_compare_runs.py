@@ -9,21 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-NAME = "kfold-ensemble-VanillaTorchvision"
-
 
 @pytest.fixture(scope="module")
-def trained(small_data, tiny_training, tmp_path_factory):
+def trained(train_run):
     """Train two runs of different networks over the same people, and one of another seed."""
-    import train
+    return [train_run("--cv", 2, *words) for words in (("--epochs", 2), ("--model-type", "JointHeads"), ("--seed", 7))]
 
-    places = []
-    for words in (["--epochs", "2"], ["--model-type", "JointHeads"], ["--seed", "7"]):
-        place = tmp_path_factory.mktemp("models")
-        data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2)
-        assert train.main([*map(str, (*tiny_training, *data)), *words]) == 0
-        places.append(next((place / "main").glob("kfold*")))
-    return places
+
+@pytest.fixture
+def compare(run):
+    return lambda first, second: run("compare_runs", "--root", f"{first},{second}")
 
 
 @pytest.fixture
@@ -48,10 +43,10 @@ def set_predictions(run, right):
     pd.concat(parts).to_csv(run / "oof.csv", index=False)
 
 
-def test_a_run_that_is_right_on_more_people_is_better(run, copies):
+def test_a_run_that_is_right_on_more_people_is_better(compare, copies):
     set_predictions(copies[0], lambda rows: rows["person"].astype(int) % 6 > 2)
     set_predictions(copies[1], lambda rows: rows["ImageID"].notna())
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1].parent}")
+    outcome = compare(copies[0], copies[1].parent)
     assert outcome.code == 0, outcome.err
     assert f"A  {copies[0]}\nB  {copies[1]}\n" in outcome.out
     assert "--model-type: VanillaTorchvision, JointHeads\n" in outcome.out
@@ -59,20 +54,20 @@ def test_a_run_that_is_right_on_more_people_is_better(run, copies):
     assert "B is better by " in outcome.out
     line = next(line for line in outcome.out.splitlines() if line.startswith("B - A"))
     assert "0.5000 (" in line  # accuracy: 6 of 12 people more
-    turned = run("compare_runs", "--root", f"{copies[1]},{copies[0]}").out
+    turned = compare(copies[1], copies[0]).out
     assert "A is better by " in turned
     assert "-0.5000 (" in turned
 
 
-def test_equal_predictions_have_no_clear_difference(run, copies):
+def test_equal_predictions_have_no_clear_difference(compare, copies):
     for copy in copies[:2]:
         set_predictions(copy, lambda rows: rows["person"].astype(int) % 2 == 0)
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
+    outcome = compare(copies[0], copies[1])
     assert "No clear difference between A and B: they score the same in macro F1." in outcome.out
 
 
-def test_the_difference_of_real_runs_is_that_of_their_scores(run, trained):
-    outcome = run("compare_runs", "--root", f"{trained[0]},{trained[1]}")
+def test_the_difference_of_real_runs_is_that_of_their_scores(compare, trained):
+    outcome = compare(trained[0], trained[1])
     assert outcome.code == 0
     rows = [line.replace("(", "").replace(")", "").replace("to", "").split() for line in outcome.out.splitlines()]
     starts = (["A"], ["B"], ["B", "-", "A"])
@@ -81,83 +76,61 @@ def test_the_difference_of_real_runs_is_that_of_their_scores(run, trained):
     assert values[1] - values[0] == pytest.approx(values[2], abs=2e-4)
 
 
-def test_best_epochs_are_compared_if_predictions_of_an_epoch_are_missing(run, copies):
-    (copies[1] / "fold01" / "answers" / "epoch001.npy").unlink()
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert "of the best epochs, not corrected" in outcome.out
+@pytest.mark.parametrize("lost", ["fold01/answers/epoch001.npy", "fold01", "the rows of a log"])
+def test_scores_are_not_corrected_if_predictions_of_an_epoch_or_a_fold_are_missing(lost, compare, copies):
+    if lost == "fold01":
+        shutil.rmtree(copies[1] / lost)
+    elif lost == "the rows of a log":
+        log = copies[1] / "fold01" / "log.csv"
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[:1]))
+    else:
+        (copies[1] / lost).unlink()
+    assert "of the best epochs, not corrected" in compare(copies[0], copies[1]).out
 
 
-def test_only_common_folds_are_compared(run, copies):
+def test_only_common_folds_are_compared(compare, copies):
     oof = pd.read_csv(copies[1] / "oof.csv", dtype={"person": str})
     oof[oof["fold"] == 1].to_csv(copies[1] / "oof.csv", index=False)
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert "6 people, fold 1 only" in outcome.out
+    assert "6 people, fold 1 only" in compare(copies[0], copies[1]).out
 
 
-def test_an_error_names_the_options_of_different_splits(run, trained):
-    outcome = run("compare_runs", "--root", f"{trained[0]},{trained[2]}")
-    assert outcome.code == 2
-    assert "cannot be compared: --seed is 42 and 7, so their folds hold different people." in outcome.err
+def test_an_error_names_the_options_of_different_splits(compare, trained):
+    message = "cannot be compared: --seed is 42 and 7, so their folds hold different people."
+    compare(trained[0], trained[2]).assert_error(message)
 
 
-def test_runs_with_different_labels_raise_an_error(run, copies):
+def test_runs_with_different_labels_raise_an_error(compare, copies):
     path = copies[1] / "config.json"
     config = json.loads(path.read_text())
     config["fingerprints"]["labels"] = "0"
     path.write_text(json.dumps(config))
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert outcome.code == 2
-    assert "their images or labels differ" in outcome.err
+    compare(copies[0], copies[1]).assert_error("their images or labels differ")
 
 
 @pytest.mark.parametrize(
-    ("roots", "message"),
+    ("words", "message"),
     [
-        ("{0}", "There is only one run"),
-        ("{0},{0}", "twice"),
-        ("{0},lost", "There is no folder lost"),
-        ("{0},,{1}", "must be folders with commas between them"),
+        ("--root {0}", "There is only one run"),
+        ("--root {0},{0}", "twice"),
+        ("--root {0},lost", "There is no folder lost"),
+        ("--root {0},,{1}", "must be folders with commas between them"),
+        ("--root {0},{1} --task gender", "was trained on task main, not gender"),
     ],
 )
-def test_anything_but_several_runs_raises_an_error(roots, message, run, trained):
-    outcome = run("compare_runs", "--root", roots.format(*trained))
-    assert outcome.code == 2
-    assert message in outcome.err
-
-
-def test_scores_are_not_corrected_if_a_fold_is_missing_or_incomplete(run, copies):
-    shutil.rmtree(copies[0] / "fold01")
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert "of the best epochs, not corrected" in outcome.out
-    log = copies[1] / "fold01" / "log.csv"
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:1]))
-    assert "of the best epochs, not corrected" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").out
-
-
-def test_predictions_of_a_wrong_shape_raise_an_error(run, copies):
-    path = copies[0] / "fold00" / "answers" / "epoch001.npy"
-    np.save(path, np.load(path)[0])
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert outcome.code == 2
-    assert f"{path} is damaged (its shape is (18,), not (42, 18))" in outcome.err
+def test_anything_but_several_runs_of_the_task_raises_an_error(words, message, run, trained):
+    run("compare_runs", *words.format(*trained).split()).assert_error(message)
 
 
 def test_a_folder_with_a_comma_in_its_name_is_one_folder(run, copies, tmp_path):
     place = shutil.move(copies[0], tmp_path / "a,b")
-    outcome = run("compare_runs", "--root", place)
-    assert f"There is only one run, {place}" in outcome.err
+    run("compare_runs", "--root", place).assert_error(f"There is only one run, {place}")
 
 
-def test_a_task_other_than_that_of_the_runs_raises_an_error(run, copies):
-    outcome = run("compare_runs", "--task", "gender", "--root", f"{copies[0]},{copies[1]}")
-    assert outcome.code == 2
-    assert "was trained on task main, not gender" in outcome.err
-
-
-def test_a_damaged_table_is_named(run, copies):
+def test_damaged_tables_and_predictions_are_named(compare, copies):
+    path = copies[0] / "fold00" / "answers" / "epoch001.npy"
+    np.save(path, np.load(path)[0])
+    compare(copies[0], copies[1]).assert_error(f"{path} is damaged (its shape is (18,), not (42, 18))")
     (copies[1] / "oof.csv").write_text("ImageID,person\n")
-    outcome = run("compare_runs", "--root", f"{copies[0]},{copies[1]}")
-    assert outcome.code == 2
-    assert f"{copies[1] / 'oof.csv'} is damaged" in outcome.err
+    compare(copies[0], copies[1]).assert_error(f"{copies[1] / 'oof.csv'} is damaged")
     (copies[1] / "oof.csv").unlink()
-    assert "join_folds --root" in run("compare_runs", "--root", f"{copies[0]},{copies[1]}").err
+    compare(copies[0], copies[1]).assert_error("join_folds --root")

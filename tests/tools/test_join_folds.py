@@ -12,29 +12,19 @@ from analysis import summary as summary_module
 from analysis.summary import summarise_run
 from storage.run_folder import RunFolder
 
-NAME = "kfold-ensemble-VanillaTorchvision"
-
 
 @pytest.fixture(scope="module")
-def trained(small_data, tiny_training, tmp_path_factory):
+def trained(train_run, tmp_path_factory):
     """A run that one command trained, and one with a command per fold."""
-    import train
-
-    places = []
-    for commands in ([()], [("--folds", "2"), ("--folds", "0"), ("--folds", "1")]):
-        place = tmp_path_factory.mktemp("models")
-        for words in commands:
-            options = (*tiny_training, "--train-root", small_data.train_root, "--save-path", place, *words)
-            assert train.main([*map(str, options), "--cv", "3", "--resume"]) == 0
-        places.append(place / "main" / NAME)
-    return places
+    place = tmp_path_factory.mktemp("models")
+    folds = [train_run("--cv", 3, "--resume", "--folds", fold, place=place) for fold in (2, 0, 1)]
+    return [train_run("--cv", 3, "--resume"), folds[0]]
 
 
 @pytest.fixture
 def apart(trained, tmp_path):
     """A copy of the run with a command per fold, without the joined files."""
-    run = tmp_path / "models" / "main" / NAME
-    shutil.copytree(trained[1], run)
+    run = shutil.copytree(trained[1], tmp_path / "models" / "main" / trained[1].name)
     for name in ("log.csv", "oof.csv", "summary.json"):
         (run / name).unlink()
     return run
@@ -69,13 +59,10 @@ def test_joined_folds_are_those_of_one_command(root, run, apart, trained):
     assert outcome.out.splitlines()[-1] == f"Joined in {apart}"
 
 
-def test_folds_of_several_machines_are_copied_into_one_folder(run, small_data, tiny_training, trained, tmp_path):
-    for fold in range(3):
-        words = (*tiny_training, "--train-root", small_data.train_root, "--cv", 3, "--folds", fold)
-        assert run("train", *words, "--save-path", tmp_path / f"machine{fold}").code == 0
-    joined = tmp_path / "machine0" / "main" / NAME
-    for fold in (1, 2):
-        shutil.copytree(tmp_path / f"machine{fold}" / "main" / NAME, joined, dirs_exist_ok=True)  # as rsync does
+def test_folds_of_several_machines_are_copied_into_one_folder(run, train_run, trained):
+    joined, *others = [train_run("--cv", 3, "--folds", fold) for fold in range(3)]
+    for other in others:
+        shutil.copytree(other, joined, dirs_exist_ok=True)  # as rsync does
     outcome = run("join_folds", "--root", joined)
     assert outcome.code == 0, outcome.err
     assert_as_one_run(joined, trained[0])
@@ -92,9 +79,7 @@ def test_an_unfinished_fold_is_left_out(run, apart):
 def test_nothing_is_finished(run, apart):
     for fold in range(3):
         (apart / f"fold{fold:02d}" / "log.csv").unlink()
-    outcome = run("join_folds", "--root", apart)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "No fold of" in outcome.err
+    run("join_folds", "--root", apart).assert_error("No fold of")
 
 
 @pytest.mark.parametrize(
@@ -103,50 +88,39 @@ def test_nothing_is_finished(run, apart):
         (("--seed", 7), "its split is "),
         (("--lr", 0.02), "--lr was 0.02 and is 0.005"),
         (("--transform-type", "random"), "--transform-type was random and is base"),
+        (("--epochs", 2), "--epochs was 2 and is 1"),
     ],
 )
-def test_a_fold_of_another_run(words, error, run, small_data, tiny_training, apart, tmp_path):
-    other = tmp_path / "other"
-    options = (*tiny_training, "--train-root", small_data.train_root, "--cv", 3, "--folds", 1, "--save-path", other)
-    assert run("train", *options, *words).code == 0
+def test_a_fold_of_another_run(words, error, run, train_run, apart):
+    other = train_run("--cv", 3, "--folds", 1, *words)
     shutil.rmtree(apart / "fold01")
-    shutil.copytree(other / "main" / NAME / "fold01", apart / "fold01")
+    shutil.copytree(other / "fold01", apart / "fold01")
     outcome = run("join_folds", "--root", apart)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert f"does not belong to the run in {apart}: " in outcome.err
-    assert error in outcome.err
+    outcome.assert_error(f"does not belong to the run in {apart}: ")
+    outcome.assert_error(error)
     assert not (apart / "summary.json").exists()
 
 
-@pytest.mark.parametrize("lost", ["oof.csv", "*.pt", "config.json", "split.json"])
-def test_missing_files_are_named(lost, run, apart):
-    for path in (apart / "fold02").glob(lost) if lost in ("oof.csv", "*.pt") else [apart / lost]:
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("fold02/oof.csv", "fold02 is a trained fold without oof.csv"),
+        ("fold02/*.pt", "without its checkpoints"),
+        ("config.json", "config.json is missing or damaged"),
+        ("split.json", "split.json is missing or damaged"),
+    ],
+)
+def test_missing_files_are_named(lost, message, run, apart):
+    for path in apart.glob(lost):
         path.unlink()
-    outcome = run("join_folds", "--root", apart)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert {"oof.csv": "fold02 is a trained fold without oof.csv", "*.pt": "without its checkpoints"}.get(
-        lost, f"{apart / lost} is missing or damaged"
-    ) in outcome.err
-
-
-@pytest.mark.parametrize("epochs", [2, 3])
-def test_a_fold_of_a_run_with_other_epochs(epochs, run, small_data, tiny_training, apart, tmp_path):
-    words = (*tiny_training, "--train-root", small_data.train_root, "--save-path", tmp_path / "other", "--cv", 3)
-    assert run("train", *words, "--folds", 1, "--epochs", epochs).code == 0
-    shutil.rmtree(apart / "fold01")
-    shutil.copytree(tmp_path / "other" / "main" / NAME / "fold01", apart / "fold01")
-    outcome = run("join_folds", "--root", apart)
-    assert outcome.code == 2
-    assert f"--epochs was {epochs} and is 1" in outcome.err
+    run("join_folds", "--root", apart).assert_error(message)
 
 
 def test_swapped_folds(run, apart):
     (apart / "fold00").rename(apart / "aside")
     (apart / "fold01").rename(apart / "fold00")
     (apart / "aside").rename(apart / "fold01")
-    outcome = run("join_folds", "--root", apart)
-    assert outcome.code == 2
-    assert "its fold is 1, not 0" in outcome.err
+    run("join_folds", "--root", apart).assert_error("its fold is 1, not 0")
 
 
 def test_a_fold_that_another_command_finishes_meanwhile_is_not_lost(trained, apart, tmp_path, monkeypatch):
