@@ -136,15 +136,7 @@ def test_images_are_decoded_as_large_as_the_smallest_crop_needs(run, make_data, 
         outcome = run("train", *words, "--transform-type", "tta", "--crop-scale", crop_scale, "--overwrite")
         assert f"4 decoded images kept in memory, {megabytes}." in outcome.out
         checkpoint = next((tmp_path / "models").rglob("*.pt"))
-        options = (
-            "--load-state-dict",
-            checkpoint,
-            "--device",
-            "cpu",
-            "--num-workers",
-            0,
-            "--data-root",
-            data.data_root,
-        )
-        assert run("submit_singular", *options, "--save-path", tmp_path / "prediction").code == 0
+        options = ("--load-state-dict", checkpoint, "--data-root", data.data_root, "--device", "cpu")
+        options = (*options, "--num-workers", 0, "--save-path", tmp_path / "prediction")
+        assert run("submit_singular", *options).code == 0
     assert sides == [needed_side(32, 0.01), needed_side(32)]

@@ -33,16 +33,6 @@ def test_an_image_is_rotated_by_its_exif_tag(size, side, expected, tmp_path):
     assert got[height // 2 + 8 :].max() < 50
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "RGB"])
-def test_any_png_is_read_as_rgb(tmp_path, mode):
-    grey = Image.new("L", (48, 64), 0)
-    grey.paste(255, (0, 0, 48, 32))
-    grey.convert(mode).save(tmp_path / "x.png")
-    got = read_image(tmp_path / "x.png")
-    assert (got.mode, got.size) == ("RGB", (48, 64))
-    assert (got.getpixel((5, 5)), got.getpixel((5, 60))) == ((255, 255, 255), (0, 0, 0))
-
-
 def test_unreadable_images_are_found(small_data, make_photo, tmp_path):
     whole = small_data.photo(0).read_bytes()
     bad = {"cut.jpg": whole[: len(whole) // 2], "tail.jpg": whole[:-40], "empty.jpg": b"", "text.jpg": b"not an image"}

@@ -64,11 +64,8 @@ def test_bounds_of_age_groups(age, group):
     assert age_group(np.array([[age]])).tolist() == [[group]]
 
 
-def test_the_predicted_class_is_the_most_probable_one_at_any_scale():
+def test_the_predicted_class_is_the_most_probable_one_or_the_age_group_of_the_years():
     assert predicted_class("mask", np.array([[0.2, 0.3, 0.25], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
-
-
-def test_the_predicted_class_of_years_is_their_age_group():
     years = np.array([[-4.0], [29.99], [30.0], [59.99], [60.0], [130.0]])
     assert predicted_class("age", years).tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -133,15 +130,12 @@ def random_probabilities(outputs, count=7):
 
 
 def test_attributes_alone_are_independent():
-    parts = {
-        "mask": random_probabilities(3),
-        "gender": random_probabilities(2),
-        "ageg": random_probabilities(3)[::-1],
-    }
+    mask, gender, ageg = random_probabilities(3), random_probabilities(2), random_probabilities(3)[::-1]
+    parts = {"mask": mask, "gender": gender, "ageg": ageg}
     joined = join_probabilities(None, parts)
     for number in range(18):
-        mask, gender, group = decode_class(number)
-        expected = parts["mask"][:, mask] * parts["gender"][:, gender] * parts["ageg"][:, group]
+        own = decode_class(number)
+        expected = mask[:, own[0]] * gender[:, own[1]] * ageg[:, own[2]]
         assert joined[:, number] == pytest.approx(expected)
 
 

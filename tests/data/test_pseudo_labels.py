@@ -68,19 +68,15 @@ def test_a_fold_trains_on_the_predictions_of_its_own_members(copied, train, run,
     outcome = train(copied, "--pseudo-share", 1)
     assert outcome.code == 0, outcome.err
     assert "fold 0: also trains on 5 images with the labels that its members predicted." in outcome.out
-    plain, more = (counts_of(tmp_path / name / "main" / NAME) for name in ("plain", "models"))
-    added = [after - before for before, after in zip(plain, more, strict=True)]
-    assert added[0].tolist() == [0, 0, 0, 4, 0, 0, 0, 1, *[0] * 10]
-    assert added[1].tolist() == [*[0] * 17, 5]
+
+    def added(task):
+        plain, more = (counts_of(tmp_path / name / "main" / NAME, task) for name in ("plain", "models"))
+        return [(after - before).tolist() for before, after in zip(plain, more, strict=True)]
+
+    assert added("main") == [[0, 0, 0, 4, 0, 0, 0, 1, *[0] * 10], [*[0] * 17, 5]]
+    assert added("ageg") == [[4, 1, 0], [0, 0, 5]]
     oof = pd.read_csv(tmp_path / "models" / "main" / NAME / "oof.csv")
     assert len(oof) == 84  # none of them is validated on
-    groups = [
-        after - before
-        for before, after in zip(
-            *(counts_of(tmp_path / name / "main" / NAME, "ageg") for name in ("plain", "models")), strict=True
-        )
-    ]
-    assert [group.tolist() for group in groups] == [[4, 1, 0], [0, 0, 5]]
 
 
 def test_the_most_confident_of_each_class_are_taken():
@@ -109,10 +105,8 @@ def test_predicted_age_groups_stay_what_they_are_with_an_age_filter(copied, trai
     """In this data set the people of 30 to 59 are 45."""
     set_answers(copied, 0, [1] * 5)
     set_answers(copied, 1, [1] * 5)
-    words = ("--age-filter", 40, "--pseudo-share", 1)
-    assert train(copied, *words).code == 0
-    first = counts_of(tmp_path / "models" / "main" / NAME)[0]
-    assert first[1] == 5  # the age filter moved all others of this group
+    assert train(copied, "--age-filter", 40, "--pseudo-share", 1).code == 0
+    assert counts_of(tmp_path / "models" / "main" / NAME)[0][1] == 5  # the age filter moved all others of this group
 
 
 def test_resume_with_other_predictions(copied, train):
@@ -124,32 +118,26 @@ def test_resume_with_other_predictions(copied, train):
     assert "was started with other predictions in --pseudo-labels" in outcome.err
 
 
+def edit(prediction, **changes):
+    file = prediction / "prediction.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "words", "message"),
     [
-        ("another seed", ("--seed", 7), "has no member of fold 0 of this split"),
-        ("a task", (), "predicts task gender. Pass a prediction of main"),
-        ("validated", (), "which are validated on"),
-        ("gone", (), "are missing: no folder moved. Predict again."),
-        ("no member", (), "is incomplete (FileNotFoundError"),
-        ("nothing", (), "is not a prediction"),
-        ("age", ("--task", "age"), "--pseudo-labels needs classes, and task age has none"),
+        (None, ("--seed", 7), "has no member of fold 0 of this split"),
+        (None, ("--task", "age"), "--pseudo-labels needs classes, and task age has none"),
+        (lambda made, data: edit(made, task="gender"), (), "predicts task gender. Pass a prediction of main"),
+        (lambda made, data: edit(made, data_root=str(data.folder(0))), (), "which are validated on"),
+        (lambda made, data: edit(made, data_root="moved"), (), "are missing: no folder moved. Predict again."),
+        (lambda made, data: next((made / "members").iterdir()).unlink(), (), "is incomplete (FileNotFoundError"),
+        (lambda made, data: (made / "prediction.json").unlink(), (), "is not a prediction"),
     ],
 )
 def test_errors(damage, words, message, copied, train, small_data, tmp_path):
-    about = json.loads((copied / "prediction.json").read_text())
-    if damage == "a task":
-        about["task"] = "gender"
-    if damage == "validated":
-        about["data_root"] = str(small_data.train_root / small_data.people[0].folder)
-    (copied / "prediction.json").write_text(json.dumps(about))
-    if damage == "gone":
-        about["data_root"] = "moved"
-        (copied / "prediction.json").write_text(json.dumps(about))
-    if damage == "no member":
-        next((copied / "members").iterdir()).unlink()
-    if damage == "nothing":
-        (copied / "prediction.json").unlink()
+    if damage:
+        damage(copied, small_data)
     outcome = train(copied, *words)
     assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
     assert message in outcome.err

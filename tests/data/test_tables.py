@@ -37,8 +37,7 @@ def test_labels_come_from_folder_names_and_stems(make_data, make_person):
     assert (report.errors, report.notes) == ([], [])
     assert len(table) == 14
     got = labels(table)
-    for i in range(1, 6):
-        assert got[f"000007_female_Asian_60/mask{i}"] == "worn female >=60"
+    assert {got[f"000007_female_Asian_60/mask{i}"] for i in range(1, 6)} == {"worn female >=60"}
     assert got["000007_female_Asian_60/incorrect_mask"] == "wrong female >=60"
     assert got["000001_male_Asian_29/normal"] == "bare male <30"
     assert list(table.image) == sorted(table.image)
@@ -65,19 +64,12 @@ def test_hidden_files_are_ignored(make_data):
 
 def test_the_label_is_of_the_stem_however_few_or_many_images(make_data, make_person):
     data = make_data(people=[make_person("1")], shots=["mask3", "normal"])
-    table, report = read_training_table(data.train_root)
-    assert labels(table) == {"1_male_Asian_25/mask3": "worn male <30", "1_male_Asian_25/normal": "bare male <30"}
-    assert report.errors == []
-    note = only(problems(table))
-    assert "missing shots" in note
-    assert "incorrect_mask, mask1, mask2, mask4, mask5" in note
-
-
-def test_a_person_without_images_is_named(make_data):
-    data = make_data(people=2)
     (data.train_root / "000009_female_Asian_33").mkdir()
     table, report = read_training_table(data.train_root)
-    assert any("000009" in sentence for sentence in [*report.errors, *report.notes, *problems(table)])
+    assert labels(table) == {"1_male_Asian_25/mask3": "worn male <30", "1_male_Asian_25/normal": "bare male <30"}
+    assert (report.errors, report.notes) == ([], ["1 folder without images: 000009_female_Asian_33."])
+    missing = "1 (incorrect_mask, mask1, mask2, mask4, mask5)"
+    assert problems(table) == [f"1 folder with missing shots: {missing}."]
 
 
 @pytest.mark.parametrize(
@@ -103,10 +95,8 @@ def test_a_folder_that_cannot_be_read_is_an_error(make_data):
     data = make_data(people=2)
     data.folder(0).rename(data.train_root / "someone")
     table, report = read_training_table(data.train_root)
-    assert "1 folder whose name is not <id>_<gender>_<race>_<age>" in only(report.errors)
-    assert "someone" in report.errors[0]
     assert len(table) == 7
-    with pytest.raises(UserError, match="someone"):
+    with pytest.raises(UserError, match=r"^1 folder whose name is not <id>_<gender>_<race>_<age> .*: someone\.$"):
         report.raise_errors()
 
 
@@ -132,15 +122,11 @@ def test_long_lists_of_names_are_shortened(make_data):
     assert "someone5" not in sentence
 
 
-def test_no_folder_says_how_to_get_one(tmp_path):
+def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(UserError, match=r"There is no folder .*nowhere.*--train-root.*make_sample"):
         read_training_table(tmp_path / "nowhere")
-
-
-def test_an_empty_folder_is_an_error(tmp_path):
     table, report = read_training_table(tmp_path)
-    assert len(table) == 0
-    assert "holds no images" in only(report.errors)
+    assert (len(table), "holds no images" in only(report.errors)) == (0, True)
 
 
 # ------------------------------------------------------------------------------------------------ train.csv
@@ -157,13 +143,15 @@ def test_train_csv_with_the_same_labels_changes_nothing(make_data):
     assert labels(table) == labels(read_training_table(without.train_root)[0])
 
 
-def test_train_csv_wins_over_a_folder_name_with_a_note(make_data, write_csv):
+def test_train_csv_wins_over_a_folder_name_with_a_note(make_data, write_csv, monkeypatch):
     data = make_data(people=2, shots=["normal"])
     folder = data.people[0].folder  # 000001_male_Asian_20
     train_csv(write_csv, data, ["000001", "female", "Asian", 60, folder])
-    table, report = read_training_table(data.train_root)
-    assert labels(table)[f"{folder}/normal"] == "bare female >=60"
-    assert only(report.notes) == f"1 folder whose name and train.csv disagree, train.csv is used: {folder}."
+    monkeypatch.chdir(data.train_root)
+    for root in (data.train_root, "."):
+        table, report = read_training_table(root)
+        assert labels(table)[f"{folder}/normal"] == "bare female >=60"
+        assert only(report.notes) == f"1 folder whose name and train.csv disagree, train.csv is used: {folder}."
 
 
 def test_train_csv_can_label_a_folder_of_any_name(make_data, write_csv):
@@ -174,29 +162,6 @@ def test_train_csv_can_label_a_folder_of_any_name(make_data, write_csv):
     assert labels(table)["someone/normal"] == "bare female 30-59"
     assert "000005" in set(table.id)
     assert (report.errors, report.notes) == ([], [])
-
-
-def test_rows_of_train_csv_without_a_folder_are_noted_and_unreadable_ones_are_errors(make_data, write_csv):
-    data = make_data(people=1)
-    rows = [["9", "male", "Asian", 20, "9_male_Asian_20"], ["8", "man", "Asian", 20, "8_man_Asian_20"]]
-    train_csv(write_csv, data, *rows)
-    _, report = read_training_table(data.train_root)
-    assert "1 row in train.csv without a folder: 9_male_Asian_20" in only(report.notes)
-    assert "8_man_Asian_20" in only(report.errors)
-
-
-def test_train_csv_without_its_columns(make_data, write_csv):
-    data = make_data(people=1)
-    write_csv(data.train_csv, ["id", "sex", "age"], [["1", "male", 20]])
-    with pytest.raises(UserError, match=r"train\.csv has no column gender, path"):
-        read_training_table(data.train_root)
-
-
-def test_train_csv_as_excel_writes_it(make_data):
-    """A byte-order mark at the start of the file is not part of the first column's name."""
-    data = make_data(people=2, train_csv=True)
-    data.train_csv.write_bytes(b"\xef\xbb\xbf" + data.train_csv.read_bytes())
-    assert read_training_table(data.train_root)[1].errors == []
 
 
 # ------------------------------------------------------------------------------------------------ corrections
@@ -245,42 +210,12 @@ def test_a_correction_with_the_same_label_changes_nothing(correct):
     assert (report.errors, "changed the labels of 0 images" in only(report.notes)) == ([], True)
 
 
-def test_corrections_need_only_the_columns_they_use(correct):
-    got, report = correct(["004432", "female"], columns=["id", "gender"])
-    assert (got["004432/normal"], report.errors) == ("bare female <30", [])
-
-
-def test_a_correction_of_an_unknown_person_is_an_error(correct):
-    _, report = correct(["999999", "female", "", "", ""])
-    assert "people that do not exist: 999999" in only(report.errors)
-    assert "1 row of " in report.errors[0]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        ["004432", "woman", "", "", ""],
-        ["004432", "", "old", "", ""],
-        ["004432", "", "-3", "", ""],
-        ["004432", "", "400", "", ""],
-        ["004432", "", "", "mask1", ""],
-        ["004432", "", "", "", "bare"],
-        ["004432", "", "", "mask1", "off"],
-        ["004432", "", "", "mask9", "bare"],
-    ],
-    ids=",".join,
-)
+@pytest.mark.parametrize("row", ["004432,woman,,,", "004432,,-3,,", "004432,,,mask1,", "004432,,,mask1,off"])
 def test_a_correction_that_cannot_be_applied_is_an_error(correct, row):
-    got, report = correct(row)
+    got, report = correct(row.split(","))
     assert "1 row of " in only(report.errors)
     assert "line 2 (004432)" in report.errors[0]
     assert got["004432/mask1"] == "worn male <30"
-
-
-def test_missing_corrections(make_data, tmp_path):
-    data = make_data(people=1)
-    with pytest.raises(UserError, match=r"There is no file .*none\.csv"):
-        read_training_table(data.train_root, tmp_path / "none.csv")
 
 
 def test_the_order_of_corrections_does_not_matter(correct):
@@ -302,11 +237,13 @@ def test_an_id_with_a_suffix_is_the_same_person(make_data, make_person):
 # ------------------------------------------------------------------------------------------------ images to predict
 
 
-def test_info_csv_fixes_the_order(small_data):
-    listed = read_prediction_list(small_data.data_root)
-    assert listed.ids == list(small_data.eval_ids) != sorted(small_data.eval_ids)
-    assert [path.name for path in listed.paths] == listed.ids
-    assert listed.notes == []
+def test_info_csv_fixes_the_order(small_data, monkeypatch):
+    monkeypatch.chdir(small_data.data_root)
+    for root in (small_data.data_root, "."):
+        listed = read_prediction_list(root)
+        assert listed.ids == list(small_data.eval_ids) != sorted(small_data.eval_ids)
+        assert [path.name for path in listed.paths] == listed.ids
+        assert listed.notes == []
 
 
 def test_without_info_csv_names_are_sorted_with_a_note(make_data):
@@ -316,30 +253,10 @@ def test_without_info_csv_names_are_sorted_with_a_note(make_data):
     assert "ordered by file name" in only(listed.notes)
 
 
-def test_info_csv_is_found_from_inside_the_folder(make_data, monkeypatch):
-    data = make_data(people=1)
-    monkeypatch.chdir(data.data_root)
-    assert read_prediction_list(".").ids == list(data.eval_ids)
-
-
-def test_train_csv_is_found_from_inside_the_folder(make_data, write_csv, monkeypatch):
-    data = make_data(people=1)
-    train_csv(write_csv, data, ["000001", "female", "Asian", 60, data.people[0].folder])
-    monkeypatch.chdir(data.train_root)
-    assert set(read_training_table(".")[0].age) == {60}
-
-
 def test_an_id_without_an_image_is_an_error(make_data):
     data = make_data(people=1)
     (data.data_root / data.eval_ids[2]).unlink()
     with pytest.raises(UserError, match=rf"1 id of .*info\.csv without an image in .*: {data.eval_ids[2]}"):
-        read_prediction_list(data.data_root)
-
-
-def test_an_id_listed_twice_is_an_error(make_data, write_csv):
-    data = make_data(people=1)
-    write_csv(data.info, ["ImageID", "ans"], [[name, 0] for name in [*data.eval_ids, data.eval_ids[0]]])
-    with pytest.raises(UserError, match=rf"1 id listed twice in .*info\.csv: {data.eval_ids[0]}"):
         read_prediction_list(data.data_root)
 
 
@@ -352,31 +269,20 @@ def test_an_image_that_info_csv_does_not_list_is_left_out_and_named(make_data, m
     assert "stranger.jpg" in only(listed.notes)
 
 
-def test_info_csv_without_its_column(make_data, write_csv):
-    data = make_data(people=1)
-    write_csv(data.info, ["name", "ans"], [])
-    with pytest.raises(UserError, match=r"info\.csv has no column ImageID"):
-        read_prediction_list(data.data_root)
-
-
 def test_info_csv_without_rows(make_data, write_csv):
     data = make_data(people=1)
     write_csv(data.info, ["ImageID", "ans"], [])
-    with pytest.raises(UserError, match=r"info\.csv"):
+    with pytest.raises(UserError, match=r"info\.csv lists no images"):
         read_prediction_list(data.data_root)
 
 
-def test_empty_and_missing_folders_to_predict(tmp_path, make_data):
-    with pytest.raises(UserError, match=r"There is no folder .*--data-root"):
+def test_empty_and_missing_folders_to_predict(make_photo, tmp_path):
+    """For a missing one, the folder of the original download is suggested."""
+    make_photo(tmp_path / "eval" / "images" / "a.jpg")
+    with pytest.raises(UserError, match=r"There is no folder .*--data-root\. There is one at .*eval/images"):
         read_prediction_list(tmp_path / "images")
     (tmp_path / "images").mkdir()
     with pytest.raises(UserError, match="holds no images"):
-        read_prediction_list(tmp_path / "images")
-
-
-def test_the_folder_of_the_original_download_is_suggested(make_photo, tmp_path):
-    make_photo(tmp_path / "eval" / "images" / "a.jpg")
-    with pytest.raises(UserError, match=r"There is one at .*eval/images"):
         read_prediction_list(tmp_path / "images")
 
 
@@ -388,22 +294,6 @@ def test_answers_are_read_by_image(write_csv, tmp_path):
     assert read_answers(path) == {"b.jpg": 3, "a.jpg": 17}
 
 
-@pytest.mark.parametrize(
-    ("columns", "rows", "message"),
-    [
-        (["ImageID"], [], "has no column ans"),
-        (["ImageID", "ans"], [["a", 1], ["a", 2]], "lists images twice: a"),
-        (["ImageID", "ans"], [["a", "one"]], "not a number"),
-        (["ImageID", "ans"], [["a", ""]], "not a number"),
-    ],
-)
-def test_answers_that_cannot_be_read(write_csv, tmp_path, columns, rows, message):
-    with pytest.raises(UserError, match=message):
-        read_answers(write_csv(tmp_path / "answers.csv", columns, rows))
-
-
-def test_a_table_that_is_not_utf8(tmp_path):
-    path = tmp_path / "answers.csv"
-    path.write_bytes("ImageID,ans\n사진.jpg,1\n".encode("cp949"))
-    with pytest.raises(UserError, match=r"answers\.csv"):
-        read_answers(path)
+def test_an_answer_that_is_not_a_number(write_csv, tmp_path):
+    with pytest.raises(UserError, match="holds an answer that is not a number"):
+        read_answers(write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["a", "one"]]))
