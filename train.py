@@ -30,7 +30,7 @@ def train(config: TrainConfig, context: Context) -> None:
         DiskError: a file could not be written.
     """
     from storage.run_folder import RunFolder
-    from training.kfold import Session, check_batch_size, check_run, load_data
+    from training.session import Session, check_batch_size, check_run, load_data
 
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     folds = config.folds if config.folds is not None else tuple(range(config.cv))

@@ -24,8 +24,7 @@ from analysis.summary import Rows, read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
-from storage.resume import lasting_options
-from storage.run_folder import RunFolder
+from storage.run_folder import RunFolder, lasting_options
 from utils import UserError, shorten_list
 
 

@@ -41,7 +41,7 @@ from loss import create_criterion
 from optim import create_optimizer, create_scheduler
 from training.device import choose_device, count_workers
 from training.engine import TrainStep, prepare, train_one_epoch, training_dtype
-from training.heap import keep_freed_memory
+from training.freed_memory import keep_freed_memory
 from training.loaders import create_loaders
 
 RATE = 0.01  # learning rate

@@ -8,12 +8,10 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,14 +21,13 @@ from cli.choices import MODELS, TRANSFORMS, resolve_name
 from config import CROP_SCALE
 from data.tasks import TASKS
 from model import Network, create_model
-from storage.find_runs import checkpoint_files, existing_checkpoint
+from storage.find_runs import existing_checkpoint
 from utils import UNREADABLE, UserError, atomic_write, first_line, shorten_list
 
 FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
-Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -255,40 +252,3 @@ def load_weights(
 def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
     """Return the file name of a checkpoint, as in epoch012_f1-0.7706.pt; nothing is read back from it."""
     return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"
-
-
-class BestKeeper:
-    """Keeps the best `top_n` checkpoints in a folder by the score `monitor`.
-
-    Of equal scores the earlier epoch ranks higher. NaN and infinite scores are never kept. `kept` is (epoch, score,
-    file name) of the existing checkpoints, best first.
-    """
-
-    def __init__(
-        self, folder: Path, top_n: int, *, monitor: str, higher_is_better: bool, kept: Sequence[Kept] = ()
-    ) -> None:
-        self.folder, self.top_n, self.monitor = folder, top_n, monitor
-        self.sign = -1 if higher_is_better else 1
-        self.kept = [(int(epoch), float(value), str(name)) for epoch, value, name in kept]
-
-    def offer(self, epoch: int, value: float, save: Callable[[Path], None]) -> Path | None:
-        """Save an epoch's weights by `save(path)` if they are among the best; return their path, otherwise None.
-
-        The checkpoints that they replace stay on disk until `remove_others`.
-        """
-        if not np.isfinite(value):
-            return None
-        entry = (epoch, value, checkpoint_name(epoch, self.monitor, value))
-        best = sorted([*self.kept, entry], key=lambda kept: (self.sign * kept[1], kept[0]))[: self.top_n]
-        if entry not in best:
-            return None
-        save(self.folder / entry[2])
-        self.kept = best
-        return self.folder / entry[2]
-
-    def remove_others(self) -> None:
-        """Delete the checkpoints that were replaced, and those of an epoch that was interrupted."""
-        names = {name for _, _, name in self.kept}
-        for path in checkpoint_files(self.folder):
-            if path.name not in names:
-                path.unlink()

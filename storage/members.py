@@ -13,8 +13,7 @@ from data.tasks import TASKS
 from model import Network
 from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
 from storage.find_runs import checkpoint_files
-from storage.resume import changed_options
-from storage.run_folder import RunFolder
+from storage.run_folder import RunFolder, changed_options
 from utils import UserError, shorten_list
 
 

@@ -9,18 +9,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cli.options import options
+from cli.choices import flag
+from cli.options import Config, options
 from config import TrainConfig
 from data.tasks import TASKS
 from storage.lock import FoldLocks
-from utils import UserError, atomic_write, first_line, make_folder, read_json, remove_leftovers, write_text
+from utils import (
+    UserError,
+    atomic_write,
+    first_line,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    shorten_list,
+    write_text,
+)
 
 KFOLD, SINGLE = "kfold-ensemble-", "single-"  # followed by the model type
 LOG, OOF = "log.csv", "oof.csv"  # of a run, and of each fold
 STATE = "resume.state"  # not a .pt file, so that it is never taken for a checkpoint
 UNREADABLE_LIST = "unreadable.csv"  # the images that were skipped
 # Options that may differ between the parts of a run, since they do not change its result. The training folder and the
-# unreadable images are compared by their content, see training.kfold.check_same_data.
+# unreadable images are compared by their content, see training.session.start_run.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
     *("on_bad_image", "max_megapixels", "cache", "report", "tracker", "preset"),
@@ -276,3 +286,68 @@ def _read_rows(
     except ValueError as error:  # pandas raises it for every damaged file
         advice = advice or f"Delete {path.parent} to train the fold again with --resume."
         raise UserError(f"{path} is damaged ({first_line(error)}). {advice}") from None
+
+
+# ------------------------------------------------------------------------------------------------ earlier runs
+
+
+def can_continue(run: RunFolder, config: TrainConfig) -> bool:
+    """Return whether a folder holds a part of the run to train; False if it can start there. Change nothing.
+
+    Raises:
+        UserError: the folder holds another run, or one and neither --resume nor --overwrite was passed.
+    """
+    names = {path.name for path in run.path.iterdir()} if run.path.exists() else set()
+    if all(name.startswith(".") or name == run.split.name for name in names):
+        return False  # it is empty, or a run was interrupted at its very start
+    if not run.config.is_file():
+        raise UserError(f"{run.path} holds files that are not of a run. Pass another --save-path.")
+    if config.overwrite:
+        _check_overwrite(run, config)
+        return False
+    earlier = read_json(run.config, ("task", "cv", "epochs"))
+    if not config.resume:
+        counts, folds, epochs = run.epochs_done().values(), earlier["cv"], earlier["epochs"]
+        raise UserError(
+            f"{run.path} already holds a run ({len(run.finished(epochs))} of {folds} folds finished, {sum(counts)} of "
+            f"{folds * epochs} epochs). Pass --resume to continue it, --overwrite to delete it and train again, or "
+            "another --save-path."
+        )
+    changed = changed_options(earlier, config)
+    if changed:
+        raise UserError(
+            f"{run.path} was started with other options: {', '.join(changed)}. Pass the same to continue it with "
+            "--resume, --overwrite to train again, or another --save-path."
+        )
+    return True
+
+
+def _check_overwrite(run: RunFolder, config: TrainConfig) -> None:
+    if config.corrections and Path(config.corrections).resolve().is_relative_to(run.path.resolve()):
+        raise UserError(
+            f"--corrections {config.corrections} lies in the run that --overwrite would delete. Move it elsewhere "
+            "first, or pass another --save-path."
+        )
+    others = sorted(set(run.folds()) - set(config.folds or run.folds()))
+    if others:
+        raise UserError(
+            f"{run.path} also holds fold {shorten_list(others)}, which --overwrite would delete. Leave --folds out to "
+            "train all folds again, or pass another --save-path."
+        )
+
+
+def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
+    """Return the options that differ from an earlier config.json and must not, each with both values."""
+    paths = {f.name for f in options(TrainConfig) if f.metadata["path"]}
+    before = {f.name: f.default for f in options(TrainConfig)} | earlier  # new options had their default
+    changed = []
+    for name, now in lasting_options(config).items():
+        moved = name in paths and before[name] and now  # fingerprints compare the content of files
+        if before[name] != now and not moved:
+            changed.append(f"{flag(name)} was {before[name]} and is {now}")
+    return changed
+
+
+def lasting_options(config: Config) -> dict[str, Any]:
+    """Return the options that the weights depend on, which must not change between the parts of a run."""
+    return {name: value for name, value in config.as_dict().items() if name not in FREE_OPTIONS}

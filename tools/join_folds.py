@@ -7,8 +7,8 @@ from storage.find_runs import find_run
 
 
 def run(config: JoinConfig) -> None:
-    """Write what one command would have left; see `training.kfold.join_folds`."""
+    """Write what one command would have left; see `training.session.join_folds`."""
     found = find_run(config.root, config.typed("task"), config.typed("model_type"))
-    from training.kfold import join_folds  # imports torch, once the run is found
+    from training.session import join_folds  # imports torch, once the run is found
 
     join_folds(found)

@@ -24,7 +24,7 @@ from model import predict_task
 from optim import learning_rate
 from training.device import free_memory
 from training.distributed import Processes
-from training.heap import HELD_BYTES, yield_batches
+from training.freed_memory import HELD_BYTES, yield_batches
 from training.loaders import Loader
 from utils import process_number
 

@@ -32,7 +32,7 @@ from training.engine import (
     update_statistics,
 )
 from training.fold_state import FoldFiles
-from training.kfold import Session
+from training.session import Session
 from training.tracking import Tracker
 from utils import UserError, shorten_list
 
@@ -53,7 +53,7 @@ def train_fold(session: Session, number: int) -> None:
         print(f"fold {number}: finished earlier")
     else:
         FoldTrainer(session, files).train()
-    if not files.keeper.kept:
+    if not files.checkpoints.kept:
         raise UserError(f"No epoch of fold {number} has a finite score. Lower --lr.")
 
 

@@ -14,9 +14,9 @@ from data.label_math import make_targets
 from data.prepare import Data
 from data.tasks import TASKS
 from model import Network
-from storage.checkpoint import BestKeeper, ModelInfo, read_tensors, save_checkpoint, write_tensors
-from storage.resume import lasting_options
-from storage.run_folder import RunFolder, prediction_columns
+from storage.best_checkpoints import BestCheckpoints
+from storage.checkpoint import ModelInfo, read_tensors, save_checkpoint, write_tensors
+from storage.run_folder import RunFolder, lasting_options, prediction_columns
 from training.distributed import ALONE, Processes
 from utils import UserError, library_versions, shorten_list
 
@@ -44,7 +44,7 @@ class FoldFiles:
         self.epoch: int = self.state.get("epoch", 0)  # finished epochs
         self.rows: list[dict[str, Any]] = self.state.get("rows", [])  # of the log
         self.best: torch.Tensor | None = self.state.get("best")  # (N, C) out-of-fold predictions of the best epoch
-        self.keeper = BestKeeper(
+        self.checkpoints = BestCheckpoints(
             run.fold(number),
             config.top_n,
             monitor=self.task.monitor,
@@ -79,7 +79,7 @@ class FoldFiles:
         if not self.main:
             return
         run, number = self.run, self.number
-        needed = [run.fold(number) / name for *_, name in self.keeper.kept]
+        needed = [run.fold(number) / name for *_, name in self.checkpoints.kept]
         if needed:
             needed = [run.fold_log(number), run.fold_oof(number), *needed]
         missing = [path.name for path in needed if not path.is_file()]
@@ -89,7 +89,7 @@ class FoldFiles:
                 f"{run.fold(number)} is {what} without {shorten_list(missing)}. Restore the missing files, or delete "
                 "the folder to train the fold again."
             )
-        self.keeper.remove_others()
+        self.checkpoints.remove_others()
         if self.best is not None:
             self._write_oof(self.best.numpy())  # another machine need not reproduce those of an interrupted epoch
 
@@ -109,8 +109,8 @@ class FoldFiles:
             if self.main:
                 save_checkpoint(path, network, self._describe(scores))
 
-        path = self.keeper.offer(self.epoch, scores[self.task.monitor], save)
-        if path is not None and path.name == self.keeper.kept[0][2]:
+        path = self.checkpoints.offer(self.epoch, scores[self.task.monitor], save)
+        if path is not None and path.name == self.checkpoints.kept[0][2]:
             self.best = torch.from_numpy(predictions)
             if self.main:
                 self._write_oof(predictions)
@@ -127,9 +127,9 @@ class FoldFiles:
         if not self.main:
             return
         state = {"format": STATE_FORMAT, "split": self.fingerprint, "epoch": self.epoch, "rows": self.rows}
-        state |= {"best": self.best, "kept": self.keeper.kept}
+        state |= {"best": self.best, "kept": self.checkpoints.kept}
         write_tensors(self.run.state(self.number), state | within)
-        self.keeper.remove_others()
+        self.checkpoints.remove_others()
 
     def _describe(self, scores: dict[str, float]) -> ModelInfo:
         config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)

@@ -153,9 +153,9 @@ def test_a_failing_report_does_not_fail_the_training(run, small_data, tiny_train
 
 
 def test_a_missing_library_is_reported_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
-    from training import kfold
+    from training import session
 
-    monkeypatch.setattr(kfold, "find_spec", lambda name: None)
+    monkeypatch.setattr(session, "find_spec", lambda name: None)
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     outcome = run("train", *tiny_training, *words, "--report")
     assert outcome.code == 2

@@ -273,7 +273,7 @@ def without_rights(root, mode=0o755):
     if os.geteuid() != 0:
         yield
         return
-    for module in ("encodings.utf_8_sig", "inference.submission", "training.kfold", "training.fold"):
+    for module in ("encodings.utf_8_sig", "inference.submission", "training.session", "training.fold"):
         importlib.import_module(module)  # that one may not be allowed to, where Python or the toolkit is root's own
     root.chmod(mode)
     try:

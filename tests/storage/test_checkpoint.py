@@ -15,9 +15,9 @@ from descriptions import info
 from torch import nn
 
 from model import create_model
+from storage.best_checkpoints import BestCheckpoints
 from storage.checkpoint import (
     FORMAT_VERSION,
-    BestKeeper,
     checkpoint_name,
     load_checkpoint,
     load_weights,
@@ -57,12 +57,12 @@ def test_file_names(epoch, monitor, value, name):
     assert checkpoint_name(epoch, monitor, value) == name
 
 
-def keeper_in(folder: Path, top_n: int, *, higher: bool = True, kept=()) -> BestKeeper:
+def keeper_in(folder: Path, top_n: int, *, higher: bool = True, kept=()) -> BestCheckpoints:
     monitor = "macro_f1" if higher else "rmse"
-    return BestKeeper(folder, top_n, monitor=monitor, higher_is_better=higher, kept=kept)
+    return BestCheckpoints(folder, top_n, monitor=monitor, higher_is_better=higher, kept=kept)
 
 
-def offer(keeper: BestKeeper, epoch: int, value: float) -> Path | None:
+def offer(keeper: BestCheckpoints, epoch: int, value: float) -> Path | None:
     """Offer an epoch, of which its number is saved instead of weights."""
     path = keeper.offer(epoch, value, lambda path: path.write_text(str(epoch)))
     keeper.remove_others()

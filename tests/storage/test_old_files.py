@@ -60,6 +60,6 @@ def test_a_resume_state_continues_the_fold(run):
     )
     files = FoldFiles(run.read_config(), run, data, 0)
     assert (files.state["epoch"], files.state["images"], len(files.state["losses"])) == (1, 16, 1)
-    assert files.state["rows"][0]["macro_f1"] == files.keeper.kept[0][1] == pytest.approx(0.03907, abs=1e-5)
-    assert files.keeper.kept[0][2] == "epoch001_f1-0.0391.pt"
+    assert files.state["rows"][0]["macro_f1"] == files.checkpoints.kept[0][1] == pytest.approx(0.03907, abs=1e-5)
+    assert files.checkpoints.kept[0][2] == "epoch001_f1-0.0391.pt"
     assert files.state["best"].shape == (84, 18)

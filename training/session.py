@@ -22,8 +22,7 @@ from data.prepare import Data, Tables, prepare_images, read_tables
 from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
-from storage.resume import can_continue
-from storage.run_folder import RunFolder
+from storage.run_folder import RunFolder, can_continue
 from training.tracking import check_tracker, track_summary
 from utils import (
     DiskError,

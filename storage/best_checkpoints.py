@@ -1,0 +1,50 @@
+"""Decide which epochs of a fold are the best, and keep their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from storage.checkpoint import checkpoint_name
+from storage.find_runs import checkpoint_files
+
+Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
+
+
+class BestCheckpoints:
+    """Keeps the best `top_n` checkpoints in a folder by the score `monitor`.
+
+    Of equal scores the earlier epoch ranks higher. NaN and infinite scores are never kept. `kept` is (epoch, score,
+    file name) of the existing checkpoints, best first.
+    """
+
+    def __init__(
+        self, folder: Path, top_n: int, *, monitor: str, higher_is_better: bool, kept: Sequence[Kept] = ()
+    ) -> None:
+        self.folder, self.top_n, self.monitor = folder, top_n, monitor
+        self.sign = -1 if higher_is_better else 1
+        self.kept = [(int(epoch), float(value), str(name)) for epoch, value, name in kept]
+
+    def offer(self, epoch: int, value: float, save: Callable[[Path], None]) -> Path | None:
+        """Save an epoch's weights by `save(path)` if they are among the best; return their path, otherwise None.
+
+        The checkpoints that they replace stay on disk until `remove_others`.
+        """
+        if not np.isfinite(value):
+            return None
+        entry = (epoch, value, checkpoint_name(epoch, self.monitor, value))
+        best = sorted([*self.kept, entry], key=lambda kept: (self.sign * kept[1], kept[0]))[: self.top_n]
+        if entry not in best:
+            return None
+        save(self.folder / entry[2])
+        self.kept = best
+        return self.folder / entry[2]
+
+    def remove_others(self) -> None:
+        """Delete the checkpoints that were replaced, and those of an epoch that was interrupted."""
+        names = {name for _, _, name in self.kept}
+        for path in checkpoint_files(self.folder):
+            if path.name not in names:
+                path.unlink()
