@@ -20,7 +20,7 @@ from analysis.intervals import (
     estimate_scores,
     sum_run,
 )
-from analysis.summary import Rows, read_folds
+from analysis.summary import Rows, print_rows, read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
@@ -30,22 +30,15 @@ from utils import UserError, shorten_list
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs of one task over the same people, by letter.
-
-    Args:
-        tables: the out-of-fold predictions of each run for `folds`.
-        sums: the sums from which the scores are computed.
-        corrected: whether the scores are corrected for the choice of epochs, which needs the predictions of all epochs.
-        folds: the folds that all runs have finished.
-    """
+    """Runs of one task over the same people, by letter."""
 
     task: str
     runs: dict[str, RunFolder]
     configs: dict[str, TrainConfig]
-    tables: dict[str, pd.DataFrame]
+    tables: dict[str, pd.DataFrame]  # the out-of-fold predictions for `folds`
     sums: dict[str, Sums]
-    corrected: bool
-    folds: list[int]
+    corrected: bool  # for the choice of epochs, which needs the predictions of all epochs
+    folds: list[int]  # those that all runs have finished
 
     def about(self) -> str:
         """Return a sentence that describes the scores."""
@@ -102,41 +95,32 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
         raise UserError(f"There is only one run, {runs[0].path}. Pass --root with at least two, separated by commas.")
     if len(runs) > len(string.ascii_uppercase):
         raise UserError(f"--root names {len(runs)} runs. Compare at most {len(string.ascii_uppercase)}.")
-    configs = [run.read_config() for run in runs]
-    for run, config in zip(runs[1:], configs[1:], strict=True):
-        different = _differences(runs[0], configs[0], run, config)
-        if different:
+    named = dict(zip(string.ascii_uppercase, runs, strict=False))
+    configs = {letter: run.read_config() for letter, run in named.items()}
+    for letter, run in named.items():
+        if different := _differences(runs[0], configs["A"], run, configs[letter]):
             raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {'; '.join(different)}.")
-    tables = [run.read_oof(config.task) for run, config in zip(runs, configs, strict=True)]
-    folds = sorted(set.intersection(*(set(table["fold"]) for table in tables)))
+    task = configs["A"].task
+    tables = {letter: run.read_oof(task) for letter, run in named.items()}
+    folds = sorted(set.intersection(*(set(table["fold"]) for table in tables.values())))
     if not folds:
         raise UserError("No fold is finished in all of these runs. Train the same fold in each.")
-    tables = [table[table["fold"].isin(folds)] for table in tables]
-    task = configs[0].task
-    found = [
-        sum_run(task, read_folds(run, task, config.epochs, table))
-        for run, config, table in zip(runs, configs, tables, strict=True)
-    ]
-    corrected = all(CORRECTED in sums for sums in found)
-    letters = string.ascii_uppercase[: len(runs)]
-    return Comparison(
-        task=task,
-        runs=dict(zip(letters, runs, strict=True)),
-        configs=dict(zip(letters, configs, strict=True)),
-        tables=dict(zip(letters, tables, strict=True)),
-        sums=dict(zip(letters, (sums[CORRECTED if corrected else BEST] for sums in found), strict=True)),
-        corrected=corrected,
-        folds=folds,
-    )
+    tables = {letter: table[table["fold"].isin(folds)] for letter, table in tables.items()}
+    found = {
+        letter: sum_run(task, read_folds(run, task, configs[letter].epochs, tables[letter]))
+        for letter, run in named.items()
+    }
+    corrected = all(CORRECTED in sums for sums in found.values())
+    sums = {letter: each[CORRECTED if corrected else BEST] for letter, each in found.items()}
+    return Comparison(task, named, configs, tables, sums, corrected, folds)
 
 
 def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: TrainConfig) -> list[str]:
     """Return the reasons why two runs cannot be compared."""
-    names = ("task", "cv", "seed")
     found = [
         f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
         + (", so their folds hold different people" if name != "task" else "")
-        for name in names
+        for name in ("task", "cv", "seed")
         if getattr(one, name) != getattr(other, name)
     ]
     if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
@@ -165,9 +149,7 @@ def print_comparison(compared: Comparison) -> None:
     for name, values in compared.changed().items():
         print(f"   {name}: {', '.join(map(str, values))}")
     print(f"\n{compared.about()}:\n")
-    columns, rows = compared.score_rows()
-    for first, *others in [columns, *rows]:
-        print(f"{first:<10}" + "".join(f"{cell:>33}" for cell in others))
+    print_rows(*compared.score_rows(), first=10, others=33)
     print()
     for sentence, of_classes in compared.verdicts():
         print("\n    ".join([sentence, *of_classes]))

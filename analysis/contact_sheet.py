@@ -18,19 +18,12 @@ PAPER, INK, FAINT, FOUND, HIGHLIGHT = (255, 255, 255), (25, 25, 25), (95, 95, 95
 
 @dataclass(frozen=True)
 class Cell:
-    """An image of any size with a label.
+    """An image of any size with a label."""
 
-    Args:
-        label: the text below the image.
-        picture: the image.
-        box: (left, top, width, height) of a frame, in pixels of the image.
-        highlight: draw the frame and the label in a warning colour.
-    """
-
-    label: str
+    label: str  # below the image
     picture: Image.Image
-    box: tuple[float, float, float, float] | None = None
-    highlight: bool = False
+    box: tuple[float, float, float, float] | None = None  # left, top, width, height of a frame, in its pixels
+    highlight: bool = False  # draw the frame and the label in a warning colour
 
 
 @dataclass(frozen=True)
@@ -91,16 +84,12 @@ def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Ce
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple, room: int = 0) -> None:
     """Write one line of text, its middle shortened to fit `room` pixels; 0 for up to the margin."""
-    whole, font, room = _printable(text), _font(size), room or WIDTH - MARGIN - at[0]
+    whole = " ".join(text.encode(errors="replace").decode().split())  # fonts can only draw Unicode
+    font, room = _font(size), room or WIDTH - MARGIN - at[0]
     text, kept = whole, min(len(whole), 400) // 2
     while font.getlength(text) > room and kept:
         text, kept = f"{whole[:kept]}...{whole[-kept:]}", kept - 1
     pen.text(at, text, font=font, fill=colour)
-
-
-def _printable(text: str) -> str:
-    """Return the text on one line, with characters that are not Unicode replaced: fonts cannot draw them."""
-    return " ".join(text.encode(errors="replace").decode().split())
 
 
 @cache

@@ -23,14 +23,9 @@ TAKEN = {"greedy": "greedy selection over all checkpoints", "plain": "the plain 
 def write_ensemble(
     path: Path, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, gain: str, about: str
 ) -> None:
-    """Write a page about the design of an ensemble.
+    """Write a page about the design of an ensemble, from the rows of its table.csv and its recipe.json.
 
-    Args:
-        path: the file to write.
-        rows: the rows of its table.csv.
-        recipe: the content of its recipe.json.
-        gain: what greedy selection gains, in words.
-        about: the people and images that were scored.
+    `gain` is that of greedy selection and `about` the people and images that were scored, both in words.
     """
     monitor = TASKS[recipe["task"]].monitor
     title = SCORE_TITLES[monitor]

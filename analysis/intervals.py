@@ -47,19 +47,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sums:
-    """Tallies summed over people, from which a score and its interval are computed.
+    """Tallies summed over people, from which a score and its interval are computed."""
 
-    Args:
-        value: `(T,)` sums that the score is computed from; those of the corrected epochs if there is a correction.
-        total: `(T,)` sums over all people, without a correction.
-        without: `(P, T)` sums without each person.
-        drawn: `(R, T)` sums over each resample.
-    """
-
-    value: np.ndarray
-    total: np.ndarray
-    without: np.ndarray
-    drawn: np.ndarray
+    value: np.ndarray  # (T,), for the score itself; of the corrected epochs if there is a correction
+    total: np.ndarray  # (T,), of all people, without a correction
+    without: np.ndarray  # (P, T), without each person
+    drawn: np.ndarray  # (R, T), of each resample
 
 
 def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -97,10 +90,8 @@ def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     count = len(record.classes)
     images = sums[..., 2 * count : 3 * count].sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        scores = {
-            "macro_f1": _class_f1(task, sums).mean(axis=-1),
-            "accuracy": sums[..., :count].sum(axis=-1) / images,
-        }
+        accuracy = sums[..., :count].sum(axis=-1) / images
+        scores = {"macro_f1": _class_f1(task, sums).mean(axis=-1), "accuracy": accuracy}
         if record.regression:
             scores |= {"mae": sums[..., -2] / images, "rmse": np.sqrt(sums[..., -1] / images)}
     return scores
@@ -132,10 +123,7 @@ def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLE
 
 
 def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
-    """Sum the tallies `(P, T)` of the folds; `draws` are those of `draw_resamples`.
-
-    Folds that validate the same people share one array of draws.
-    """
+    """Sum the tallies `(P, T)` of the folds; folds that validate the same people share one array of draws."""
     total = sum(each.sum(axis=0) for each in tallies)
     people: dict[int, np.ndarray] = {}
     for draw, each in zip(draws, tallies, strict=True):
@@ -150,11 +138,8 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
     Bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, doi
     10.1007/s10994-018-5714-4): on each resample of its people a fold chooses its epoch again, and is scored on the
     people that were not drawn. Tallies are summed over all resamples before the score is computed, since macro F1 of
-    few people is biased. The width of the interval is that of the chosen epochs on the resamples.
-
-    Args:
-        tallies: `(E, P, T)` of each fold, for its epochs.
-        draws: weights of each fold, from `draw_resamples`.
+    few people is biased. The width of the interval is that of the chosen epochs on the resamples. `tallies` has
+    `(E, P, T)` of each fold, for its epochs.
     """
     record = TASKS[task]
     size = tallies[0].shape[-1]
@@ -176,19 +161,7 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
 def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
     """Return every score with its interval, and F1 of every class by its name."""
     parts = _score_parts(task, sums)
-    return {
-        name: _estimate(*(part[name] for part in parts), least=0, most=np.inf if name in IN_YEARS else 1)
-        for name in parts[0]
-    }
-
-
-def describe_difference(gain: Estimate) -> str:
-    """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero."""
-    if gain.low > 0:
-        return f"better by {gain}"
-    if gain.high < 0:
-        return f"worse by {-gain}"
-    return f"no clear difference, {gain}"
+    return {name: _estimate(*(part[name] for part in parts), least=0, most=_most(name)) for name in parts[0]}
 
 
 def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
@@ -196,34 +169,36 @@ def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Esti
     one, other = _score_parts(task, first), _score_parts(task, second)
     found = {}
     for name in one[0]:
-        most = np.inf if name in IN_YEARS else 1
         parts = [b[name] - a[name] for a, b in zip(one, other, strict=True)]
-        each = _estimate(*parts, least=-most, most=most)
+        each = _estimate(*parts, least=-_most(name), most=_most(name))
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
-        found[name] = Estimate(
-            each.value, float(np.minimum(each.low, parts[1])), float(np.maximum(each.high, parts[1]))
-        )
+        low, high = np.minimum(each.low, parts[1]), np.maximum(each.high, parts[1])
+        found[name] = Estimate(each.value, float(low), float(high))
     return found
+
+
+def _most(score: str) -> float:
+    return np.inf if score in IN_YEARS else 1
+
+
+def describe_difference(gain: Estimate) -> str:
+    """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero."""
+    if gain.low > 0:
+        return f"better by {gain}"
+    return f"worse by {-gain}" if gain.high < 0 else f"no clear difference, {gain}"
 
 
 @dataclass(frozen=True)
 class FoldPredictions:
-    """The predictions of a fold for the people it validates.
+    """The predictions of a fold for the people it validates."""
 
-    Args:
-        labels: `(N,)` true classes or years.
-        people: `(N,)` person on each image.
-        best: `(N, C)` predictions of the chosen epoch.
-        epochs: `(E, N, C)` predictions of every epoch, or None if they are not known.
-    """
-
-    labels: np.ndarray
-    people: np.ndarray
-    best: np.ndarray
-    epochs: np.ndarray | None
+    labels: np.ndarray  # (N,), true classes or years
+    people: np.ndarray  # (N,), the person on each image
+    best: np.ndarray  # (N, C), of the chosen epoch
+    epochs: np.ndarray | None  # (E, N, C), of every epoch, if they are known
 
 
-def sum_run(task: str, folds: Iterable[FoldPredictions], *, seed: int = 0) -> dict[str, Sums]:
+def sum_run(task: str, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
     """Return the sums of a run's best epochs, last epochs, and best epochs corrected for the choice.
 
     The last two need the predictions of all epochs, and the correction more than one person per fold. Two runs over the
@@ -236,7 +211,7 @@ def sum_run(task: str, folds: Iterable[FoldPredictions], *, seed: int = 0) -> di
         best.append(tally_people(task, fold.best, fold.labels, own))
         epochs.append(None if fold.epochs is None else tally_people(task, fold.epochs, fold.labels, own))
     different = list(dict.fromkeys(validated))  # with a --valid-root all folds validate the same people
-    drawn = dict(zip(different, draw_resamples([len(people) for people in different], seed=seed), strict=True))
+    drawn = dict(zip(different, draw_resamples([len(people) for people in different], seed=0), strict=True))
     draws = [drawn[people] for people in validated]
     found = {BEST: sum_tallies(best, draws)}
     if all(each is not None for each in epochs):

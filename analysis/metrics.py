@@ -17,13 +17,9 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> n
 
 
 def class_f1(counts: np.ndarray) -> np.ndarray:
-    """Return F1 of each class; a class that is neither predicted nor true has 0.
+    """Return F1 of each class, `(..., C) float64`; a class that is neither predicted nor true has 0.
 
-    Args:
-        counts: `(..., 3, C)`, for each class the number of correct predictions, of predictions and of labels.
-
-    Returns:
-        `(..., C) float64`; their mean is macro F1.
+    `counts` `(..., 3, C)` has the number of correct predictions, of predictions and of labels of each class.
     """
     correct, predicted, true = np.moveaxis(counts, -2, 0)
     return 2 * correct / np.maximum(predicted + true, np.finfo(np.float64).tiny)
@@ -50,7 +46,7 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     """
     record = TASKS[task]
     if not np.isfinite(probabilities).all():
-        return {name: float("nan") for name in record.scores}
+        return dict.fromkeys(record.scores, float("nan"))
     predicted = predicted_class(task, probabilities)
     errors = {}
     if record.regression:
@@ -60,9 +56,6 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
     confusion = confusion_counts(labels, predicted, len(record.classes))
     macro_f1 = float(class_f1(class_counts(confusion)).mean())
     return {"macro_f1": macro_f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
-
-
-# ------------------------------------------------------------------------------------------------ calibration
 
 
 def tempered(

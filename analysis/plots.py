@@ -41,7 +41,7 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
-    """Draw the losses and the score of each row of log.csv, a line for each fold, on an axis of all `epochs`."""
+    """Draw the losses and the score over the epochs in log.csv, a line for each fold."""
     figure, (losses, scores) = _figure(3.0, 2)
     monitor = TASKS[task].monitor
     for k, (fold, rows) in enumerate(log.groupby("fold")):
@@ -65,7 +65,7 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
 
 
 def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero: bool = False) -> Figure:
-    """Draw values by name with their intervals, a colour for each group, and a line at `zero` for differences."""
+    """Draw values with their intervals by name, a colour for each group, and a line at `zero`."""
     names = list(next(iter(groups.values())))
     figure, (axes,) = _figure(0.9 + 0.23 * len(names) * max(1, 0.7 * len(groups)))
     for k, (group, values) in enumerate(groups.items()):

@@ -31,19 +31,15 @@ def best_epochs(task: str, log: pd.DataFrame) -> pd.DataFrame:
 def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict[str, Any]:
     """Return the scores of each fold's best epoch, their mean and deviation, and the out-of-fold scores.
 
-    Args:
-        config: the options of the run.
-        log: the rows of log.csv of finished folds.
-        oof: the rows of oof.csv of finished folds.
+    `log` and `oof` are the rows of log.csv and oof.csv of finished folds.
     """
-    names = list(TASKS[config.task].scores)
+    names = TASKS[config.task].scores
     best = best_epochs(config.task, log)
     folds = [
-        {"fold": int(row.fold), "best_epoch": int(row.epoch), **{name: float(getattr(row, name)) for name in names}}
-        for row in best.itertuples()
+        {"fold": int(row["fold"]), "best_epoch": int(row["epoch"]), **{name: float(row[name]) for name in names}}
+        | {"seconds": float(log.loc[log["fold"] == row["fold"], "seconds"].sum())}
+        for row in best.to_dict("records")
     ]
-    for fold in folds:
-        fold["seconds"] = float(log.loc[log["fold"] == fold["fold"], "seconds"].sum())
     labels, probabilities = labels_and_predictions(oof, config.task)
     return {
         "task": config.task,
@@ -54,20 +50,16 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
         "folds": folds,
         "mean": {name: float(best[name].mean()) for name in names},
         "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in names},
-        "oof": {
-            **score(config.task, probabilities, labels),
-            "people": int(oof["person"].nunique()),
-            "images": len(oof),
-        },
+        "oof": score(config.task, probabilities, labels) | {"people": oof["person"].nunique(), "images": len(oof)},
         "seconds": float(log["seconds"].sum()),
     }
 
 
 def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
     """Return estimates as summary.json holds them: one per score, and below `f1` one per class."""
-    plain = {name: asdict(each) for name, each in found.items()}
-    names = TASKS[task].scores
-    return {**{name: plain[name] for name in names}, "f1": {name: plain[name] for name in TASKS[task].classes}}
+    record = TASKS[task]
+    scores = {name: asdict(found[name]) for name in record.scores}
+    return scores | {"f1": {name: asdict(found[name]) for name in record.classes}}
 
 
 def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
@@ -103,8 +95,7 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
     log = log[log["fold"].isin(finished)]
     oof = run.join_oof(config.task, finished)
     for fold in split["folds"]:
-        foreign = set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"])
-        if foreign:
+        if foreign := set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"]):
             raise UserError(
                 f"{run.fold_oof(fold['fold'])} scores people that fold {fold['fold']} does not validate on: "
                 f"{shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to "
@@ -112,42 +103,26 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
             )
     summary = summarise(config, log, oof)
     sums = sum_run(config.task, read_folds(run, config.task, config.epochs, oof))
-    summary["estimates"] = {
-        what: as_plain(config.task, estimate_scores(config.task, each)) for what, each in sums.items()
-    }
+    estimates = {what: estimate_scores(config.task, each) for what, each in sums.items()}
+    summary["estimates"] = {what: as_plain(config.task, each) for what, each in estimates.items()}
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()
     write_json(run.summary, summary)
     return summary, finished
 
 
-# ------------------------------------------------------------------------------------------------ tables of scores
-
-
 def fold_rows(summary: dict[str, Any]) -> tuple[list[str], Rows]:
     """Return the columns and rows of the scores of each fold's best epoch, with their mean and deviation."""
-    names = TASKS[summary["task"]].scores
-
-    def scores(values: dict[str, float]) -> list[str]:
-        return [f"{values[name]:.4f}" for name in names]
-
-    rows = [
-        [f"fold {fold['fold']}", *scores(fold), str(fold["best_epoch"]), f"{fold['seconds']:.0f}"]
-        for fold in summary["folds"]
-    ]
-    if len(rows) > 1:
-        rows.append(["mean", *scores(summary["mean"]), "", ""])
-        rows.append(["standard deviation", *scores(summary["std"]), "", ""])
+    names, folds = TASKS[summary["task"]].scores, summary["folds"]
+    found = [(f"fold {fold['fold']}", fold, str(fold["best_epoch"]), f"{fold['seconds']:.0f}") for fold in folds]
+    if len(folds) > 1:
+        found += [("mean", summary["mean"], "", ""), ("standard deviation", summary["std"], "", "")]
+    rows = [[title, *(f"{scores[name]:.4f}" for name in names), *others] for title, scores, *others in found]
     return ["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows
 
 
 def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Rows]:
-    """Return the columns and rows of the scores over all people with their 95 % intervals.
-
-    Args:
-        summary: the summary of a run, new or from summary.json.
-        digits: the number of decimals.
-    """
+    """Return the columns and rows of the scores over all people with intervals, rounded to `digits`."""
     names = TASKS[summary["task"]].scores
     rows = [
         [title, *(estimate_text(summary["estimates"][what][name], digits) for name in names)]
@@ -173,9 +148,10 @@ def score_kind(cv: int, valid_root: str | None) -> str:
     return "out-of-fold" if cv > 1 and not valid_root else "validation"
 
 
-def _print_rows(columns: Sequence[str], rows: Rows, width: int) -> None:
-    for first, *others in [columns, *rows]:
-        print(f"{first:<22}{''.join(f'{cell:>{width}}' for cell in others)}".rstrip())
+def print_rows(columns: Sequence[str], rows: Rows, *, first: int, others: int) -> None:
+    """Print a table; `first` and `others` are the widths of its columns."""
+    for title, *cells in [columns, *rows]:
+        print(f"{title:<{first}}{''.join(f'{cell:>{others}}' for cell in cells)}".rstrip())
 
 
 def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
@@ -184,14 +160,11 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     columns, rows = fold_rows(summary)
     overall = [f"{oof[name]:.4f}" for name in TASKS[config.task].scores]
     print()
-    _print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], 12)
+    print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], first=22, others=12)
     print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.\n")
-    _print_rows(*score_rows(summary), 33)
-    print("In parentheses: 95 % intervals over people.", end=" ")
-    if CORRECTED in summary["estimates"]:
-        print("The best epochs were chosen on these people; the corrected score removes that advantage.")
-    else:
-        print(NOT_CORRECTED)
-    missing = summary["folds_planned"] - summary["folds_finished"]
-    if missing:
+    print_rows(*score_rows(summary), first=22, others=33)
+    note = "The best epochs were chosen on these people; the corrected score removes that advantage."
+    note = note if CORRECTED in summary["estimates"] else NOT_CORRECTED
+    print(f"In parentheses: 95 % intervals over people. {note}")
+    if missing := summary["folds_planned"] - summary["folds_finished"]:
         print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

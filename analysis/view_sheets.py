@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,50 +20,27 @@ from dataset import TrainDataset, ViewDataset
 from utils import UserError
 
 
+@dataclass(frozen=True)
 class ViewSheets:
-    """Draw the sheets of one fold of a training.
+    """Draw the sheets of one fold of a training."""
 
-    Args:
-        table: one row per training image of the fold; label is -1 where it is unknown.
-        reader: reads the images.
-        image_size: side of the network's input in pixels.
-        train_size: side of training images in pixels.
-        cuts: the other arguments of `augmentation.build_transform`.
-        seed: run seed and fold.
-        about: description of the training for the notes of the sheets.
-    """
-
-    def __init__(
-        self,
-        table: pd.DataFrame,
-        reader: ImageReader,
-        *,
-        image_size: int,
-        train_size: int,
-        cuts: dict[str, Any],
-        seed: tuple[int, int],
-        about: str,
-    ) -> None:
-        self.table, self.reader, self.cuts = table, reader, cuts
-        self.image_size, self.train_size = image_size, train_size
-        self.seed, self.about = seed, about
+    table: pd.DataFrame  # one row per training image of the fold; label is -1 where it is unknown
+    reader: ImageReader
+    image_size: int  # side of the network's input in pixels
+    train_size: int  # side of training images in pixels
+    cuts: dict[str, Any]  # the other arguments of `augmentation.build_transform`
+    seed: tuple[int, int]  # run seed and fold
+    about: str  # description of the training for the notes of the sheets
 
     def transform_sheet(self, name: str, rows: Sequence[int], *, draws: int) -> Image.Image:
-        """Draw images as training, validation and prediction load them.
-
-        Args:
-            name: the transform.
-            rows: rows of the table.
-            draws: training epochs to show.
-        """
+        """Draw `rows` of the table as `draws` epochs of training, validation and prediction load them."""
         chosen = self.table.iloc[list(rows)]
         paths, images = chosen["path"].tolist(), chosen["image"].tolist()
         inference = build_transform(name, "inference", self.image_size, **self.cuts)
         views = [view.name for view in VIEWS[: inference.max_views]] if inference.max_views else ["random"] * len(VIEWS)
         train = self._train_set(name)
-        valid = ViewDataset(
-            paths, images, build_transform(name, "valid", self.image_size, **self.cuts), reader=self.reader
-        )
+        valid_transform = build_transform(name, "valid", self.image_size, **self.cuts)
+        valid = ViewDataset(paths, images, valid_transform, reader=self.reader)
         predicted = ViewDataset(paths, images, inference, views=len(views), reader=self.reader)
         face = isinstance(inference, FixedViews) and inference.face
         blocks, missed = [], 0
@@ -88,29 +67,21 @@ class ViewSheets:
         return Cell("box: the face" if found else "no face found: the centre", picture, box, highlight=not found)
 
     def mixup_sheet(self, name: str, *, count: int) -> Image.Image:
-        """Draw the first image that --oversample adds in epoch 0, of up to `count` scarce classes.
-
-        Args:
-            name: the transform.
-            count: the largest number of classes.
-        """
+        """Draw the first image that --oversample adds in epoch 0, of up to `count` scarce classes."""
         train = self._train_set(name, oversample=True)
         classes, counts = np.unique(train.extra, return_counts=True)
         people = self.table.groupby("label")["person"].nunique()
-        alone = [MAIN_CLASSES[label] for label in people.index[people == 1]]
         notes = []
-        if alone:
+        if alone := [MAIN_CLASSES[label] for label in people.index[people == 1]]:
             notes.append(f"Not mixed, with images of one person only: {', '.join(alone)}.")
         if not len(classes):
             notes.append("--oversample adds nothing: every class of several people has at least the mean count.")
         for note in notes:
             print(f"mixup: {note}")
         blocks = []
-        for label, cells in self._mixtures(train, classes):
+        for label, cells in islice(self._mixtures(train, classes), count):
             added = counts[classes == label].item()
             blocks.append(Block(f"{MAIN_CLASSES[label]}: {added} of {len(train.extra)} mixed images", [cells]))
-            if len(blocks) == count:
-                break
         if len(classes):
             notes.insert(0, f"--oversample mixes images of {len(classes)} scarce classes; {len(blocks)} are shown.")
         notes.insert(0, f"Training images: {self.about}, transform {name}.")
@@ -124,8 +95,7 @@ class ViewSheets:
             except UserError as error:
                 print(f"Left out of mixup: {error}")
                 continue
-            cells = []
-            shares = mixture.share, 1 - mixture.share
+            cells, shares = [], (mixture.share, 1 - mixture.share)
             for row, image, share in zip(mixture.rows, mixture.images, shares, strict=True):
                 cells.append(Cell(self.table["image"][row], self.reader.read(self.table["path"][row])))
                 cells.append(Cell(f"as cropped, {share:.0%}", to_image(image)))
