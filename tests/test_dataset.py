@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,29 +48,37 @@ def make_table(tmp_path):
     return make
 
 
+def train_set(table: pd.DataFrame, transform: str = "base", *, seed=(42, 0), settings=None, **options) -> TrainDataset:
+    return TrainDataset(table, build_transform(transform, "train", 32, **settings or {}), seed=seed, **options)
+
+
 def same(first, second) -> bool:
     """Return whether two items have the same image and targets."""
     return torch.equal(first[0], second[0]) and first[1] == second[1]
 
 
+def passes(sampler: EpochSampler, epochs: int) -> Iterator[list[list]]:
+    """Yield the batches of the first epochs."""
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        yield list(sampler)
+
+
 # ------------------------------------------------------------------------------------------------ training items
 
 
-def test_the_targets_of_a_table_are_its_labels(table):
-    assert (make_targets(table)["main"] == table["label"].to_numpy()).all()
-
-
 def test_an_item_is_an_image_and_its_targets(table):
-    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    dataset, targets = train_set(table), make_targets(table)
     assert len(dataset) == len(table) == 84
     image, target = dataset[0, 10]
     assert image.shape == (3, 32, 32)
     assert image.dtype == torch.float32
-    assert target == {task: values[10].item() for task, values in make_targets(table).items()}
+    assert target == {task: values[10].item() for task, values in targets.items()}
+    assert (targets["main"] == table["label"].to_numpy()).all()
 
 
 def test_the_age_filter_changes_training_targets(table):
-    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0), age_filter=45)
+    dataset = train_set(table, age_filter=45)
     number = table.index[table["age"] == 45][0]
     target = dataset[0, number][1]
     assert (target["ageg"], target["main"] % 3, target["age"]) == (2, 2, 45)
@@ -78,7 +87,7 @@ def test_the_age_filter_changes_training_targets(table):
 @pytest.mark.parametrize("transform", ["base", "random", "tta", "facecrop"])
 def test_an_item_depends_on_seed_epoch_and_index_alone(transform, table):
     def new(*seed):
-        return TrainDataset(table, build_transform(transform, "train", 32), seed=seed, oversample=True)
+        return train_set(table, transform, seed=seed, oversample=True)
 
     dataset, keys = new(42, 0), [(epoch, index) for epoch in (0, 1) for index in (0, 1, 50, 83)]
     first = {key: dataset[key] for key in keys}
@@ -94,73 +103,43 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(transform, table):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_the_same_with_any_number_of_workers(workers, table):
-    """Also in the second pass, for which the workers are kept."""
-    dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0))
+    """Also in the second pass, for which the workers are kept, and without draws from the generator of dropout."""
+    state = torch.get_rng_state()
+    dataset = train_set(table, "random", oversample=True)
     sampler = EpochSampler(len(dataset), 16, seed=(42, 0))
     loader = create_loaders([(dataset, sampler)], workers=workers, device=CPU)[0]
     assert len(loader) == len(sampler)
-    for epoch in (0, 1):
-        sampler.set_epoch(epoch)
-        keys = list(sampler)
-        count = 0
+    for keys in passes(sampler, 2):
         for batch, (images, targets) in zip(keys, loader, strict=True):
             assert images.shape == (len(batch), 3, 32, 32)
             for k, key in enumerate(batch):
-                image, target = dataset[key]
-                assert torch.equal(images[k], image)
-                assert {task: values[k].item() for task, values in targets.items()} == target
-            count += 1
-        assert count == 6
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loading_does_not_draw_from_the_global_generator(workers, table):
-    """Dropout draws from it, and must draw the same with any number of workers."""
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    dataset = TrainDataset(table, build_transform("random", "train", 32), seed=(42, 0), oversample=True)
-    sampler = EpochSampler(len(dataset), 32, seed=(42, 0))
-    loader = create_loaders([(dataset, sampler)], workers=workers, device=CPU)[0]
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        for _ in loader:
-            pass
-    transform = build_transform("tta", "inference", 32)
-    views = ViewDataset(table["path"].tolist(), table["image"].tolist(), transform, views=2)
-    for _ in view_loader(views, batch_size=32, workers=workers, device=CPU):
-        pass
-    assert torch.equal(torch.get_rng_state(), before)
+                target = {task: values[k].item() for task, values in targets.items()}
+                assert torch.equal(images[k], dataset[key][0])
+                assert target == pytest.approx(dataset[key][1])
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ------------------------------------------------------------------------------------------------ oversampling
 
 
-def test_scarce_classes_are_filled_up_to_the_mean_count():
-    # 12 + 3 + 2 + 1 images of four classes: mean 4.5, rounded to 4
-    labels = np.array([0] * 12 + [3] * 3 + [7] * 2 + [17])
-    people = np.array([f"p{k}" for k in range(len(labels))])
-    people[-1] = "alone"
-    assert extra_classes(labels, people).tolist() == [3, 7, 7]
+ONE_EACH = [f"p{k}" for k in range(20)]
 
 
-def test_the_mean_is_over_classes_that_are_there():
-    labels = np.array([5] * 9 + [6] * 3)
-    people = np.array([f"p{k % 4}" for k in range(12)])
-    assert extra_classes(labels, people).tolist() == [6, 6, 6]
-
-
-def test_a_class_of_one_person_is_left_as_it_is():
-    labels = np.array([0] * 10 + [1, 1] + [2, 2])
-    people = np.array(["a"] * 5 + ["b"] * 5 + ["c", "c"] + ["d", "e"])
-    extra = extra_classes(labels, people)
-    assert set(extra.tolist()) == {2}
-    assert np.issubdtype(extra.dtype, np.integer)
-
-
-@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [4, 4, 4]], ids=str)
-def test_classes_of_one_size_need_nothing(labels):
-    extra = extra_classes(np.array(labels), np.array([f"p{k}" for k in range(len(labels))]))
-    assert extra.tolist() == []
+@pytest.mark.parametrize(
+    ("labels", "people", "expected"),
+    [
+        # 12 + 3 + 2 + 1 images: the mean over the classes that exist is 4.5, rounded to 4
+        ([0] * 12 + [3] * 3 + [7] * 2 + [17], ONE_EACH[:18], [3, 7, 7]),
+        ([5] * 9 + [6] * 3, ["a", "b", "c", "d"] * 3, [6, 6, 6]),
+        ([0] * 10 + [1, 1] + [2, 2], ["a"] * 5 + ["b"] * 5 + ["c", "c"] + ["d", "e"], [2, 2, 2]),
+        ([0, 0, 1, 1], ONE_EACH[:4], []),
+        ([4, 4, 4], ONE_EACH[:3], []),
+    ],
+    ids=["mean count", "existing classes", "one person", "equal", "one class"],
+)
+def test_scarce_classes_of_several_people_are_filled_up_to_the_mean_count(labels, people, expected):
+    extra = extra_classes(np.array(labels), np.array(people))
+    assert extra.tolist() == expected
     assert np.issubdtype(extra.dtype, np.integer)
 
 
@@ -177,7 +156,7 @@ def scarce(make_table):
 
 
 def test_mixed_images_are_of_two_people_of_one_class(scarce):
-    dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    dataset = train_set(scarce, settings=PLAIN, oversample=True)
     assert len(dataset) == 60 + 15  # the mean of 45 and 15 is 30
     pairs, shares = Counter(), []
     for epoch in range(8):
@@ -189,13 +168,8 @@ def test_mixed_images_are_of_two_people_of_one_class(scarce):
             there = tuple(torch.nonzero(colour > 1e-7).flatten().tolist())
             assert len(there) == 2, "one person mixed with themselves, or someone of another class"
             assert colour.sum().item() == pytest.approx(1, abs=1e-5)
-            assert {task: target[task] for task in ("main", "mask", "gender", "ageg")} == {
-                "main": 5,
-                "mask": 0,
-                "gender": 1,
-                "ageg": 2,
-            }
-            assert target["age"] == pytest.approx((colour * COLOUR_AGES).sum().item(), abs=1e-3)
+            assert target.pop("age") == pytest.approx((colour * COLOUR_AGES).sum().item(), abs=1e-3)
+            assert target == {"main": 5, "mask": 0, "gender": 1, "ageg": 2}
             pairs[there] += 1
             shares.append(colour[there[0]].item())
     assert set(pairs) == {(0, 1), (0, 2), (1, 2)}
@@ -203,7 +177,7 @@ def test_mixed_images_are_of_two_people_of_one_class(scarce):
 
 
 def test_a_mixture_has_the_parts_of_its_item(scarce):
-    dataset = TrainDataset(scarce, build_transform("random", "train", 32), seed=(1,), oversample=True)
+    dataset = train_set(scarce, "random", oversample=True)
     for index in range(60, 75):
         mixture, (image, target) = dataset.mixture(3, index), dataset[3, index]
         assert mixture.image.equal(image)
@@ -218,7 +192,7 @@ def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
     green = [(person, 1, 40, 0, GREEN) for person in "ab"]
     red = [(person, 0, 40, 2, RED) for person in "cd"]
     rows = make_table(frequent + green + red)
-    dataset = TrainDataset(rows, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    dataset = train_set(rows, settings=PLAIN, oversample=True)
     added = [dataset[0, index] for index in range(len(rows), len(dataset))]
     assert Counter(target["main"] for _, target in added) == {4: 5, 13: 5}  # 20 images of three classes: the mean is 7
     for image, target in added:
@@ -228,29 +202,17 @@ def test_every_scarce_class_gets_the_images_that_it_lacks(make_table):
 
 
 def test_original_images_are_not_mixed(scarce):
-    dataset = TrainDataset(scarce, build_transform("base", "train", 32, **PLAIN), seed=(1,), oversample=True)
+    dataset = train_set(scarce, settings=PLAIN, oversample=True)
     for index, expected in ((0, (0, 0, 0)), (45, (1, 0, 0)), (50, (0, 1, 0)), (59, (0, 0, 1))):
         assert dataset[0, index][0].mean(dim=(1, 2)).tolist() == pytest.approx(expected)
-
-
-def test_without_oversampling_nothing_is_added(scarce):
-    assert len(TrainDataset(scarce, build_transform("base", "train", 32), seed=(1,))) == 60
-
-
-def test_two_folders_of_one_person_are_one_person(make_table):
-    """001498 and 001498-1 are not mixed with each other."""
-    frequent = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(6)]
-    rows = make_table([*frequent, ("1", 1, 25, 0, RED), ("1", 1, 25, 0, BLUE)])
-    dataset = TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), oversample=True)
-    assert len(dataset) == 8
 
 
 def test_classes_are_counted_after_the_age_filter(make_table):
     """Of four people of 58 two are 60 and over for training, and mixed as such."""
     young = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(8)]
     rows = make_table([*young, ("a", 0, 58, 0, RED), ("b", 0, 65, 0, GREEN)])
-    assert len(TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), oversample=True)) == 10
-    filtered = TrainDataset(rows, build_transform("base", "train", 32), seed=(1,), age_filter=58, oversample=True)
+    assert len(train_set(rows, oversample=True)) == 10
+    filtered = train_set(rows, age_filter=58, oversample=True)
     assert len(filtered) == 10 + 3
     assert filtered[0, 12][1]["main"] == 2
 
@@ -263,6 +225,7 @@ def test_every_index_once_an_epoch(size, batch_size):
     sampler = EpochSampler(size, batch_size, seed=(1, 2))
     sampler.set_epoch(3)
     batches = list(sampler)
+    assert list(sampler) == batches
     assert len(batches) == len(sampler) == -(-size // batch_size)
     assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert all(epoch == 3 for batch in batches for epoch, _ in batch)
@@ -273,9 +236,7 @@ def test_every_index_once_an_epoch(size, batch_size):
 def test_a_last_batch_of_one_is_left_out_a_different_image_each_time(size, batch_size):
     sampler = EpochSampler(size, batch_size, seed=(1, 2))
     left_out = set()
-    for epoch in range(30):
-        sampler.set_epoch(epoch)
-        batches = list(sampler)
+    for batches in passes(sampler, 30):
         assert len(batches) == len(sampler) == size // batch_size
         seen = [index for batch in batches for _, index in batch]
         assert len(seen) == len(set(seen)) == size - 1
@@ -304,9 +265,7 @@ def test_scarce_classes_are_drawn_more_often(power):
     weights = balanced_weights(labels, power)
     sampler = EpochSampler(1000, 8, seed=(1,), weights=weights)
     drawn = np.zeros(3)
-    for epoch in range(20):
-        sampler.set_epoch(epoch)
-        batches = list(sampler)
+    for batches in passes(sampler, 20):
         assert [len(batch) for batch in batches] == [8] * len(sampler) == [8] * 125
         drawn += np.bincount(labels[[index for batch in batches for _, index in batch]], minlength=3)
     shares = np.array([640, 320, 40]) ** (1 - power)
@@ -314,7 +273,7 @@ def test_scarce_classes_are_drawn_more_often(power):
 
 
 def test_a_repeated_draw_in_an_epoch_is_augmented_differently(table):
-    dataset = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    dataset = train_set(table)
     weights = np.where(np.arange(len(dataset)) == 5, 1.0, 1e-9)
     sampler = EpochSampler(len(dataset), 32, seed=(1,), weights=weights)
     sampler.set_epoch(2)
@@ -328,21 +287,15 @@ def test_a_repeated_draw_in_an_epoch_is_augmented_differently(table):
 
 
 def test_counts_include_the_extra_images(table):
-    plain = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0))
+    plain, more = train_set(table), train_set(table, oversample=True)
     assert plain.counts()["mask"].tolist() == [60, 12, 12]
     assert plain.counts()["main"].tolist() == np.bincount(table["label"], minlength=18).tolist()
-    more = TrainDataset(table, build_transform("base", "train", 32), seed=(42, 0), oversample=True)
     counts = more.counts()
     assert {int(count.sum()) for count in counts.values()} == {len(more)}
     joint = counts["main"].view(3, 2, 3)
     assert torch.equal(joint.sum(dim=(1, 2)), counts["mask"])
     assert torch.equal(joint.sum(dim=(0, 2)), counts["gender"])
     assert torch.equal(joint.sum(dim=(0, 1)), counts["ageg"])
-
-
-def test_a_pass_can_be_repeated():
-    sampler = EpochSampler(10, 3, seed=(0,))
-    assert list(sampler) == list(sampler)
 
 
 # ------------------------------------------------------------------------------------------------ views
@@ -375,11 +328,12 @@ def test_views_and_targets_of_an_image(views, table):
 def test_views_are_the_same_for_any_batch_size_and_workers(transform, batch_size, workers, views, table):
     dataset = views(transform)
     expected = torch.stack([dataset[k][0] for k in range(len(dataset))])
-    torch.manual_seed(batch_size)
+    state = torch.get_rng_state()
     loader = view_loader(dataset, batch_size=batch_size, workers=workers, device=CPU)
     batches = [images for images, _ in loader]
     assert batches[0].shape == (batch_size, 3, 3, 32, 32)
     assert torch.equal(torch.cat(batches), expected)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_views_do_not_depend_on_the_other_images_or_their_order(views, table):
