@@ -1,4 +1,4 @@
-"""Files that are whole or absent, JSON, versions and free memory."""
+"""Atomic files, JSON, versions and free memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from importlib.metadata import PackageNotFoundError
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,16 +15,20 @@ import torch
 
 from utils import DiskError, atomic_write, free_ram, library_versions, write_json, write_text
 
-
-def write_files(root, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
 MEMINFO = {"proc/meminfo": "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total:  0\n"}
-V1 = "sys/fs/cgroup/memory"
+OWN_GROUPS = "proc/self/cgroup"
+
+
+def group(name: str, limit: str, used: str, cached: str) -> dict[str, str]:
+    """The files of a group."""
+    folder = f"sys/fs/cgroup/{name}"
+    return {f"{folder}memory.max": limit, f"{folder}memory.current": used, f"{folder}memory.stat": cached}
+
+
+def old_group(name: str, limit: str, used: str, cached: str) -> dict[str, str]:
+    """The files of a group of older systems."""
+    folder = f"sys/fs/cgroup/memory/{name}memory"
+    return {f"{folder}.limit_in_bytes": limit, f"{folder}.usage_in_bytes": used, f"{folder}.stat": cached}
 
 
 @pytest.mark.parametrize(
@@ -31,45 +36,30 @@ V1 = "sys/fs/cgroup/memory"
     [
         ({}, None),
         (MEMINFO, 4_096_000),
-        (
-            {  # a cluster's job whose limit is set on the group above its own
-                **MEMINFO,
-                "proc/self/cgroup": "0::/job/step\n",
-                "sys/fs/cgroup/job/step/memory.max": "max\n",
-                "sys/fs/cgroup/job/memory.max": "3000000\n",
-                "sys/fs/cgroup/job/memory.current": "1000000\n",
-                "sys/fs/cgroup/job/memory.stat": "anon 1\ninactive_file 400000\n",
+        (  # the limit of a cluster's job is set on the group above its own
+            {
+                **{**MEMINFO, OWN_GROUPS: "0::/job/step\n", "sys/fs/cgroup/job/step/memory.max": "max\n"},
+                **group("job/", "3000000\n", "1000000\n", "anon 1\ninactive_file 400000\n"),
             },
             2_400_000,
         ),
-        (
-            {  # a container sees its own group in the place of the root
-                **MEMINFO,
-                "proc/self/cgroup": "0::/system/abc\n",
-                "sys/fs/cgroup/memory.max": "1000\n",
-                "sys/fs/cgroup/memory.current": "2000\n",
-                "sys/fs/cgroup/memory.stat": "",
-            },
-            0,
-        ),
+        # a container sees its own group in the place of the root
+        ({**MEMINFO, OWN_GROUPS: "0::/system/abc\n", **group("", "1000\n", "2000\n", "")}, 0),
         (
             {
-                **MEMINFO,
-                "proc/self/cgroup": "9:name=systemd:/\n4:memory:/job\n3:cpuset:/\n",
-                f"{V1}/job/memory.limit_in_bytes": "500000",
-                f"{V1}/job/memory.usage_in_bytes": "100000",
-                f"{V1}/job/memory.stat": "total_inactive_file 0\n",
-                f"{V1}/memory.limit_in_bytes": "9223372036854771712",
-                f"{V1}/memory.usage_in_bytes": "700000",
-                f"{V1}/memory.stat": "total_inactive_file 0\n",
+                **{**MEMINFO, OWN_GROUPS: "9:name=systemd:/\n4:memory:/job\n3:cpuset:/\n"},
+                **old_group("job/", "500000", "100000", "total_inactive_file 0\n"),
+                **old_group("", "9223372036854771712", "700000", "total_inactive_file 0\n"),
             },
             400_000,
         ),
     ],
     ids=["not reported", "a machine", "a job", "a container", "an older system"],
 )
-def test_free_memory_is_what_is_left_of_the_lowest_limit(files, free, tmp_path):
-    write_files(tmp_path, files)
+def test_free_memory_is_the_rest_of_the_lowest_limit(files, free, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     assert free_ram(tmp_path) == free
 
 
@@ -79,7 +69,7 @@ def test_free_memory_of_this_machine():
 
 
 def test_a_library_with_a_substitute_has_no_version(monkeypatch):
-    """As pillow-simd for pillow: found out after an epoch, it would cost that epoch."""
+    """As pillow-simd for pillow."""
 
     def version(name):
         if name == "pillow":
@@ -101,11 +91,14 @@ def test_versions_name_what_a_result_depends_on():
 # ------------------------------------------------------------------------------------------------ files
 
 
-def test_a_file_is_written_whole_and_alone(tmp_path):
-    path = tmp_path / "file.bin"
-    atomic_write(path, lambda file: file.write(b"whole"))
-    assert path.read_bytes() == b"whole"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+@pytest.mark.parametrize("name", ["file.bin", "n" * 255], ids=["short", "as long as the disk allows"])
+def test_a_file_replaces_the_old_one_when_it_is_whole(tmp_path, name):
+    path, seen = tmp_path / name, []
+    path.write_bytes(b"old")
+    atomic_write(path, lambda file: (file.write(b"new"), file.flush(), seen.append(path.read_bytes())))
+    assert seen == [b"old"]
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_deleted_folder_is_reported_and_not_created(tmp_path):
@@ -116,31 +109,22 @@ def test_a_deleted_folder_is_reported_and_not_created(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_reported_with_the_space_left(tmp_path, number):
+    reason = os.strerror(number)
+    message = rf"file\.bin could not be written \({reason}\)\. Free some space: [\d.]+ MB are left"
     path = tmp_path / "file.bin"
     path.write_bytes(b"old")
-
-    def write(file):
-        raise OSError(number, os.strerror(number))
-
-    with pytest.raises(
-        DiskError,
-        match=rf"file\.bin could not be written \({os.strerror(number)}\)\. Free some space: [\d.]+ MB are left",
-    ):
-        atomic_write(path, write)
+    with pytest.raises(DiskError, match=message):
+        atomic_write(path, Mock(side_effect=OSError(number, reason)))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_name_as_long_as_the_disk_allows_can_be_written(tmp_path):
-    path = tmp_path / ("n" * 255)
-    atomic_write(path, lambda file: file.write(b"whole"))
-    assert path.read_bytes() == b"whole"
-
-
+@pytest.mark.parametrize("old", [b"old", None], ids=["an old file", "no file"])
 @pytest.mark.parametrize("error", [ValueError("full"), KeyboardInterrupt()], ids=repr)
-def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_a_writer_that_fails_leaves_the_folder_as_it_was(tmp_path, error, old):
     path = tmp_path / "file.bin"
-    path.write_bytes(b"old")
+    if old:
+        path.write_bytes(old)
 
     def write(file):
         file.write(b"half")
@@ -148,27 +132,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, erro
 
     with pytest.raises(type(error)):
         atomic_write(path, write)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_writer_that_fails_leaves_nothing_where_there_was_nothing(tmp_path):
-    def write(file):
-        file.write(b"half")
-        raise BufferError
-
-    with pytest.raises(BufferError):
-        atomic_write(tmp_path / "file.bin", write)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_during_a_write_the_old_file_is_there(tmp_path):
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    seen = []
-    atomic_write(path, lambda file: (file.write(b"new"), file.flush(), seen.append(path.read_text())))
-    assert seen == ["old"]
-    assert path.read_text() == "new"
+    assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([old] if old else [])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
@@ -188,28 +152,12 @@ def test_text_is_utf8(tmp_path):
 
 
 def test_json_holds_plain_values_and_null_for_nan(tmp_path):
-    value = {
-        "nan": float("nan"),
-        "inside": [1.5, float("inf"), {"deeper": np.float32("nan")}],
-        "pair": (np.int64(3), np.float32(0.5)),
-        "flag": np.bool_(True),
-        "none": None,
-        "text": "얼굴",
-    }
-    write_json(tmp_path / "file.json", value)
+    inside = [1.5, float("inf"), {"deeper": np.float32("nan")}]
+    value = {"nan": float("nan"), "inside": inside, "pair": (np.int64(3), np.float32(0.5)), "flag": np.bool_(True)}
+    write_json(tmp_path / "file.json", {**value, "none": None, "text": "얼굴"})
     text = (tmp_path / "file.json").read_text(encoding="utf-8")
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    assert json.loads(text, parse_constant=refuse) == {
-        "nan": None,
-        "inside": [1.5, None, {"deeper": None}],
-        "pair": [3, 0.5],
-        "flag": True,
-        "none": None,
-        "text": "얼굴",
-    }
+    expected = {"nan": None, "inside": [1.5, None, {"deeper": None}], "pair": [3, 0.5], "flag": True, "none": None}
+    assert json.loads(text, parse_constant=pytest.fail) == {**expected, "text": "얼굴"}
     assert "얼굴" in text
     assert text.endswith("}\n")
 
