@@ -28,8 +28,9 @@ def estimate_corrected(task, tallies, draws):
     return estimate_scores(task, correct_sums(task, tallies, draws))
 
 
-def draw_predictions(task, rows, random):
-    """Return random predictions `(N, C)` and labels `(N,)` of a task."""
+def draw_predictions(task, rows, random=0):
+    """Return random predictions `(N, C)` and labels `(N,)` of a task; `random` is a seed or a generator."""
+    random = np.random.default_rng(random)
     if TASKS[task].regression:
         return random.uniform(10, 80, (rows, 1)).astype(np.float32), random.integers(10, 80, rows).astype(np.float32)
     count = TASKS[task].outputs
@@ -82,16 +83,14 @@ def test_an_interval_stays_between_0_and_1():
 
 
 def test_the_same_seed_gives_the_same_interval():
-    random = np.random.default_rng(0)
-    tallies = [tally_people("ageg", *draw_predictions("ageg", 40, random), np.arange(40)) for _ in range(2)]
+    tallies = [tally_people("ageg", *draw_predictions("ageg", 40, seed), np.arange(40)) for seed in range(2)]
     first, second, other = (estimate("ageg", tallies, draw_resamples([40, 40], seed=seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
 @pytest.mark.parametrize("task", ["ageg", "age"])
 def test_a_single_epoch_needs_no_correction(task):
-    random = np.random.default_rng(0)
-    tallies = [tally_people(task, *draw_predictions(task, 40, random), np.arange(40)) for _ in range(2)]
+    tallies = [tally_people(task, *draw_predictions(task, 40, seed), np.arange(40)) for seed in range(2)]
     draws = draw_resamples([40, 40], seed=0)
     corrected = estimate_corrected(task, [each[None] for each in tallies], draws)
     for name, found in estimate(task, tallies, draws).items():
@@ -99,8 +98,7 @@ def test_a_single_epoch_needs_no_correction(task):
 
 
 def test_an_epoch_with_nan_predictions_is_never_chosen():
-    random = np.random.default_rng(0)
-    probabilities, labels = draw_predictions("age", 40, random)
+    probabilities, labels = draw_predictions("age", 40)
     good = tally_people("age", probabilities, labels, np.arange(40))
     probabilities[3] = np.nan
     bad = tally_people("age", probabilities, labels, np.arange(40))
@@ -110,11 +108,12 @@ def test_an_epoch_with_nan_predictions_is_never_chosen():
     assert np.isnan(estimate("age", [bad], draws)["mae"].value)
 
 
-@pytest.mark.parametrize(("task", "chance"), [("gender", 0.5), ("age", None)])
-def test_the_optimism_of_the_best_of_many_random_epochs_is_corrected(task, chance):
+# RMSE of two independent ages, uniform from 10 to 80: the root of twice their variance.
+@pytest.mark.parametrize(("task", "truth"), [("gender", 0.5), ("age", np.sqrt(2 * 70**2 / 12))])
+def test_the_optimism_of_the_best_of_many_random_epochs_is_corrected(task, truth):
     """Compare scores of predictions that are independent of the labels with their expectation."""
     optimism, corrected, covered = [], [], []
-    monitor = TASKS[task].monitor
+    monitor, gain = TASKS[task].monitor, 1 if TASKS[task].higher_is_better else -1
     for seed in range(60):
         random = np.random.default_rng(seed)
         tallies = []
@@ -122,15 +121,10 @@ def test_the_optimism_of_the_best_of_many_random_epochs_is_corrected(task, chanc
             labels = np.repeat(draw_predictions(task, 40, random)[1], 5)
             predicted = np.stack([np.repeat(draw_predictions(task, 40, random)[0], 5, axis=0) for _ in range(8)])
             tallies.append(tally_people(task, predicted, labels, np.repeat(np.arange(40), 5)))
-        sums = [compute_scores(task, each.sum(axis=1))[monitor] for each in tallies]
-        best = [each.argmax() if TASKS[task].higher_is_better else each.argmin() for each in sums]
+        best = [each[(gain * compute_scores(task, each.sum(axis=1))[monitor]).argmax()] for each in tallies]
         draws = draw_resamples([40] * 3, seed=seed, resamples=400)
-        plain = estimate(task, [each[k] for each, k in zip(tallies, best, strict=True)], draws)[monitor]
         found = estimate_corrected(task, tallies, draws)[monitor]
-        # RMSE of two independent ages, uniform from 10 to 80: the root of twice their variance.
-        truth = chance if chance is not None else np.sqrt(2 * 70**2 / 12)
-        gain = 1 if TASKS[task].higher_is_better else -1
-        optimism.append(gain * (plain.value - truth) / truth)
+        optimism.append(gain * (estimate(task, best, draws)[monitor].value - truth) / truth)
         corrected.append(gain * (found.value - truth) / truth)
         covered.append(found.low <= truth <= found.high)
     assert np.mean(optimism) > 0.05
@@ -159,29 +153,22 @@ def test_the_interval_of_a_paired_difference_is_narrow():
 
 
 def test_folds_of_one_person_have_no_correction_and_alone_no_interval():
-    random = np.random.default_rng(0)
-    probabilities, labels = draw_predictions("gender", 10, random)
+    probabilities, labels = draw_predictions("gender", 10)
 
     def fold(rows):
-        return FoldPredictions(
-            labels[rows], np.array([f"{k}" for k in rows]), probabilities[rows], probabilities[None, rows]
-        )
+        return FoldPredictions(labels[rows], np.array(rows), probabilities[rows], probabilities[None, rows])
 
-    found = sum_run("gender", [fold(np.arange(9)), fold(np.array([9]))])
-    assert list(found) == ["best_epochs", "last_epochs"]
-    alone = estimate_scores("gender", sum_run("gender", [fold(np.array([k])) for k in range(10)])["best_epochs"])[
-        "accuracy"
-    ]
+    assert list(sum_run("gender", [fold(range(9)), fold([9])])) == ["best_epochs", "last_epochs"]
+    sums = sum_run("gender", [fold([k]) for k in range(10)])
+    alone = estimate_scores("gender", sums["best_epochs"])["accuracy"]
     assert alone.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
     assert np.isnan(alone.low)
     assert str(alone) == f"{alone.value:.4f}"
 
 
 def test_people_whom_every_fold_validates_count_once():
-    random = np.random.default_rng(0)
-    probabilities, labels = draw_predictions("gender", 60, random)
-    names = np.repeat([f"{k:06d}" for k in range(30)], 2)
-    one = FoldPredictions(labels, names, probabilities, probabilities[None])
+    probabilities, labels = draw_predictions("gender", 60)
+    one = FoldPredictions(labels, np.repeat(np.arange(30), 2), probabilities, probabilities[None])
     once, thrice = (sum_run("gender", [one] * count) for count in (1, 3))
     for what in ("best_epochs", "last_epochs", "corrected"):
         a, b = (estimate_scores("gender", sums[what])["accuracy"] for sums in (once, thrice))

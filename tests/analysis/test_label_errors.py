@@ -14,11 +14,9 @@ from analysis.error_analysis import Predictions, split_predictions
 from config import TrainConfig
 from data.label_math import encode_class
 from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
-from data.tasks import MAIN_CLASSES, TASKS
+from data.tasks import TASKS
 from storage.run_folder import prediction_columns
 from utils import make_folder, write_json, write_text
-
-# ------------------------------------------------------------------------------------------------ by hand
 
 
 def test_images_are_pooled_by_the_mean_of_their_log_probabilities():
@@ -109,25 +107,19 @@ def test_the_suggested_age_is_the_nearest_in_its_group(labelled, suggested, age)
     assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
 
 
-# ------------------------------------------------------------------------------------------------ the command
-
-
 @pytest.fixture
 def make_run(tmp_path):
     """Return a function that writes a run with one finished fold, which predicts the labels of the table `truth`."""
 
-    def make(train_root, truth, task="main", corrections=None, sure=0.9, **options):
+    def make(train_root, truth, task="main", corrections=None, **options):
         folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
         labels, _ = read_training_table(train_root, corrections)
-        config = TrainConfig(
-            task=task, model_type="VanillaTorchvision", train_root=str(train_root), cv=2, epochs=1, **options
-        )
-        config.corrections = None if corrections is None else str(corrections)
+        config = TrainConfig(task=task, train_root=str(train_root), cv=2, epochs=1, **options)
+        config.corrections = corrections and str(corrections)
         write_json(folder / "config.json", config.as_dict())
-        column = "label" if task == "main" else task
-        count = TASKS[task].outputs
+        column, count = "label" if task == "main" else task, TASKS[task].outputs
         known = truth.set_index("image").loc[labels["image"], column].to_numpy()
-        probabilities = (1 - sure) / (count - 1) + (sure - (1 - sure) / (count - 1)) * np.eye(count)[known]
+        probabilities = np.where(np.eye(count)[known] == 1, 0.9, 0.1 / (count - 1))
         about = {"ImageID": labels["image"], "person": labels["person"], "fold": 0, "label": labels[column]}
         oof = pd.concat([pd.DataFrame(about), prediction_columns(task, probabilities)], axis=1)
         write_text(folder / "oof.csv", oof.to_csv(index=False, float_format="%.8g"))
@@ -142,30 +134,44 @@ def make_run(tmp_path):
 def swapped(make_data, make_person):
     """Return data with a wrong gender, a wrong age, both, and a wrong mask, and a table of the true labels."""
     people = [make_person(f"{k:06d}", ("male", "female")[k % 2], (20, 45, 60)[k % 3]) for k in range(1, 19)]
-    people.append(make_person("000019-1", "female", 35))
-    data = make_data(people=people)
+    data = make_data(people=[*people, make_person("000019-1", "female", 35)])
     truth, _ = read_training_table(data.train_root)
-    for number, wrong in ((3, make_person("000004", "female", 45)), (4, make_person("000005", "female", 33))):
-        data.folder(number).rename(data.train_root / wrong.folder)
-        truth["image"] = truth["image"].str.replace(people[number].folder, wrong.folder, regex=False)
-    data.folder(18).rename(data.train_root / make_person("000019-1", "male", 61).folder)
-    truth["image"] = truth["image"].str.replace(people[18].folder, "000019-1_male_Asian_61", regex=False)
-    normal, shot = data.photo(0, "normal"), data.photo(0, "mask3")
-    shutil.copy(shot, normal)
+    wrong = {3: ("000004", "female", 45), 4: ("000005", "female", 33), 18: ("000019-1", "male", 61)}
+    for number, person in wrong.items():
+        folder = make_person(*person).folder
+        data.folder(number).rename(data.train_root / folder)
+        truth["image"] = truth["image"].str.replace(data.people[number].folder, folder, regex=False)
+    shutil.copy(data.photo(0, "mask3"), data.photo(0, "normal"))
     truth.loc[truth["image"] == f"{data.people[0].folder}/normal.jpg", ["mask", "label"]] = [0, 3 + 1]
     return data, truth
 
 
-def sort_labels(table):
-    return table.sort_values("image")[["image", "mask", "gender", "ageg", "label"]].to_numpy().tolist()
+@pytest.fixture
+def swapped_run(make_run, swapped):
+    """Return the folder of a run of task main on the data of `swapped`."""
+    return make_run(swapped[0].train_root, swapped[1])
 
 
-def test_corrections_restore_the_true_labels(run, make_run, swapped):
+@pytest.fixture
+def find(run):
+    """Return a function that runs the command on the run in a folder."""
+    return lambda folder, *words: run("find_label_errors", "--root", folder, *words)
+
+
+def assert_labels(truth, train_root, corrections):
+    """Assert that the images have the labels of the table `truth` with these corrections."""
+    table, report = read_training_table(train_root, corrections)
+    report.raise_errors()
+    columns = ["image", "mask", "gender", "ageg", "label"]
+    right, wanted = (each.sort_values("image")[columns].to_numpy().tolist() for each in (table, truth))
+    assert right == wanted
+
+
+def test_corrections_restore_the_true_labels(find, swapped_run, swapped):
     data, truth = swapped
-    folder = make_run(data.train_root, truth)
-    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    outcome = find(swapped_run, "--share", 1)
     assert (outcome.code, outcome.err) == (0, "")
-    corrections = folder / "corrections.csv"
+    corrections = swapped_run / "corrections.csv"
     table = pd.read_csv(corrections, dtype=str, keep_default_na=False)
     assert list(table) == [*CORRECTION_COLUMNS, *label_errors.MORE_COLUMNS]
     rows = {row[0]: row[1:] for row in table[list(CORRECTION_COLUMNS)].to_numpy().tolist()}
@@ -175,24 +181,18 @@ def test_corrections_restore_the_true_labels(run, make_run, swapped):
         "000005": ["", "60", "", ""],
         "000019-1": ["female", "59", "", ""],
     }
-    wrong, _ = read_training_table(data.train_root)
-    right, report = read_training_table(data.train_root, corrections)
-    report.raise_errors()
-    assert sort_labels(wrong) != sort_labels(truth)
-    assert sort_labels(right) == sort_labels(truth)
+    assert_labels(truth, data.train_root, corrections)
     assert "The model may be wrong instead of the label" in outcome.out
     assert "1 of 2 folds are finished" in outcome.out
     assert "male >=60             female 30-59" in outcome.out
 
 
-def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
-    data, truth = swapped
-    folder = make_run(data.train_root, truth)
-    data.photo(0, "mask1").write_bytes(b"not an image")
+def test_the_contact_sheet_has_a_line_for_each_suspect(find, swapped_run, swapped):
+    swapped[0].photo(0, "mask1").write_bytes(b"not an image")
     heights = []
     for show in (1, 2, 3):
-        assert run("find_label_errors", "--root", folder, "--share", 1, "--show", show).code == 0
-        with Image.open(folder / "suspects.jpg") as sheet:
+        assert find(swapped_run, "--share", 1, "--show", show).code == 0
+        with Image.open(swapped_run / "suspects.jpg") as sheet:
             heights.append(sheet.height)
             red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
     assert heights[2] - heights[1] == heights[1] - heights[0] > 0
@@ -200,70 +200,57 @@ def test_the_contact_sheet_has_a_line_for_each_suspect(run, make_run, swapped):
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
-def test_other_tasks_correct_their_own_labels(task, run, make_run, swapped):
+def test_other_tasks_correct_their_own_labels(task, find, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth, task)
-    assert run("find_label_errors", "--root", folder, "--share", 1).code == 0
+    assert find(folder, "--share", 1).code == 0
     right, _ = read_training_table(data.train_root, folder / "corrections.csv")
-    right, truth = right.sort_values("image"), truth.sort_values("image")
-    assert right[task].tolist() == truth[task].tolist()
+    assert right.sort_values("image")[task].tolist() == truth.sort_values("image")[task].tolist()
 
 
-def test_age_raises_an_error(run, make_run, swapped):
-    data, truth = swapped
-    folder = make_run(data.train_root, truth)
-    write_json(folder / "config.json", TrainConfig(task="age", model_type="VanillaTorchvision", cv=2).as_dict())
-    outcome = run("find_label_errors", "--root", folder)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "predicts years" in outcome.err
+def test_age_raises_an_error(find, swapped_run):
+    write_json(swapped_run / "config.json", TrainConfig(task="age", cv=2).as_dict())
+    find(swapped_run).assert_error("predicts years")
 
 
-def test_share_limits_the_number_of_suspects(run, make_run, swapped):
+def test_share_limits_the_number_of_suspects(find, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth, "gender")
-    assert run("find_label_errors", "--root", folder).code == 0  # 5 % of 19 people, rounded up
+    assert find(folder).code == 0  # 5 % of 19 people, rounded up
     assert len(read_corrections(folder / "corrections.csv")) == 1
-    outcome = run("find_label_errors", "--root", folder, "--share", 5)
-    assert outcome.code == 2
-    assert "--share must be at most 1. Got 5.0" in outcome.err
+    find(folder, "--share", 5).assert_error("--share must be at most 1. Got 5.0")
 
 
-def test_a_run_without_suspects_writes_an_empty_file(run, make_run, small_data):
+def test_a_run_without_suspects_writes_an_empty_file(find, make_run, small_data):
     truth, _ = read_training_table(small_data.train_root)
     folder = make_run(small_data.train_root, truth)
-    outcome = run("find_label_errors", "--root", folder)
+    outcome = find(folder)
     assert outcome.code == 0
     assert "No label is suspicious." in outcome.out
     assert not (folder / "suspects.jpg").exists()
-    right, report = read_training_table(small_data.train_root, folder / "corrections.csv")
-    report.raise_errors()
-    assert sort_labels(right) == sort_labels(truth)
+    assert_labels(truth, small_data.train_root, folder / "corrections.csv")
 
 
-def test_edited_corrections_are_replaced_only_with_overwrite(run, make_run, swapped):
-    data, truth = swapped
-    folder = make_run(data.train_root, truth)
-    assert run("find_label_errors", "--root", folder).code == 0
-    assert run("find_label_errors", "--root", folder).code == 0  # the same again
-    corrections = folder / "corrections.csv"
+def test_edited_corrections_are_replaced_only_with_overwrite(find, swapped_run):
+    for _ in range(2):
+        assert find(swapped_run).code == 0
+    corrections = swapped_run / "corrections.csv"
     written = corrections.read_text()
-    corrections.write_text(written.splitlines()[0] + "\n000001,male,,,\n")
-    edited = corrections.read_text()
-    outcome = run("find_label_errors", "--root", folder)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "--overwrite" in outcome.err
+    edited = written.splitlines()[0] + "\n000001,male,,,\n"
+    corrections.write_text(edited)
+    find(swapped_run).assert_error("--overwrite")
     assert corrections.read_text() == edited
-    assert run("find_label_errors", "--root", folder, "--overwrite").code == 0
+    assert find(swapped_run, "--overwrite").code == 0
     assert corrections.read_text() == written
 
 
-def test_corrections_of_the_training_are_kept(run, make_run, swapped, tmp_path, write_csv):
+def test_corrections_of_the_training_are_kept(find, make_run, swapped, tmp_path, write_csv):
     # Earlier corrections confirm the gender of 000004 and correct the mask of an image of 000002.
     data, truth = swapped
     rows = [["000004", "Female", "", "", ""], ["000002", "", "", "Normal.jpg", "worn"]]
     earlier = write_csv(tmp_path / "earlier.csv", CORRECTION_COLUMNS, rows)
     folder = make_run(data.train_root, truth, corrections=earlier)
-    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    outcome = find(folder, "--share", 1)
     assert outcome.code == 0
     table = pd.read_csv(folder / "corrections.csv", dtype=str, keep_default_na=False)
     rows = table[list(CORRECTION_COLUMNS)].to_numpy().tolist()
@@ -271,44 +258,39 @@ def test_corrections_of_the_training_are_kept(run, make_run, swapped, tmp_path, 
     assert {row[0] for row in rows[:-2]} == {"000001", "000005", "000019-1"}
     assert "Left out 2 suspects" in outcome.out
     earlier.unlink()
-    outcome = run("find_label_errors", "--root", folder, "--share", 1, "--overwrite")
+    outcome = find(folder, "--share", 1, "--overwrite")
     assert outcome.code == 0
     assert "are gone" in outcome.out
 
 
-def test_missing_images_leave_out_the_contact_sheet(run, make_run, swapped, tmp_path):
+def test_missing_images_leave_out_the_contact_sheet(find, swapped_run, swapped, tmp_path):
     data, truth = swapped
-    folder = make_run(data.train_root, truth)
     data.root.rename(tmp_path / "moved")
-    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    outcome = find(swapped_run, "--share", 1)
     assert outcome.code == 0
     assert "There is no contact sheet" in outcome.out
-    assert not (folder / "suspects.jpg").exists()
-    right, report = read_training_table(tmp_path / "moved" / "train" / "images", folder / "corrections.csv")
-    report.raise_errors()
-    assert sort_labels(right) == sort_labels(truth)
+    assert not (swapped_run / "suspects.jpg").exists()
+    assert_labels(truth, tmp_path / "moved" / "train" / "images", swapped_run / "corrections.csv")
 
 
-def test_corrections_use_the_ids_of_train_csv(run, make_run, make_data, tmp_path, write_csv):
+def test_corrections_use_the_ids_of_train_csv(find, make_run, make_data, write_csv):
     data = make_data(people=12)
     rows = [[f"id{k}", p.gender, p.race, p.age, p.folder] for k, p in enumerate(data.people)]
     truth, _ = read_training_table(data.train_root)
     rows[3][1] = "male"
     write_csv(data.train_csv, ["id", "gender", "race", "age", "path"], rows)
     folder = make_run(data.train_root, truth)
-    assert run("find_label_errors", "--root", folder).code == 0
-    right, report = read_training_table(data.train_root, folder / "corrections.csv")
-    report.raise_errors()
-    assert sort_labels(right) == sort_labels(truth)
+    assert find(folder).code == 0
+    assert_labels(truth, data.train_root, folder / "corrections.csv")
     assert read_corrections(folder / "corrections.csv")[0][1]["id"] == "id3"
 
 
-def test_images_that_every_fold_validates_count_once(run, make_run, swapped, tmp_path):
+def test_images_that_every_fold_validates_count_once(find, make_run, swapped):
     data, truth = swapped
     folder = make_run(data.train_root, truth, valid_root=str(data.train_root))
     oof = pd.read_csv(folder / "oof.csv", converters={"person": str})
     pd.concat([oof, oof.assign(fold=1)]).to_csv(folder / "oof.csv", index=False)
-    outcome = run("find_label_errors", "--root", folder, "--share", 1)
+    outcome = find(folder, "--share", 1)
     assert outcome.code == 0
     assert "1 of 2 folds" not in outcome.out
     assert "19 people, 133 images" in outcome.out
@@ -327,32 +309,18 @@ def test_images_that_every_fold_validates_count_once(run, make_run, swapped, tmp
         (lambda text: text.replace(",0,4,", ",0,18,"), "an unknown label"),
     ],
 )
-def test_missing_or_damaged_out_of_fold_predictions_raise_an_error(damage, message, run, make_run, small_data):
-    truth, _ = read_training_table(small_data.train_root)
-    folder = make_run(small_data.train_root, truth)
+def test_missing_or_damaged_out_of_fold_predictions_raise_an_error(damage, message, find, make_run, small_data):
+    folder = make_run(small_data.train_root, read_training_table(small_data.train_root)[0])
     text = damage((folder / "oof.csv").read_text())
     (folder / "oof.csv").unlink() if text is None else (folder / "oof.csv").write_text(text)
-    outcome = run("find_label_errors", "--root", folder)
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert message in outcome.err
+    find(folder).assert_error(message)
     assert not (folder / "corrections.csv").exists()
 
 
-def test_overwrite_keeps_the_corrections_that_the_training_reads(run, make_run, small_data, tiny_training, tmp_path):
-    truth, _ = read_training_table(small_data.train_root)
-    folder = make_run(small_data.train_root, truth)
-    assert run("find_label_errors", "--root", folder).code == 0
+def test_overwrite_keeps_the_corrections_of_the_training(find, run, make_run, small_data, tiny_training, tmp_path):
+    folder = make_run(small_data.train_root, read_training_table(small_data.train_root)[0])
+    assert find(folder).code == 0
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     outcome = run("train", *tiny_training, *words, "--overwrite", "--corrections", folder / "corrections.csv")
-    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
-    assert "Move it elsewhere" in outcome.err
+    outcome.assert_error("Move it elsewhere")
     assert (folder / "corrections.csv").is_file()
-
-
-def test_descriptions_are_parts_of_class_names():
-    people = pd.DataFrame(
-        {"id": ["a"], "gender": [1], "gender_found": [0], "ageg": [2], "ageg_found": [2], "suspicion": [0.5]}
-    )
-    table = label_errors.make_corrections(people, pd.DataFrame(), {})
-    assert f"worn {table.loc[0, 'labelled']}" in MAIN_CLASSES
-    assert f"worn {table.loc[0, 'predicted']}" in MAIN_CLASSES

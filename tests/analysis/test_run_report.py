@@ -14,23 +14,18 @@ import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
+from analysis import run_report
+from training import session
+from utils import UserError
+
 NAME = "kfold-ensemble-VanillaTorchvision"
 
 
 @pytest.fixture(scope="module")
-def trained(small_data, tiny_training, tmp_path_factory):
+def trained(train_run):
     """Return a function that trains a run with its report on first use: trained(task) is its folder."""
-    import train
-
-    @cache
-    def folder(task):
-        place = tmp_path_factory.mktemp("models")
-        data = ("--train-root", small_data.train_root, "--save-path", place, "--cv", 2, "--task", task)
-        epochs = "2" if task == "main" else "1"
-        assert train.main([*map(str, (*tiny_training, *data)), "--epochs", epochs, "--report"]) == 0
-        return place / task / NAME
-
-    return folder
+    epochs = {"main": 2}
+    return cache(lambda task: train_run("--cv", 2, "--task", task, "--epochs", epochs.get(task, 1), "--report"))
 
 
 @pytest.fixture
@@ -40,12 +35,10 @@ def copy(trained, tmp_path):
 
 
 def text_of(page):
-    """Return the text of a page."""
     return re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL))
 
 
 def pictures_of(page):
-    """Return the images embedded in a page."""
     found = re.findall(r'src="data:image/(?:png|jpeg);base64,([^"]+)"', page.read_text())
     return [Image.open(io.BytesIO(base64.b64decode(each))) for each in found]
 
@@ -119,28 +112,23 @@ def test_a_report_without_the_images_lacks_only_their_sections(run, copy):
     assert not [each for each in pictures_of(copy / "report.html") if each.format == "JPEG"]
 
 
-def test_an_unreadable_image_is_left_out(run, make_data, tiny_training, tmp_path):
+def test_an_unreadable_image_is_left_out(run, copy, make_data):
     data = make_data()
-    words = ("--train-root", data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
-    assert run("train", *tiny_training, *words).code == 0
+    whole = len(pictures_of(copy / "report.html"))
     for path in data.train_root.rglob("mask1.jpg"):
         path.write_bytes(b"")
-    assert run("make_report", "--root", tmp_path / "models" / "main" / NAME).code == 0
+    assert run("make_report", "--root", copy, "--train-root", data.train_root).code == 0
+    assert 5 < len(pictures_of(copy / "report.html")) < whole
 
 
-def test_the_report_of_an_unfinished_run_gives_its_finished_folds(run, small_data, tiny_training, tmp_path):
-    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2, "--report")
-    assert run("train", *tiny_training, *words, "--folds", 1).code == 0
-    page = tmp_path / "models" / "main" / NAME / "report.html"
-    assert "1 of 2 folds of 1 epochs" in text_of(page)
-    assert run("train", *tiny_training, *words, "--resume").code == 0
-    assert "2 of 2 folds of 1 epochs" in text_of(page)
+def test_the_report_of_an_unfinished_run_gives_its_finished_folds(train_run, tmp_path):
+    folder = train_run("--cv", 2, "--report", "--folds", 1, place=tmp_path)
+    assert "1 of 2 folds of 1 epochs" in text_of(folder / "report.html")
+    train_run("--cv", 2, "--report", "--resume", place=tmp_path)
+    assert "2 of 2 folds of 1 epochs" in text_of(folder / "report.html")
 
 
 def test_a_failing_report_does_not_fail_the_training(run, small_data, tiny_training, tmp_path, monkeypatch):
-    from analysis import run_report
-    from utils import UserError
-
     def fail(run, suspect_share):
         raise UserError("The images are on the moon.")
 
@@ -153,13 +141,10 @@ def test_a_failing_report_does_not_fail_the_training(run, small_data, tiny_train
 
 
 def test_a_missing_library_is_reported_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
-    from training import session
-
     monkeypatch.setattr(session, "find_spec", lambda name: None)
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
     outcome = run("train", *tiny_training, *words, "--report")
-    assert outcome.code == 2
-    assert "pip install -r requirements.txt, or pass --no-report" in outcome.err
+    outcome.assert_error("pip install -r requirements.txt, or pass --no-report")
     assert not (tmp_path / "models").exists()
     assert run("train", *tiny_training, *words).code == 0
 
@@ -167,9 +152,7 @@ def test_a_missing_library_is_reported_before_training(run, small_data, tiny_tra
 @pytest.mark.parametrize("lost", ["summary.json", "oof.csv", "fold00/log.csv"])
 def test_a_damaged_file_is_named(lost, run, copy):
     (copy / lost).write_text("{}")
-    outcome = run("make_report", "--root", copy)
-    assert outcome.code == 2
-    assert str(copy / lost) in outcome.err
+    run("make_report", "--root", copy).assert_error(str(copy / lost))
 
 
 def test_the_report_of_a_comparison(run, copy, trained, tmp_path):
