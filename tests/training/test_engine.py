@@ -74,13 +74,12 @@ def loader_of(images: Dataset, batch_size: int, *, workers: int = 0) -> Loader:
     return create_loaders([(images, ViewBatches(len(images), batch_size))], workers=workers, device=CPU)[0]
 
 
-def train(
-    network, loader, *, loss: str = "crossentropyloss", lr: float = 0.1, schedule: str = "none", epochs=1, **step
-):
-    """Train one epoch of `epochs` and return its progress and the optimizer."""
+def train(network, loader, *, loss="crossentropyloss", lr=0.1, schedule="none", epochs=1, **options):
+    """Train one epoch of `epochs` and return its progress and the optimizer; `options` are of TrainStep."""
     optimizer = create_optimizer("sgd", network, lr=lr)
-    scheduler = create_scheduler(schedule, optimizer, epochs=epochs, steps_per_epoch=len(loader), restart_epochs=epochs)
-    step = TrainStep(network, create_criterion(loss), optimizer, scheduler, CPU, **step)
+    steps = {"epochs": epochs, "steps_per_epoch": len(loader), "restart_epochs": epochs}
+    scheduler = create_scheduler(schedule, optimizer, **steps)
+    step = TrainStep(network, create_criterion(loss), optimizer, scheduler, CPU, **options)
     return train_one_epoch(step, loader), optimizer
 
 
@@ -206,16 +205,23 @@ def test_batchnorm_statistics_are_recomputed_from_the_first_views_and_nothing_el
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 10])
-def test_evaluation_is_in_the_order_of_the_loader_with_the_mean_loss(batch_size):
-    network, images = Toy("main").eval(), Images(10, views=2)
+@pytest.mark.parametrize(
+    ("task", "heads", "loss"),
+    [
+        ("main", ["main"], "crossentropyloss"),
+        ("main", ["mask", "ageg", "gender"], "crossentropyloss"),
+        ("age", ["age"], "mseloss"),
+    ],
+)
+def test_evaluation_is_in_the_order_of_the_loader_with_the_mean_loss(task, heads, loss, batch_size):
+    network, images, criterion = Toy(*heads).eval(), Images(10, views=2), create_criterion(loss)
     images.images[8:] *= 30
-    logits = outputs_of(network, images.images[:, 0])["main"]
-    loss = nn.functional.cross_entropy(logits, images.targets["main"]).item()
-    result = evaluate(network, loader_of(images, batch_size), CROSS_ENTROPY, "main")
-    assert result.probabilities.shape == (10, 18)
+    outputs = outputs_of(network, images.images[:, 0])
+    result = evaluate(network, loader_of(images, batch_size), criterion, task)
+    assert result.probabilities.shape == (10, OUTPUTS[task])
     assert result.probabilities.dtype == np.float32
-    assert result.probabilities == pytest.approx(logits.softmax(dim=1).numpy(), abs=1e-5)
-    assert result.loss == pytest.approx(loss, rel=1e-5)
+    assert result.probabilities == pytest.approx(predict_task(outputs, task).numpy(), abs=1e-5)
+    assert result.loss == pytest.approx(criterion(outputs, images.targets).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -235,27 +241,6 @@ def test_inference_draws_nothing_and_changes_nothing(run):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_network_without_a_main_head_is_evaluated_on_the_18_classes():
-    network, images = Toy("mask", "ageg", "gender").eval(), Images(6, views=1)
-    result = evaluate(network, loader_of(images, 4), CROSS_ENTROPY, "main")
-    assert result.probabilities.shape == (6, 18)
-    assert result.probabilities.sum(axis=1) == pytest.approx(np.ones(6), abs=1e-5)
-    outputs = outputs_of(network, images.images[:, 0])
-    assert result.probabilities == pytest.approx(predict_task(outputs, "main").numpy(), abs=1e-5)
-    heads = [nn.functional.cross_entropy(o, images.targets[head]).item() for head, o in outputs.items()]
-    assert result.loss == pytest.approx(sum(heads), rel=1e-5)
-
-
-def test_ages_are_evaluated_in_years():
-    network, images = Toy("age", norm=False), Images(5, views=1)
-    nn.init.constant_(network.heads["age"].bias, 40)
-    result = evaluate(network, loader_of(images, 2), create_criterion("mseloss"), "age")
-    years = outputs_of(network, images.images[:, 0])["age"]
-    assert result.probabilities.shape == (5, 1)
-    assert result.probabilities == pytest.approx(years.numpy(), rel=1e-5)
-    assert result.loss == pytest.approx(((years[:, 0] - images.targets["age"]) ** 2).mean().item(), rel=1e-5)
-
-
 # ------------------------------------------------------------------------------------------------ prediction
 
 
@@ -270,23 +255,16 @@ def test_ages_are_evaluated_in_years():
     ],
 )
 def test_prediction_is_the_mean_over_the_views_of_probabilities_or_years(task, heads, batch_size, views):
-    networks = [Toy(*each).eval() for each in heads]
-    images = Images(7, views=views)
+    networks, images = [Toy(*each).eval() for each in heads], Images(7, views=views)
     images.images *= 3  # so that the mean of logits would differ
-    got = predict(networks, loader_of(images, batch_size), task)
+    loader = loader_of(images, batch_size)
+    got, apart = predict(networks, loader, task), predict(networks, loader, task, apart=True)
     assert got.shape == (len(networks), 7, OUTPUTS[task])
     assert got.dtype == np.float32
-    for network, prediction in zip(networks, got, strict=True):
-        expected = predict_task(outputs_of(network, images.images.flatten(0, 1)), task)
-        assert prediction == pytest.approx(expected.view(7, views, -1).mean(dim=1).numpy(), abs=1e-5)
-
-
-def test_the_mean_of_separate_views_is_the_prediction():
-    networks, loader = [Toy("main").eval(), Toy("mask", "gender", "ageg").eval()], loader_of(Images(7, views=3), 4)
-    apart = predict(networks, loader, "main", apart=True)
-    assert apart.shape == (2, 7, 3, 18)
-    assert np.ptp(apart, axis=2).max() > 0.01
-    assert apart.mean(axis=2) == pytest.approx(predict(networks, loader, "main"), abs=1e-6)
+    for network, mean, each in zip(networks, got, apart, strict=True):
+        expected = predict_task(outputs_of(network, images.images.flatten(0, 1)), task).view(7, views, -1)
+        assert each == pytest.approx(expected.numpy(), abs=1e-5)
+        assert mean == pytest.approx(expected.mean(dim=1).numpy(), abs=1e-5)
 
 
 class LazyNetworks:
