@@ -85,13 +85,8 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
 
 
 def test_a_set_without_people(run, tmp_path):
-    outcome = run("check_data", "--train-root", tmp_path)
-    assert outcome.code == 2
-    assert "holds no images" in outcome.err
-    outcome = run("check_data", "--train-root", tmp_path / "nowhere")
-    assert outcome.code == 2
-    assert outcome.err.startswith("python -m tools check_data: There is no folder")
-    assert outcome.err.count("\n") == 1
+    run("check_data", "--train-root", tmp_path).assert_error("holds no images")
+    run("check_data", "--train-root", tmp_path / "nowhere").assert_error("tools check_data: There is no folder")
 
 
 def test_nothing_is_written(run, make_data):
