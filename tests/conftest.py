@@ -116,6 +116,11 @@ class Outcome:
         assert (self.code, self.err.count("\n")) == (code, 1), self.err
         assert message in self.err
 
+    def assert_success(self) -> Outcome:
+        """Assert that the command succeeded, and return its outcome."""
+        assert self.code == 0, self.err
+        return self
+
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:

@@ -38,25 +38,30 @@ def attribute_runs(train_run):
 
 @pytest.fixture
 def design_of(run, tmp_path):
-    """Run design_ensemble and return its outcome and the folder of the recipe."""
+    """Run design_ensemble and return its output and the folder of the recipe, or expect an error."""
 
-    def command(roots, *words):
+    def command(roots, *words, error=None):
         root = ",".join(str(path) for path in roots)
         options = ("--root", root, "--name", "tried", "--save-path", tmp_path / "ensembles", "--num-workers", 0)
         outcome = run("design_ensemble", *options, "--top-k", 2, "--device", "cpu", *words)
-        return outcome, next((tmp_path / "ensembles").glob("*/tried"), None)
+        if error:
+            return outcome.assert_error(error)
+        return outcome.assert_success().out, next((tmp_path / "ensembles").glob("*/tried"))
 
     return command
 
 
 @pytest.fixture
 def submit(run, small_data, tmp_path):
-    """Predict by the recipe in a folder and return the outcome and the folder of the prediction."""
+    """Predict by the recipe in a folder and return the folder of the prediction, or expect an error."""
 
-    def command(place, *words):
+    def command(place, *words, error=None):
         options = ("--recipe", place / "recipe.json", "--data-root", small_data.data_root, "--num-workers", 0)
         outcome = run("submit_ensemble", *options, "--device", "cpu", "--save-path", tmp_path / "p", *words)
-        return outcome, next((tmp_path / "p").glob("*/*"), None)
+        if error:
+            return outcome.assert_error(error)
+        outcome.assert_success()
+        return next((tmp_path / "p").glob("*/*"))
 
     return command
 
@@ -97,16 +102,14 @@ def listing(folder):
 
 def test_what_a_design_leaves(runs, design_of):
     before = [listing(folder) for folder in runs]
-    outcome, place = design_of(runs, "--calibrate")
-    assert outcome.code == 0, outcome.err
+    out, place = design_of(runs, "--calibrate")
     assert [listing(folder) for folder in runs] == before  # nothing is written into the runs
     table = pd.read_csv(place / "table.csv", keep_default_na=False)
-    assert list(table)[:8] == ["run", "views", "top_k", "method", "macro_f1", "low", "high", "passes"]
+    assert [*table][:8] == ["run", "views", "top_k", "method", "macro_f1", "low", "high", "passes"]
     assert len(table) == 2 * 2 * (1 + 4)  # runs, views, and for two checkpoints four ways to vote
     assert (table["passes"] == 2 * table["top_k"] * table["views"]).all()
     assert ((table["low"] <= table["macro_f1"]) & (table["macro_f1"] <= table["high"])).all()
-    marks = " ".join(table["mark"]).split()
-    assert sorted(marks) == ["best", "cheapest"]
+    assert sorted(" ".join(table["mark"]).split()) == ["best", "cheapest"]
     best = table[table["mark"].str.contains("best")].iloc[0]
     assert best["macro_f1"] == table["macro_f1"].max()
     assert best["behind"] == 0
@@ -115,15 +118,15 @@ def test_what_a_design_leaves(runs, design_of):
     assert (table["behind_low"] <= 0)[table["mark"].str.contains("cheapest")].all()
     page = (place / "ensemble.html").read_text()
     assert f"{best['macro_f1']:.3f} ({best['low']:.3f} to {best['high']:.3f})" in page
-    assert outcome.out.endswith(f"Report: {place / 'ensemble.html'}\n")
+    assert out.endswith(f"Report: {place / 'ensemble.html'}\n")
     recipe = read(place)
     assert (recipe["task"], recipe["made"]["people"], recipe["made"]["images"]) == ("main", 12, 84)
     assert sum(member["weight"] for member in recipe["members"]) == pytest.approx(1)
     assert {member["fold"] for member in recipe["members"]} == {0, 1}
     assert all((place / member["file"]).is_file() and member["task"] == "main" for member in recipe["members"])
     assert "calibration" in recipe["scores"]
-    assert "The runs split the people differently." in outcome.out
-    assert "Greedy selection, scored on others: " in outcome.out
+    assert "The runs split the people differently." in out
+    assert "Greedy selection, scored on others: " in out
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -143,8 +146,7 @@ def test_nobody_is_predicted_by_a_member_that_was_trained_on_them(
     if elsewhere:
         others = make_data(people=[make_person(f"9{k}", "female", 20 + 5 * k) for k in range(10)])
         runs = [train_run("--cv", 2, "--epochs", 2, "--valid-root", others.train_root)]
-    outcome, _ = design_of(runs)
-    assert outcome.code == 0, outcome.err
+    design_of(runs)
     splits = {split["fingerprint"]: split["folds"] for split in (read(folder, "split.json") for folder in runs)}
     for info, _, people in asked:
         fold = splits[info.split_fingerprint][info.fold]
@@ -154,33 +156,24 @@ def test_nobody_is_predicted_by_a_member_that_was_trained_on_them(
 
 
 def test_one_view_of_the_best_checkpoints_is_what_training_scored(runs, design_of):
-    outcome, place = design_of(runs, "--no-soups")
-    assert outcome.code == 0, outcome.err
+    out, place = design_of(runs, "--no-soups")
+    assert "Replacing the earlier recipe" not in out
     table = pd.read_csv(place / "table.csv")
     for folder in runs:
-        summary = read(folder, "summary.json")
         row = table[(table["run"] == str(folder)) & (table["views"] == 1) & (table["top_k"] == 1)].iloc[0]
-        assert row["macro_f1"] == pytest.approx(summary["oof"]["macro_f1"], abs=1e-5)
+        assert row["macro_f1"] == pytest.approx(read(folder, "summary.json")["oof"]["macro_f1"], abs=1e-5)
     assert not (place / "soups").exists()
-    assert "soups" not in outcome.out.lower()
-
-
-def test_a_second_design_replaces_the_recipe_and_prints_so(runs, design_of):
-    first, place = design_of(runs[:1])
+    assert "soups" not in out.lower()
     recipe = read(place)
-    second, _ = design_of(runs[:1])
-    assert (first.code, second.code) == (0, 0)
-    assert "Replacing the earlier recipe" in second.out
-    assert "Replacing the earlier recipe" not in first.out
+    assert "Replacing the earlier recipe" in design_of(runs, "--no-soups")[0]
     assert read(place) == recipe
 
 
 def test_soups_are_means_of_a_folds_checkpoints_with_scores_of_their_own(
     runs, design_of, equal_scores, run, small_data, tmp_path
 ):
-    outcome, place = design_of(runs[:1])
-    assert outcome.code == 0, outcome.err
-    assert "(of 2, 2 checkpoints per fold) take part" in outcome.out
+    out, place = design_of(runs[:1])
+    assert "(of 2, 2 checkpoints per fold) take part" in out
     soups = sorted((place / "soups").iterdir())
     assert len(soups) == 2
     for fold, path in enumerate(soups):
@@ -200,7 +193,7 @@ def test_soups_are_means_of_a_folds_checkpoints_with_scores_of_their_own(
     for number, image in enumerate(oof["ImageID"]):
         shutil.copy(small_data.train_root / image, images / f"{number:03d}.jpg")
     words = ("--load-state-dict", soups[1], "--data-root", images, "--save-path", tmp_path / "p", "--num-workers", 0)
-    assert run("submit_singular", *words).code == 0
+    run("submit_singular", *words).assert_success()
     answers = pd.read_csv(next((tmp_path / "p").rglob("members/*.csv"))).drop(columns="ImageID").to_numpy()
     assert load_checkpoint(soups[1])[1].scores == pytest.approx(score("main", answers, oof["label"].to_numpy()))
 
@@ -209,18 +202,16 @@ def test_soups_are_means_of_a_folds_checkpoints_with_scores_of_their_own(
 
 
 def test_a_submission_is_the_weighted_mean_of_its_members(runs, design_of, submit, small_data):
-    outcome, place = design_of(runs)
+    _, place = design_of(runs)
     recipe = read(place)
     # Members of both runs, and all that can be done to their mean.
-    others = design_of(runs[1:], "--name", "other")[0]
-    assert (outcome.code, others.code) == (0, 0)
+    design_of(runs[1:], "--name", "other")
     other = [{**each, "file": f"../other/{each['file']}"} for each in read(place.with_name("other"))["members"]]
     members = [{**each, "weight": float(number)} for number, each in enumerate([*recipe["members"], *other], 1)]
     for mean in ("arithmetic", "geometric"):
         recipe |= {"mean": mean, "temperature": 0.5, "offsets": np.linspace(-1, 1, 18).tolist(), "members": members}
         write(place, recipe)
-        outcome, found = submit(place, "--task", "main")
-        assert outcome.code == 0, outcome.err
+        found = submit(place, "--task", "main")
         about = read(found, "prediction.json")
         assert (about["tta"], about["recipe"]["weights"]) == (recipe["tta"], [member["weight"] for member in members])
         assert len(list((found / "members").iterdir())) == len(members)
@@ -243,48 +234,40 @@ def test_a_moved_ensemble_still_finds_its_soups(runs, design_of, equal_scores, s
         {**member, "file": soup, "digest": file_digest(place / soup), "fold": fold} for fold, soup in enumerate(soups)
     ]
     write(place, recipe)
-    outcome, found = submit(place.rename(tmp_path / "moved"))
-    assert outcome.code == 0, outcome.err
-    assert (found.name, (found / "submission_recipe.csv").is_file()) == ("moved", True)
+    found = submit(place.rename(tmp_path / "moved"))
+    assert found.name == "moved"
+    assert (found / "submission_recipe.csv").is_file()
 
 
 def test_ages_are_designed_and_predicted(attribute_runs, design_of, submit):
-    outcome, place = design_of([attribute_runs["age"]])
-    assert outcome.code == 0, outcome.err
+    _, place = design_of([attribute_runs["age"]])
     table = pd.read_csv(place / "table.csv", keep_default_na=False)
     assert set(table["method"]) == {"arithmetic", "geometric", "weighted_mean"}
     assert table.loc[table["mark"].str.contains("best"), "rmse"].item() == table["rmse"].min()
-    outcome, found = submit(place)
-    assert (outcome.code, found.parent.name) == (0, "age")
+    found = submit(place)
+    assert found.parent.name == "age"
     ages = pd.read_csv(found / "submission_recipe.csv")["ans"]
     assert len(ages) == 5 and np.isfinite(ages).all()
-    outcome, _ = design_of([attribute_runs["age"]], "--calibrate")
-    outcome.assert_error("--calibrate needs classes, and task age has none")
+    design_of([attribute_runs["age"]], "--calibrate", error="--calibrate needs classes, and task age has none")
 
 
 # ------------------------------------------------------------------------------------------------ several tasks
 
 
 def out_of_fold(folder):
-    """Return the predictions of the best epochs of a run, `(N, C)`, by ImageID."""
+    """Return the predictions of the best epochs of a run, `(N, C)`, and its labels `(N,)`, by ImageID."""
     rows = pd.read_csv(folder / "oof.csv").sort_values("ImageID")
-    return rows.filter(regex=r"^p\d+$").to_numpy(), rows
-
-
-def shares_of(folder, years):
-    """Return the probabilities of age groups for the years of a run, given their error in its best epochs."""
-    return age_group_shares(years[:, 0], np.mean([fold["rmse"] for fold in read(folder, "summary.json")["folds"]]))
+    return rows.filter(regex=r"^p\d+$").to_numpy(), rows["label"].to_numpy()
 
 
 @pytest.mark.parametrize("age", ["ageg", "age"])
 def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs, design_of, submit):
-    outcome, place = design_of([attribute_runs[task] for task in ("mask", "gender", age)])
-    assert outcome.code == 0, outcome.err
+    _, place = design_of([attribute_runs[task] for task in ("mask", "gender", age)])
     parts = {task: out_of_fold(attribute_runs[task])[0] for task in ("mask", "gender", age)}
     if age == "age":
-        parts["ageg"] = shares_of(attribute_runs["age"], parts.pop("age"))
-    labels = out_of_fold(runs[0])[1]["label"].to_numpy()
-    expected = score("main", join_probabilities(None, parts), labels)["macro_f1"]
+        errors = [fold["rmse"] for fold in read(attribute_runs["age"], "summary.json")["folds"]]
+        parts["ageg"] = age_group_shares(parts.pop("age")[:, 0], np.mean(errors))
+    expected = score("main", join_probabilities(None, parts), out_of_fold(runs[0])[1])["macro_f1"]
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1) & (table["method"] == "arithmetic")]
     assert plain["macro_f1"].item() == pytest.approx(expected, abs=1e-5)
@@ -300,8 +283,7 @@ def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs,
     second = [{**member, "joint": "other", "weight": 0.3} for member in first if member["fold"] == 0]
     recipe |= {"members": [*first, *second], "mean": "arithmetic", "temperature": 1.0, "offsets": None}
     write(place, recipe)
-    outcome, found = submit(place, "--task", "main")
-    assert outcome.code == 0, outcome.err
+    found = submit(place, "--task", "main")
     assert len(list((found / "members").iterdir())) == len(first)  # those of the second are predicted once
     voters = []
     for members in (first, second):
@@ -316,14 +298,12 @@ def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs,
 
 
 def test_a_run_of_an_attribute_replaces_the_prediction_of_main(attribute_runs, runs, design_of):
-    outcome, place = design_of([runs[0], attribute_runs["gender"]])
-    assert outcome.code == 0, outcome.err
-    base, rows = out_of_fold(runs[0])
+    _, place = design_of([runs[0], attribute_runs["gender"]])
+    base, labels = out_of_fold(runs[0])
     expected = join_probabilities(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1)].set_index("label")["macro_f1"]
     assert set(plain.index) == {NAME, "main with gender"}
-    labels = rows["label"].to_numpy()
     assert plain["main with gender"] == pytest.approx(score("main", expected, labels)["macro_f1"], abs=1e-5)
     assert plain[NAME] == pytest.approx(score("main", base, labels)["macro_f1"], abs=1e-5)
 
@@ -342,36 +322,32 @@ def test_a_run_of_an_attribute_replaces_the_prediction_of_main(attribute_runs, r
     ],
 )
 def test_options_that_do_not_fit(words, message, runs, design_of, tmp_path):
-    design_of(runs[:1], *words)[0].assert_error(message)
+    design_of(runs[:1], *words, error=message)
     assert not (tmp_path / "ensembles").exists()
 
 
 def test_a_run_is_not_taken_twice(runs, design_of):
-    design_of([runs[0], runs[0].parent])[0].assert_error("names the run")
+    design_of([runs[0], runs[0].parent], error="names the run")
 
 
 @pytest.mark.parametrize("tasks", [("mask", "gender"), ("ageg", "age"), ("gender", "age")])
 def test_runs_of_tasks_that_do_not_cover_main(tasks, attribute_runs, design_of):
     message = "Pass runs of one task, of mask, gender and ageg or age, or one of main"
-    design_of([attribute_runs[task] for task in tasks])[0].assert_error(message)
+    design_of([attribute_runs[task] for task in tasks], error=message)
 
 
 def test_other_labels_than_in_training(runs, design_of, write_csv, tmp_path):
     fixes = write_csv(tmp_path / "fixes.csv", ["id", "age"], [["000001", 61]])
     message = "Pass --train-root and --corrections with the data of the training"
-    design_of(runs[:1], "--corrections", fixes)[0].assert_error(message)
+    design_of(runs[:1], "--corrections", fixes, error=message)
 
 
 def test_changed_images_are_an_error_and_moved_ones_are_found(runs, design_of, small_data, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(small_data.train_root, moved)
-    assert design_of(runs[:1], "--train-root", moved)[0].code == 0
+    design_of(runs[:1], "--train-root", moved)
     next(moved.glob("*/normal.jpg")).unlink()
-    design_of(runs[:1], "--train-root", moved)[0].assert_error("holds other images or labels than")
-
-
-def lose_a_fold(run):
-    shutil.rmtree(run / "fold01")
+    design_of(runs[:1], "--train-root", moved, error="holds other images or labels than")
 
 
 def change_labels(run):
@@ -395,7 +371,7 @@ def train_on_another_split(run):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lose_a_fold, "Fold 1 of"),
+        (lambda run: shutil.rmtree(run / "fold01"), "Fold 1 of"),
         (change_labels, "was trained on other images or labels than"),
         (move_a_person, "split.json is damaged"),
         (train_on_another_split, "it may have been trained on the people it would be scored on"),
@@ -403,7 +379,7 @@ def train_on_another_split(run):
 )
 def test_a_run_that_cannot_be_scored(damage, message, runs, copied, design_of):
     damage(copied)
-    design_of([runs[0], copied])[0].assert_error(message)
+    design_of([runs[0], copied], error=message)
 
 
 def change_member(place, recipe, **changes):
@@ -416,10 +392,6 @@ def change_checkpoint(place, recipe):
     shutil.copy(next(file for file in path.parent.glob("*.pt") if not file.samefile(path)), path)
 
 
-def lose_checkpoint(place, recipe):
-    (place / recipe["members"][0]["file"]).unlink()
-
-
 @pytest.mark.parametrize(
     ("damage", "words", "message"),
     [
@@ -427,17 +399,17 @@ def lose_checkpoint(place, recipe):
         (partial(change_member, joint=7, task="gender"), (), "is damaged"),
         (partial(change_member, joint=7, task="age"), (), "is damaged"),
         (change_checkpoint, (), "is not the checkpoint of"),
-        (lose_checkpoint, (), "There is no checkpoint file"),
+        (lambda place, recipe: (place / recipe["members"][0]["file"]).unlink(), (), "There is no checkpoint file"),
         (lambda place, recipe: None, ("--task", "mask"), "not mask"),
     ],
 )
 def test_a_recipe_that_cannot_be_used(damage, words, message, copied, design_of, submit, tmp_path):
     _, place = design_of([copied], "--no-soups")
     damage(place, read(place))
-    submit(place, *words)[0].assert_error(message)
+    submit(place, *words, error=message)
     assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("word", ["--tta=2", "--top-k=1", "--folds=0", "--method=hard", "--root=runs"])
 def test_options_that_a_recipe_sets(word, submit, tmp_path):
-    submit(tmp_path, word)[0].assert_error(f"--recipe already sets {word.split('=')[0]}. Leave it out.")
+    submit(tmp_path, word, error=f"--recipe already sets {word.split('=')[0]}. Leave it out.")

@@ -25,19 +25,14 @@ VIEWS = 3
 
 
 @pytest.fixture(scope="module")
-def members(small_data, tiny_training, tmp_path_factory) -> list[Member]:
+def members(train_run, tmp_path_factory) -> list[Member]:
     """Four networks: of 32 pixels, the same with another cut, of 40 pixels, and of 40 with another normalisation."""
-    import train
-
-    place = tmp_path_factory.mktemp("members")
     found = []
-    for number, (size, cut) in enumerate(((32, "base"), (32, "facecrop"), (40, "base"))):
-        words = ("--train-root", small_data.train_root, "--save-path", place / str(number), "--seed", number)
-        words = (*tiny_training, *words, "--image-size", size, "--transform-type", cut)
-        assert train.main([str(word) for word in words]) == 0
-        found.append(open_member(next((place / str(number)).rglob("*.pt"))))
+    for seed, (size, cut) in enumerate(((32, "base"), (32, "facecrop"), (40, "base"))):
+        run = train_run("--seed", seed, "--image-size", size, "--transform-type", cut)
+        found.append(open_member(next(run.rglob("*.pt"))))
     info = replace(found[2].info, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    path = place / "other.pt"
+    path = tmp_path_factory.mktemp("members") / "other.pt"
     save_checkpoint(path, found[2].load(), info)
     return [*found, Member(path, info)]
 

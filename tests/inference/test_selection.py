@@ -87,16 +87,18 @@ def test_a_gain_in_words(gain, words):
 # ------------------------------------------------------------------------------------------------ selection
 
 
-def test_greedy_selection_by_hand():
-    """Two picks of the first candidate and one of the second get both images right; no candidate and no pair does."""
-    scorer, library = of_gender([0, 1], [0.3, 0.45], [0.8, 0.9], [0.9, 0.1])
-    assert select_greedily(library, scorer).tolist() == [2, 1, 0]
-    assert scorer.goodness(library.mix(np.array([2, 1, 0]))) == 1
-
-
-def test_of_equal_prefixes_the_shortest_is_taken():
-    scorer, library = of_gender([0, 1], [0.8, 0.2], [0.1, 0.9])
-    assert select_greedily(library, scorer).tolist() == [0, 1]
+@pytest.mark.parametrize(
+    ("kinds", "picks"),
+    [
+        # Two picks of the first candidate and one of the second get both images right; no candidate and no pair does.
+        ([[0.3, 0.45], [0.8, 0.9], [0.9, 0.1]], [2, 1, 0]),
+        ([[0.8, 0.2], [0.1, 0.9]], [0, 1]),  # of equal prefixes the shortest
+    ],
+)
+def test_greedy_selection_by_hand(kinds, picks):
+    scorer, library = of_gender([0, 1], *kinds)
+    assert select_greedily(library, scorer).tolist() == picks
+    assert scorer.goodness(library.mix(np.array(picks))) == 1
 
 
 def test_the_best_prefix_is_taken_where_further_picks_do_harm(monkeypatch):
@@ -199,21 +201,17 @@ def written(tmp_path, **changes):
     return path
 
 
-@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
-def test_a_recipe_mixes_by_its_weights(mean, tmp_path):
-    recipe = read_recipe(written(tmp_path, mean=mean))
-    answers = np.array([[[0.2, 0.8]], [[0.6, 0.4]]])
-    raw = 0.75 * answers[0] + 0.25 * answers[1]
-    if mean == "geometric":
-        raw = answers[0] ** 0.75 * answers[1] ** 0.25
-    assert np.allclose(recipe.mix(answers), raw / raw.sum())
-
-
-def test_a_recipe_calibrates(tmp_path):
-    recipe = read_recipe(written(tmp_path, temperature=2.0, offsets=[0.0, 1.0]))
-    answers = np.array([[[0.2, 0.8]], [[0.2, 0.8]]])
-    raw = np.array([0.2**0.5, 0.8**0.5 * np.e])
-    assert np.allclose(recipe.mix(answers), raw / raw.sum())
+@pytest.mark.parametrize(
+    ("changes", "raw"),
+    [
+        ({"mean": "arithmetic"}, [0.75 * 0.2 + 0.25 * 0.6, 0.75 * 0.8 + 0.25 * 0.4]),
+        ({"mean": "geometric"}, [0.2**0.75 * 0.6**0.25, 0.8**0.75 * 0.4**0.25]),
+        ({"temperature": 2.0, "offsets": [0.0, 1.0]}, [0.3**0.5, 0.7**0.5 * np.e]),
+    ],
+)
+def test_a_recipe_mixes_by_its_weights_and_calibrates(changes, raw, tmp_path):
+    mixed = read_recipe(written(tmp_path, **changes)).mix(np.array([[[0.2, 0.8]], [[0.6, 0.4]]]))
+    assert np.allclose(mixed, np.array(raw) / np.sum(raw))
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,7 @@ def test_folds_of_several_commands_in_one_save_path_are_one_run(trained):
 
 @pytest.mark.parametrize("root", ["the run", "the save path"])
 def test_joined_folds_are_those_of_one_command(root, run, apart, trained):
-    outcome = run("join_folds", "--root", apart if root == "the run" else apart.parents[1])
-    assert outcome.code == 0, outcome.err
+    outcome = run("join_folds", "--root", apart if root == "the run" else apart.parents[1]).assert_success()
     assert_as_one_run(apart, trained[0])
     assert "out-of-fold" in outcome.out
     assert "12 people, 84 images, best epoch of each fold" in outcome.out
@@ -63,15 +62,13 @@ def test_folds_of_several_machines_are_copied_into_one_folder(run, train_run, tr
     joined, *others = [train_run("--cv", 3, "--folds", fold) for fold in range(3)]
     for other in others:
         shutil.copytree(other, joined, dirs_exist_ok=True)  # as rsync does
-    outcome = run("join_folds", "--root", joined)
-    assert outcome.code == 0, outcome.err
+    run("join_folds", "--root", joined).assert_success()
     assert_as_one_run(joined, trained[0])
 
 
 def test_an_unfinished_fold_is_left_out(run, apart):
     shutil.rmtree(apart / "fold01")
-    outcome = run("join_folds", "--root", apart)
-    assert outcome.code == 0, outcome.err
+    outcome = run("join_folds", "--root", apart).assert_success()
     assert "1 of 3 folds are not trained yet" in outcome.out
     assert set(pd.read_csv(apart / "oof.csv")["fold"]) == {0, 2}
 

@@ -25,7 +25,7 @@ SMALL = ("--image-size", 32, "--draws", 2)
 
 @pytest.fixture
 def show(run, tmp_path, monkeypatch):
-    """Run the command; return its outcome and what it drew: {file stem: (title, notes, blocks)}."""
+    """Run the command; return its output and what it drew: {file stem: (title, notes, blocks)}."""
     drawn = []
 
     def record(title, notes, blocks, **options):
@@ -36,9 +36,10 @@ def show(run, tmp_path, monkeypatch):
 
     def command(*words):
         drawn.clear()
-        outcome = run("show_views", *SMALL, "--save-path", tmp_path / "views", *words)
+        outcome = run("show_views", *SMALL, "--save-path", tmp_path / "views", *words).assert_success()
+        assert outcome.err == ""
         files = [line for line in outcome.out.splitlines() if line.endswith(".jpg")]
-        return outcome, {file.rsplit("/", 1)[-1][:-4]: page for file, page in zip(files, drawn, strict=True)}
+        return outcome.out, {file.rsplit("/", 1)[-1][:-4]: page for file, page in zip(files, drawn, strict=True)}
 
     return command
 
@@ -74,11 +75,10 @@ def captions(page):
 
 
 def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path):
-    outcome, drawn = show("--train-root", small_data.train_root)
-    assert (outcome.code, outcome.err) == (0, "")
+    out, drawn = show("--train-root", small_data.train_root)
     files = [tmp_path / "views" / f"{name}.jpg" for name in (*TRANSFORMS, "mixup")]
     assert list(drawn) == [*TRANSFORMS, "mixup"]
-    assert {str(path) for path in files} <= set(outcome.out.splitlines())
+    assert {str(path) for path in files} <= set(out.splitlines())
     assert sorted((tmp_path / "views").iterdir()) == sorted(files)
     assert all(read_image(path).width == WIDTH for path in files)
     for name in TRANSFORMS:
@@ -140,18 +140,17 @@ def test_mixtures_are_those_of_training(show, small_data, training_set):
 def test_classes_of_one_person_are_listed(show, make_data, make_person):
     people = [make_person(f"{k}", "male", 20) for k in range(8)] + [make_person("8", "female", 60)]
     data = make_data(people=people, shots=["normal", "mask1", "mask2"])
-    outcome, drawn = show("--train-root", data.train_root, "--cv", 9, "--seed", 1)
+    out, drawn = show("--train-root", data.train_root, "--cv", 9, "--seed", 1)
     note = "Not mixed, with images of one person only: worn female >=60, bare female >=60."
-    assert f"mixup: {note}" in outcome.out
+    assert f"mixup: {note}" in out
     assert note in drawn["mixup"][1]
     assert set(captions(drawn["mixup"])) <= {"bare male <30"}
 
 
 def test_nothing_to_mix_is_reported(show, make_data, make_person):
     data = make_data(people=[make_person(f"{k}") for k in range(4)], shots=["normal"])
-    outcome, drawn = show("--train-root", data.train_root, "--cv", 2)
-    assert outcome.code == 0
-    assert "mixup: --oversample adds nothing" in outcome.out
+    out, drawn = show("--train-root", data.train_root, "--cv", 2)
+    assert "mixup: --oversample adds nothing" in out
     assert drawn["mixup"][2] == []
 
 
@@ -161,8 +160,8 @@ def test_the_box_shows_the_face_or_the_centre(show, tmp_path):
     Image.fromarray(bands).save(tmp_path / "face.png")
     Image.new("RGB", (96, 128), (90, 90, 90)).save(tmp_path / "flat.png")
     words = ("--images", f"{tmp_path / 'face.png'},{tmp_path / 'flat.png'}", "--transform-type")
-    outcome, drawn = show(*words, "facecrop")
-    assert "no face was found in 1 of 2 images" in outcome.out
+    out, drawn = show(*words, "facecrop")
+    assert "no face was found in 1 of 2 images" in out
     for block, found in zip(drawn["facecrop"][2], (True, False), strict=True):
         original = block.large[0]
         assert (original.box, not original.highlight) == face_crop_box(original.picture)
@@ -200,9 +199,9 @@ def test_a_folder_and_a_name_with_a_comma(show, make_photo, tmp_path):
         make_photo(tmp_path / "some" / name)
     (tmp_path / "some" / "notes.txt").touch()
     words = ("--transform-type", "base", "--images")
-    outcome, drawn = show(*words, tmp_path / "some")
+    out, drawn = show(*words, tmp_path / "some")
     assert set(captions(drawn["base"])) == {"a,b.jpg", "c.PNG", "d.webp"}
-    assert "Only 3 of 4 images can be shown." in outcome.out
+    assert "Only 3 of 4 images can be shown." in out
     assert "mixup" not in drawn
     _, drawn = show(*words, tmp_path / "some", "--count", 1)
     assert len(drawn["base"][2]) == 1
@@ -215,20 +214,17 @@ def test_unreadable_images_are_left_out_and_listed(show, make_data, make_person)
     data = make_data(people=people, shots=["normal", "mask1", "mask2", "incorrect_mask"])
     for number in range(6):
         data.photo(number).write_bytes(b"no picture")
-    outcome, drawn = show("--train-root", data.train_root, "--cv", 2)
-    assert outcome.code == 0, outcome.err
+    out, drawn = show("--train-root", data.train_root, "--cv", 2)
     assert len(drawn["base"][2]) == 4
     assert not any("normal" in caption for caption in captions(drawn["base"]))
-    assert "normal.jpg cannot be read as an image (its format is unknown)" in outcome.out
-    assert "Left out of mixup: " in outcome.out
+    assert "normal.jpg cannot be read as an image (its format is unknown)" in out
+    assert "Left out of mixup: " in out
     assert captions(drawn["mixup"]) == ["wrong male <30"]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1), (3, 500), (33, 47), (1500, 1000)])
 def test_images_of_odd_sizes(size, show, make_photo, tmp_path):
-    path = make_photo(tmp_path / "odd.png", size=size)
-    outcome, drawn = show("--images", path)
-    assert (outcome.code, outcome.err) == (0, "")
+    _, drawn = show("--images", make_photo(tmp_path / "odd.png", size=size))
     assert len(drawn) == len(TRANSFORMS)
 
 
