@@ -11,13 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 
 import augmentation
-from augmentation import TRANSFORMS, VIEWS, build_transform, to_image, to_tensor
+from augmentation import TRANSFORMS, VIEWS, BatchMixing, build_transform, to_image, to_tensor
 from cli import choices
 from data.face_box import face_box, face_crop_box
+from data.label_math import encode_class
 
 NAMES = tuple(TRANSFORMS)
 PHASES = ("train", "valid", "inference")
 FIXED = tuple(name for name in NAMES if name != "tta")  # their inference views are a fixed list
+RANDOM = tuple(name for name in NAMES if name != "facecrop")  # their training crops are random resized
 CENTRED = tuple(name for name in FIXED if name != "facecrop")
 ODD_SIZES = ((1, 1), (7, 500), (500, 7), (33, 47), (224, 224), (384, 512), (512, 384))
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # leaves pixels as fractions of 255
@@ -31,10 +33,9 @@ def noise(size=(48, 64), seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
 
 
-def portrait(size=(96, 128), *, x: float = 0.5, y: float = 0.5, scale: float = 1.0) -> Image.Image:
+def portrait(size=(96, 128), *, x: float = 0.5, y: float = 0.5) -> Image.Image:
     """A drawn head and shoulders; `x` and `y` place its middle as shares of the image."""
-    unit = scale * min(size) / 384
-    width, height = 80 * unit, 110 * unit
+    width, height = 80 / 384 * min(size), 110 / 384 * min(size)
     middle, level = x * size[0], y * size[1]
     image = flat(size, (90, 120, 150))
     draw = ImageDraw.Draw(image)
@@ -50,6 +51,11 @@ def portrait(size=(96, 128), *, x: float = 0.5, y: float = 0.5, scale: float = 1
         draw.ellipse(box(eye - 0.15, -0.25, eye + 0.15, -0.1), fill=(20, 20, 20))
     draw.ellipse(box(-0.35, 0.45, 0.35, 0.6), fill=(150, 40, 50))  # mouth
     return image
+
+
+def ramp(first: int, last: int) -> Image.Image:
+    """From one grey on the left to another on the right."""
+    return Image.fromarray(np.tile(np.linspace(first, last, 384)[None, :, None], (512, 1, 3)).astype(np.uint8))
 
 
 def pixels(image: Image.Image) -> torch.Tensor:
@@ -185,7 +191,7 @@ def test_nothing_is_stretched(name, size):
     assert abs(across - down) <= 1
 
 
-@pytest.mark.parametrize("name", ["base", "random", "tta", "base_source", "random_source"])
+@pytest.mark.parametrize("name", RANDOM)
 @pytest.mark.parametrize("size", [(48, 64), (64, 48)], ids=str)
 def test_training_crops_lie_in_the_centre_square(name, size, no_colours):
     """Everything outside of it is red."""
@@ -200,8 +206,7 @@ def test_training_crops_lie_in_the_centre_square(name, size, no_colours):
 @pytest.mark.parametrize("image_size", [32, 64, 224])
 def test_facecrop_trains_on_random_crops_of_the_source_proportions(image_size):
     """On a ramp from left to right no face is found: the centred box is cut, 224 of whose 234 columns are shown."""
-    ramp = np.tile(np.linspace(0, 255, 384)[None, :, None], (512, 1, 3)).astype(np.uint8)
-    image = Image.fromarray(ramp)
+    image = ramp(0, 255)
     assert face_box(image) is None
     transform = build_transform("facecrop", "train", image_size, **PLAIN)
     seen = [transform(image)[0, 0] for _ in range(20)]
@@ -241,11 +246,6 @@ def test_facecrop_trains_on_the_face_wherever_it_is(x):
 # ------------------------------------------------------------------------------------------------ settings
 
 
-def ramp(first: int, last: int) -> Image.Image:
-    """From one grey on the left to another on the right."""
-    return Image.fromarray(np.tile(np.linspace(first, last, 384)[None, :, None], (384, 1, 3)).astype(np.uint8))
-
-
 def narrowest_crop(name: str, phase: str, scale: float) -> float:
     """The smallest width of 200 crops: the range of values on a ramp."""
     image, transform = ramp(0, 255), build_transform(name, phase, 32, crop_scale=scale, **PLAIN)
@@ -253,10 +253,7 @@ def narrowest_crop(name: str, phase: str, scale: float) -> float:
     return min((view.max() - view.min()).item() for view in seen)
 
 
-@pytest.mark.parametrize(
-    ("name", "phase"),
-    [*((name, "train") for name in ("base", "random", "tta", "base_source", "random_source")), ("tta", "inference")],
-)
+@pytest.mark.parametrize(("name", "phase"), [*((name, "train") for name in RANDOM), ("tta", "inference")])
 def test_the_smallest_random_crop_has_the_area_of_crop_scale(name, phase, no_colours):
     # A crop is at most 4 high by 3 wide: the narrowest has the root of 3/4 of the area for its width.
     assert 0.5**0.5 * 0.75**0.5 - 0.02 < narrowest_crop(name, phase, 0.5) < 0.8
@@ -461,3 +458,71 @@ def test_every_view_has_a_name_of_its_own():
     names = [view.name for view in VIEWS]
     assert names[:6] == ["plain", "mirrored", "zoomed", "zoomed mirrored", "zoomed up", "zoomed up mirrored"]
     assert names[6:] == [f"zoomed {way}{more}" for way in ("down", "left", "right") for more in ("", " mirrored")]
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
+def batch(count: int = 6):
+    """Images that each hold one number, 0 to count - 1, and targets of all tasks."""
+    images = torch.arange(float(count))[:, None, None, None].expand(count, 3, 8, 8).clone()
+    mask, gender, group = (torch.arange(count) % outputs for outputs in (3, 2, 3))
+    main, age = encode_class(mask, gender, group), 20.0 + 10 * torch.arange(count)
+    return images, {"main": main, "mask": mask, "gender": gender, "ageg": group, "age": age}
+
+
+def test_without_options_a_batch_stays_as_it_is():
+    images, targets = batch()
+    mixed, new = BatchMixing()(images, targets)
+    assert mixed is images
+    assert new is targets
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_targets_are_mixed_as_the_images_are(kind):
+    images, targets = batch()
+    for _ in range(20):
+        mixed, new = BatchMixing(**{kind: 1.0})(images, targets)
+        assert mixed.shape == images.shape
+        # The two parts of an image are neighbours, so its mean gives their shares.
+        numbers, others = torch.arange(6.0), torch.arange(6.0).roll(1)
+        share = (mixed.mean(dim=(1, 2, 3)) - others) / (numbers - others)
+        assert -1e-5 <= share.min() <= share.max() <= 1 + 1e-5
+        for task, outputs in (("main", 18), ("mask", 3), ("gender", 2), ("ageg", 3)):
+            classes = torch.nn.functional.one_hot(targets[task], outputs)
+            expected = share[:, None] * classes + (1 - share[:, None]) * classes.roll(1, 0)
+            assert torch.allclose(new[task], expected, atol=1e-4)
+        years = share * targets["age"] + (1 - share) * targets["age"].roll(1)
+        assert torch.allclose(new["age"], years, atol=1e-2)
+
+
+def test_mixup_blends_and_cutmix_pastes():
+    torch.manual_seed(1)
+    images, targets = batch()
+    blended, pasted = BatchMixing(mixup=1.0)(images, targets)[0], BatchMixing(cutmix=1.0)(images, targets)[0]
+    assert all(len(image.unique()) == 1 for image in blended)
+    assert {float(value) for value in pasted.unique()} == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
+    assert any(len(image.unique()) == 2 for image in pasted)
+
+
+def test_both_alternate_at_random_by_the_seed_alone():
+    images, targets = batch()
+
+    def made(seed):
+        torch.manual_seed(seed)
+        return [BatchMixing(mixup=1.0, cutmix=1.0)(images, targets)[0] for _ in range(10)]
+
+    first = made(3)
+    assert {max(len(image.unique()) for image in mixed) for mixed in first} == {1, 2}
+    assert all(torch.equal(a, b) for a, b in zip(first, made(3), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, made(4), strict=True))
+
+
+def test_soft_age_groups_and_the_classes_of_main_agree():
+    images, targets = batch()
+    _, new = BatchMixing(age_sigma=4.0)(images, targets)
+    shares = new["main"].view(-1, 3, 2, 3)
+    assert torch.allclose(shares.sum(dim=(1, 2)), new["ageg"], atol=1e-6)
+    assert torch.equal(shares.sum(dim=(2, 3)).argmax(dim=1), targets["mask"])
+    assert torch.equal(shares.sum(dim=(1, 3)).argmax(dim=1), targets["gender"])
+    assert torch.equal(new["age"], targets["age"])
