@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 GOOD = "ImageID,ans\na.jpg,0\nb.jpg,1\n"  # of a submission and of answers
@@ -36,16 +37,16 @@ def make_world(place, trained, data):
 
 
 def link(source, target):
-    """Link a file, or copy it to another disk."""
+    """Link a checkpoint, which is large; copy other files, and checkpoints to another disk."""
     try:
-        os.link(source, target)
+        os.link(source, target) if source.endswith(".pt") else shutil.copy(source, target)
     except OSError:
         shutil.copy(source, target)
 
 
 def copy_run(source, target):
-    """Copy the folder of a run; its checkpoints are large, so that files are linked."""
-    return shutil.copytree(source, target, copy_function=link)
+    """Copy the folder of a run, whose checkpoints may be replaced, but not written to."""
+    return shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
 
 
 def first_checkpoint(run, fold=0):
@@ -135,3 +136,28 @@ def bare(source, target, *, without=(), **more):
     """Save the weights of a checkpoint alone, with some more and without others."""
     weights = torch.load(source)["state_dict"] | more
     return saved({name: value for name, value in weights.items() if name not in without}, target)
+
+
+def weights_of(folder):
+    """Return the weights of every checkpoint below a folder, by file name below it."""
+    files = sorted(folder.rglob("*.pt"))
+    return {str(file.relative_to(folder)): torch.load(file, weights_only=True)["state_dict"] for file in files}
+
+
+def assert_same_weights(first, second):
+    a, b = weights_of(first), weights_of(second)
+    assert a
+    assert a.keys() == b.keys()
+    for name, weights in a.items():
+        for key, value in weights.items():
+            assert torch.equal(value, b[name][key]), (name, key)
+
+
+def assert_other_weights(first, second):
+    with pytest.raises(AssertionError):
+        assert_same_weights(first, second)
+
+
+def weights_by_epoch(folder):
+    """Return the weights of the checkpoints below a folder, in the order of their epochs, whatever their scores."""
+    return [weights for _, weights in sorted(weights_of(folder).items())]

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of broken inputs: trained runs, a world to break, and a command to give it to."""
+"""Fixtures of the tests of commands: runs trained once, and a world to break with a command to give it to."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from broken import bare, clear, contents, first_checkpoint, make_world
+from broken import bare, clear, contents, copy_run, first_checkpoint, make_world
 from cases import COMMANDS, DONE, NETWORK
 
-import train
+from train import main as train_main
 
 PATIENCE = 30  # seconds after which a reader of a pipe is released, and the test fails
 LONGEST = 3_000  # characters of a line
@@ -32,11 +32,64 @@ def trained(tmp_path_factory, tiny_training, make_person, make_photo):
             make_photo(images / person.folder / f"{shot}.jpg", **label)
     common = [*tiny_training, "--train-root", str(images), "--save-path", str(place / "saved")]
     for words in ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0"):
-        assert train.main([*common, *words.split()]) == 0
+        assert train_main([*common, *words.split()]) == 0
     runs = [f"gender/single-{NETWORK}", f"gender/kfold-ensemble-{NETWORK}", f"age/kfold-ensemble-{NETWORK}"]
     single, folds, age = (place / "saved" / run for run in runs)
     weights = bare(first_checkpoint(single), place / "bare.pth")
     return SimpleNamespace(images=images, bare=weights, single=single, folds=folds, age=age)
+
+
+@pytest.fixture
+def train(run, small_data, tiny_training, tmp_path):
+    """Trains on the small set into tmp_path/models; later options win."""
+
+    def command(*words, data=small_data, code=0):
+        paths = ("--train-root", data.train_root, "--save-path", tmp_path / "models")
+        outcome = run("train", *tiny_training, *paths, *words)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained_before():
+    """Finished runs: what they printed, and their save paths, by their options."""
+    return {}
+
+
+@pytest.fixture
+def train_once(train, trained_before, tmp_path_factory, tmp_path):
+    """Gives tmp_path/models a copy of a run, which is trained for the first test that needs these options."""
+
+    def command(*words):
+        if words not in trained_before:
+            place = tmp_path_factory.mktemp("models")
+            trained_before[words] = train(*words, "--save-path", place), place
+        outcome, place = trained_before[words]
+        copy_run(place, tmp_path / "models")
+        return outcome
+
+    return command
+
+
+@pytest.fixture
+def folds_folder(tmp_path):
+    """The folder of a run of several folds in tmp_path/models."""
+    return tmp_path / "models" / "main" / f"kfold-ensemble-{NETWORK}"
+
+
+@pytest.fixture
+def predict(run, small_data, tmp_path):
+    """Predicts the small set's images into tmp_path/prediction; later options win."""
+
+    def command(name, *words, data=small_data, code=0):
+        options = ("--data-root", data.data_root, "--num-workers", 0, "--device", "cpu")
+        outcome = run(name, *options, "--save-path", tmp_path / "prediction", *words)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return command
 
 
 @pytest.fixture
