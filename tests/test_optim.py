@@ -101,16 +101,8 @@ def test_weight_decay_leaves_out_biases(name, options, decay, expected):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0]
 
 
-class Two(nn.Module):
-    """A backbone under the name of a network's, and a head."""
-
-    def __init__(self):
-        super().__init__()
-        self.features, self.head = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-
-
 def test_the_backbone_has_its_share_of_the_learning_rate():
-    network = Two()
+    network = nn.ModuleDict({name: nn.Linear(1, 1, bias=False) for name in ("features", "head")})
     optimizer = create_optimizer("sgd", network, lr=LR, backbone_lr=0.25)
     scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=2, restart_epochs=1)
     assert learning_rate(optimizer) == LR
