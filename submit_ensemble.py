@@ -8,17 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from cli.checks import check_votes
-from cli.command import Context, run_command
-from cli.options import parse_config
+from cli.command import Context, run_tool
 from config import EnsembleConfig
 from utils import shorten_list
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    config = parse_config(EnsembleConfig, argv)
-    context = Context(config.command)
-    return run_command(lambda: submit(config, context), context)
+    return run_tool(EnsembleConfig, submit, argv)
 
 
 def submit(config: EnsembleConfig, context: Context) -> None:

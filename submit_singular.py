@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from cli.command import Context, run_command
-from cli.options import parse_config
+from cli.command import Context, run_tool
 from config import SingularConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
-    config = parse_config(SingularConfig, argv)
-    context = Context(config.command)
-    return run_command(lambda: submit(config, context), context)
+    return run_tool(SingularConfig, submit, argv)
 
 
 def submit(config: SingularConfig, context: Context) -> None:

@@ -68,10 +68,10 @@ def run_command(action: Callable[[], None], context: Context) -> int:
     return 0
 
 
-def run_tool(cls: type[AnyConfig], action: Callable[[AnyConfig], None], argv: Sequence[str] | None) -> int:
+def run_tool(cls: type[AnyConfig], action: Callable[[AnyConfig, Context], None], argv: Sequence[str] | None) -> int:
     """Parse the command line of a command without --resume, run the command, and return its exit code."""
-    config = parse_config(cls, argv)
-    return run_command(lambda: action(config), Context(cls.command))
+    config, context = parse_config(cls, argv), Context(cls.command)
+    return run_command(lambda: action(config, context), context)
 
 
 def _report(error: BaseException, context: Context) -> tuple[int, str | None]:

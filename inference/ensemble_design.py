@@ -123,9 +123,6 @@ def print_recipe(folder: Path, views: int, taken: Sequence[tuple[Candidate, floa
     )
 
 
-# ------------------------------------------------------------------------------------------------ ways to vote
-
-
 def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views: int) -> list[dict[str, Any]]:
     """Return the score and cost of each run with 1 to `top_k` members per fold, 1 to `views` views and each vote.
 
@@ -135,6 +132,7 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
     monitor = scorer.record.monitor
     rows, measured = [], []
     for voter in voters:
+        label = " with ".join(run.task if voter.joint else run.folder.name for run in voter.runs)  # without the folders
         networks = sum(len(run.folds) for run in voter.runs)  # of a rank
         seconds = sum(len(run.folds) * run.seconds for run in voter.runs)  # of the networks of a rank for a view
         for count in range(1, views + 1):
@@ -145,7 +143,7 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
                     value = measured[-1].value
                     row = {"run": voter.name, "views": count, "top_k": k, "method": method, monitor: value.value}
                     row |= {"low": value.low, "high": value.high, "passes": networks * k * count}
-                    rows.append(row | {"images_per_s": 1 / (k * count * seconds), "label": voter.label})
+                    rows.append(row | {"images_per_s": 1 / (k * count * seconds), "label": label})
     goodness = scorer.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
     gains = [scorer.gain(measured[best], each) for each in measured]
@@ -205,9 +203,6 @@ def print_votes(rows: Sequence[dict[str, Any]], monitor: str) -> None:
                 f"{str(behind) if behind.value else '':<28}{row['images_per_s']:>8.3g}  {row['mark']}".rstrip()
             )
     print("cheapest: the least work among those that a paired comparison cannot distinguish from the best.")
-
-
-# ------------------------------------------------------------------------------------------------ members
 
 
 @dataclass(frozen=True)
@@ -295,13 +290,14 @@ def calibrate(
 
 def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: str) -> list[dict[str, Any]]:
     """Return the members of a recipe in `folder` from candidates with their weights, each checkpoint once."""
-    entries: dict[tuple[Path, int | None], dict[str, Any]] = {}
+    home, entries = folder.resolve(), {}
     for number, (candidate, weight) in enumerate(taken):
         joint = number if candidate.voter.joint else None
         for member in candidate.members:
             path, info = member.path.resolve(), member.info
             own = task if joint is None else info.task
-            entry = {"task": own, "file": _relative_path(folder.resolve(), path), "digest": file_digest(path)}
+            file = os.path.relpath(path, home) if path.drive == home.drive else path  # drives of Windows
+            entry = {"task": own, "file": Path(file).as_posix(), "digest": file_digest(path)}
             entry |= {"fold": member.fold, "epoch": info.epoch, "score": info.score, "weight": 0.0}
             if joint is not None:
                 entry["joint"] = joint
@@ -309,10 +305,3 @@ def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: s
                 entry["rmse"] = next(run for run in candidate.voter.runs if run.task == own).error(candidate.rank)
             entries.setdefault((path, joint), entry)["weight"] += float(weight) / len(candidate.members)
     return list(entries.values())
-
-
-def _relative_path(folder: Path, path: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # on another drive of Windows
-        return str(path)

@@ -91,11 +91,6 @@ class Voter:
         """Return the name in tables."""
         return " with ".join(run.name for run in self.runs)
 
-    @property
-    def label(self) -> str:
-        """Return a short name, for tables with the folders in another place."""
-        return " with ".join(run.task if self.joint else run.folder.name for run in self.runs)
-
     def of_rank(self, rank: int) -> list[Member]:
         """Return the members of a rank, one of each fold of each run."""
         return [member for run in self.runs for member in run.of_rank(rank)]
@@ -104,12 +99,11 @@ class Voter:
         """Return the mean predictions of each rank over the first views, `(R, S, N, C)`, of joint runs with S = 1."""
         if not self.joint:
             return self.runs[0].ranked(views)
-        found = [[] for _ in range(self.runs[0].answers.shape[1])]
+        parts = []  # of each run, by rank
         for run in self.runs:
             answers = run.ranked(views).mean(axis=1)  # over the folds that predict an image
-            for rank, (parts, each) in enumerate(zip(found, answers, strict=True)):
-                parts.append(make_part(run.task, each, run.error(rank)))
-        return np.stack([join_parts(parts) for parts in found])[:, None]
+            parts.append([make_part(run.task, each, run.error(rank)) for rank, each in enumerate(answers)])
+        return np.stack([join_parts(each) for each in zip(*parts, strict=True)])[:, None]
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,7 @@ class Prediction:
     unreadable: dict[str, str]  # reasons by image id; these images got the prediction of `usual_prediction`
 
     def combine(self, method: str) -> dict[str, np.ndarray]:
-        """Return the submissions of a method by file stem.
-
-        They are `(N, C)` probabilities or years of softvoting, or `(N,)` classes of hardvoting.
-        """
+        """Return the submissions of a method by file stem: `(N, C)` predictions, or `(N,)` classes of hardvoting."""
         votes, info = np.stack(self.probabilities), self.members[0].info
         if method == "hardvoting":
             return {"submission_hardvoting": voting.hard_vote(votes)}

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         advice = nearest(name, list(tools))
         print(f"{PREFIX.strip()}: there is no command {words[0]}.{advice} --help lists them.", file=sys.stderr)
         return 2
-    return run_tool(tools[name], lambda config: import_module(f"tools.{name}").run(config), words[1:])
+    return run_tool(tools[name], lambda config, _: import_module(f"tools.{name}").run(config), words[1:])
 
 
 if __name__ == "__main__":

@@ -28,14 +28,8 @@ def run(config: DesignConfig) -> None:
     task = oof.find_common_task(trained)
     if config.calibrate and TASKS[task].regression:
         raise UserError(f"--calibrate needs classes, and task {task} has none. Leave it out.")
-    settings = PredictionSettings.choose(
-        ALONE,
-        device=config.device,
-        precision=config.precision,
-        views=config.tta,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-    )
+    options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}
+    settings = PredictionSettings.choose(ALONE, views=config.tta, **options)
     roots = {"train_root": config.train_root, "valid_root": config.valid_root, "corrections": config.corrections}
     data = oof.read_data(trained, **roots)
     table = data.table if data.valid is None else data.valid

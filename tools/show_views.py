@@ -97,10 +97,7 @@ def named_images(names: str) -> pd.DataFrame:
 
 
 def spread(table: pd.DataFrame, seed: int) -> Iterator[int]:
-    """Yield all row numbers in an order whose first ones cover many people, masks and classes.
-
-    The seed decides between equals.
-    """
+    """Yield all row numbers, first ones that cover many people, masks and classes; the seed decides between equals."""
     kinds = list(zip(*([(name, value) for value in table[name]] for name in ("person", "mask", "label")), strict=True))
     rows = np.random.default_rng(seed).permutation(len(table)).tolist()
     seen: Counter = Counter()
