@@ -299,25 +299,18 @@ def test_the_inference_crop_has_its_share_of_the_side(name):
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_the_first_view_is_plain_the_second_mirrored_and_all_differ(name):
+def test_fixed_views_differ_and_draw_nothing(name):
+    """The first is plain, the second mirrored; the key does not matter."""
     image = portrait(x=0.47, y=0.52)
-    transform = build_transform(name, "inference", 64)
+    transform, state = build_transform(name, "inference", 64), torch.get_rng_state()
     assert transform.max_views == len(VIEWS) == 12
-    views = [transform(image, view) for view in range(12)]
+    views = [transform(image, view, "a") for view in range(12)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert all(torch.equal(transform(image, view, "b"), views[view]) for view in range(12))
     assert torch.equal(views[0], apply(name, "valid", image, 64))
     assert torch.equal(views[1], views[0].flip(2))
     assert all(not torch.equal(views[i], views[j]) for i in range(12) for j in range(i))
-
-
-@pytest.mark.parametrize("name", FIXED)
-def test_fixed_views_draw_nothing_and_need_no_key(name):
-    image, transform = portrait(), build_transform(name, "inference", 32)
-    for view in range(12):
-        state = torch.get_rng_state()
-        first = transform(image, view, "a")
-        assert torch.equal(torch.get_rng_state(), state)
-        torch.rand(5)
-        assert torch.equal(transform(image, view, "b"), first)
 
 
 def test_random_views_depend_on_image_and_number_alone():
@@ -443,9 +436,6 @@ def test_a_face_crop_reports_whether_there_is_a_face():
     assert not found
     assert (left + width / 2, top + height / 2) == pytest.approx((48, 64))
     assert width / height == pytest.approx(3 / 4)
-
-
-# ------------------------------------------------------------------------------------------------ reports
 
 
 def test_an_image_can_be_restored_from_its_tensor():

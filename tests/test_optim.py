@@ -106,15 +106,14 @@ def test_the_backbone_has_its_share_of_the_learning_rate():
     optimizer = create_optimizer("sgd", network, lr=LR, backbone_lr=0.25)
     scheduler = create_scheduler("cosine", optimizer, epochs=1, steps_per_epoch=2, restart_epochs=1)
     assert learning_rate(optimizer) == LR
-    before = network.features.weight.item(), network.head.weight.item()
-    for share in (1, 0.5):  # of the rate, by the schedule
+    for share in (1, 0.5):  # of the learning rate, by the schedule
+        before = [weights.item() for weights in network.parameters()]
         for weights in network.parameters():
             weights.grad = torch.ones_like(weights)
         optimizer.step()
-        moved = before[0] - network.features.weight.item(), before[1] - network.head.weight.item()
-        assert moved == pytest.approx((0.25 * LR * share, LR * share))
-        before = network.features.weight.item(), network.head.weight.item()
         scheduler.step()
+        moved = [old - weights.item() for old, weights in zip(before, network.parameters(), strict=True)]
+        assert moved == pytest.approx([0.25 * LR * share, LR * share])
 
 
 def test_a_step_average_is_the_moving_average_of_weights_and_buffers():
