@@ -139,10 +139,8 @@ def test_the_interval_of_a_paired_difference_is_narrow():
     right = random.random(120) < 0.6
     more = right | (random.random(120) < 0.15)
     draws = draw_resamples([120], seed=0)
-    first, second = (
-        sum_tallies([tally_people("gender", np.eye(2)[np.where(r, labels, 1 - labels)], labels, np.arange(120))], draws)
-        for r in (right, more)
-    )
+    predicted = [np.eye(2)[np.where(each, labels, 1 - labels)] for each in (right, more)]
+    first, second = (sum_tallies([tally_people("gender", p, labels, np.arange(120))], draws) for p in predicted)
     found = estimate_differences("gender", first, second)["accuracy"]
     assert found.value == pytest.approx(more.mean() - right.mean())
     assert 0 < found.low < found.value < found.high

@@ -10,9 +10,8 @@ import pytest
 from PIL import Image
 
 from analysis import label_errors
-from analysis.error_analysis import Predictions, split_predictions
+from analysis.error_analysis import split_predictions
 from config import TrainConfig
-from data.label_math import encode_class
 from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
 from data.tasks import TASKS
 from storage.run_folder import prediction_columns
@@ -20,15 +19,11 @@ from utils import make_folder, write_json, write_text
 
 
 def test_images_are_pooled_by_the_mean_of_their_log_probabilities():
-    probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]])
-    got = label_errors.pool_images(probabilities, np.array([0, 0, 1]))
+    probabilities = np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8], [0.0, 1.0], *[[0.99, 0.01]] * 6])
+    got = label_errors.pool_images(probabilities, np.array([0, 0, 1, *[2] * 7]))
     # sqrt(0.9 * 0.5) : sqrt(0.1 * 0.5) = 3 : 1
-    assert got == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
-
-
-def test_a_single_image_with_probability_0_does_not_rule_a_class_out():
-    got = label_errors.pool_images(np.array([[0.0, 1.0], *[[0.99, 0.01]] * 6]), np.zeros(7, dtype=int))
-    assert got[0, 0] > 0.5
+    assert got[:2] == pytest.approx(np.array([[0.75, 0.25], [0.2, 0.8]]))
+    assert got[2, 0] > 0.5  # one image with probability 0 does not rule a class out
 
 
 def test_confident_classes_by_hand():
@@ -59,8 +54,7 @@ def test_label_confidence_by_hand():
 
 def predict_genders(labels, female):
     """Return predictions of gender with these probabilities of female."""
-    probabilities = np.stack([1 - np.array(female), female], axis=1)
-    return {"gender": Predictions("gender", np.array(labels), probabilities.argmax(axis=1), probabilities)}
+    return split_predictions("gender", np.array(labels), np.stack([1 - np.array(female), female], axis=1))
 
 
 def test_every_person_has_one_row_with_a_suspicion():
@@ -74,24 +68,17 @@ def test_every_person_has_one_row_with_a_suspicion():
 
 def test_an_overconfident_fold_ranks_no_higher():
     # Both folds are right for 8 of 10 people, the first with confidence 0.8, the second with 0.999.
-    labels = [0, 1] * 10
-    right = ([True] * 8 + [False] * 2) * 2
-    sure = [0.8] * 10 + [0.999] * 10
-    female = [s if (label == 1) == fits else 1 - s for label, fits, s in zip(labels, right, sure, strict=True)]
-    names = [f"{k:02d}" for k in range(20)]
-    table = label_errors.rate_labels(predict_genders(labels, female), names, [0] * 10 + [1] * 10, "id")
+    labels, right, sure = np.arange(20) % 2, np.arange(20) % 10 < 8, np.repeat([0.8, 0.999], 10)
+    predictions = predict_genders(labels, np.where((labels == 1) == right, sure, 1 - sure))
+    table = label_errors.rate_labels(predictions, [f"{k:02d}" for k in range(20)], np.repeat([0, 1], 10), "id")
     assert set(table.head(4)["id"]) == {"08", "09", "18", "19"}
     assert table.head(4)["suspicion"].max() == pytest.approx(table.head(4)["suspicion"].min(), abs=0.01)
 
 
 def test_suspicions_of_gender_and_age_group_combine():
-    probabilities = np.zeros((3, 18))
-    for row, (gender, group) in enumerate([(0.6, 0.6), (0.6, 1), (1, 0.6)]):
-        for k, share in enumerate((gender, 1 - gender)):
-            probabilities[row, [encode_class(0, k, 0), encode_class(0, k, 1)]] = share * group, share * (1 - group)
-    predictions = split_predictions("main", np.array([0, 0, 0]), probabilities)
-    of_people = {name: predictions[name] for name in label_errors.OF_PEOPLE}
-    table = label_errors.rate_labels(of_people, ["both", "gender", "age"], [0, 0, 0], "id")
+    groups = np.array([[0.6, 0.4, 0], [1, 0, 0], [0.6, 0.4, 0]])
+    predictions = predict_genders([0] * 3, [0.4, 0.4, 0]) | split_predictions("ageg", np.zeros(3, int), groups)
+    table = label_errors.rate_labels(predictions, ["both", "gender", "age"], [0] * 3, "id")
     assert table["id"].tolist() == ["both", "gender", "age"]
 
 
@@ -111,10 +98,11 @@ def test_the_suggested_age_is_the_nearest_in_its_group(labelled, suggested, age)
 def make_run(tmp_path):
     """Return a function that writes a run with one finished fold, which predicts the labels of the table `truth`."""
 
-    def make(train_root, truth, task="main", corrections=None, **options):
-        folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision")
-        labels, _ = read_training_table(train_root, corrections)
-        config = TrainConfig(task=task, train_root=str(train_root), cv=2, epochs=1, **options)
+    def make(data, truth=None, task="main", corrections=None, **options):
+        folder = make_folder(tmp_path / "models" / task / "kfold-ensemble-VanillaTorchvision" / "fold00").parent
+        labels, _ = read_training_table(data.train_root, corrections)
+        truth = labels if truth is None else truth
+        config = TrainConfig(task=task, train_root=str(data.train_root), cv=2, epochs=1, **options)
         config.corrections = corrections and str(corrections)
         write_json(folder / "config.json", config.as_dict())
         column, count = "label" if task == "main" else task, TASKS[task].outputs
@@ -123,8 +111,6 @@ def make_run(tmp_path):
         about = {"ImageID": labels["image"], "person": labels["person"], "fold": 0, "label": labels[column]}
         oof = pd.concat([pd.DataFrame(about), prediction_columns(task, probabilities)], axis=1)
         write_text(folder / "oof.csv", oof.to_csv(index=False, float_format="%.8g"))
-        for fold in range(2):
-            write_text(make_folder(folder / f"fold{fold:02d}") / "log.csv", "fold,epoch\n0,1\n")
         return folder
 
     return make
@@ -149,13 +135,19 @@ def swapped(make_data, make_person):
 @pytest.fixture
 def swapped_run(make_run, swapped):
     """Return the folder of a run of task main on the data of `swapped`."""
-    return make_run(swapped[0].train_root, swapped[1])
+    return make_run(*swapped)
 
 
 @pytest.fixture
 def find(run):
-    """Return a function that runs the command on the run in a folder."""
-    return lambda folder, *words: run("find_label_errors", "--root", folder, *words)
+    """Return a function that runs the command on the run in a folder, without an error if its code is 0."""
+
+    def command(folder, *words, code=0):
+        outcome = run("find_label_errors", "--root", folder, *words)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return command
 
 
 def assert_labels(truth, train_root, corrections):
@@ -170,12 +162,11 @@ def assert_labels(truth, train_root, corrections):
 def test_corrections_restore_the_true_labels(find, swapped_run, swapped):
     data, truth = swapped
     outcome = find(swapped_run, "--share", 1)
-    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.err == ""
     corrections = swapped_run / "corrections.csv"
-    table = pd.read_csv(corrections, dtype=str, keep_default_na=False)
-    assert list(table) == [*CORRECTION_COLUMNS, *label_errors.MORE_COLUMNS]
-    rows = {row[0]: row[1:] for row in table[list(CORRECTION_COLUMNS)].to_numpy().tolist()}
-    assert rows == {
+    columns = [*CORRECTION_COLUMNS, *label_errors.MORE_COLUMNS]
+    assert corrections.read_text().splitlines()[0] == ",".join(columns)
+    assert {row["id"]: [*row.values()][1:] for _, row in read_corrections(corrections)} == {
         "000001": ["", "", "normal", "worn"],
         "000004": ["male", "", "", ""],
         "000005": ["", "60", "", ""],
@@ -191,7 +182,7 @@ def test_the_contact_sheet_has_a_line_for_each_suspect(find, swapped_run, swappe
     swapped[0].photo(0, "mask1").write_bytes(b"not an image")
     heights = []
     for show in (1, 2, 3):
-        assert find(swapped_run, "--share", 1, "--show", show).code == 0
+        find(swapped_run, "--share", 1, "--show", show)
         with Image.open(swapped_run / "suspects.jpg") as sheet:
             heights.append(sheet.height)
             red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
@@ -202,73 +193,62 @@ def test_the_contact_sheet_has_a_line_for_each_suspect(find, swapped_run, swappe
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
 def test_other_tasks_correct_their_own_labels(task, find, make_run, swapped):
     data, truth = swapped
-    folder = make_run(data.train_root, truth, task)
-    assert find(folder, "--share", 1).code == 0
+    folder = make_run(data, truth, task)
+    find(folder, "--share", 1)
     right, _ = read_training_table(data.train_root, folder / "corrections.csv")
     assert right.sort_values("image")[task].tolist() == truth.sort_values("image")[task].tolist()
 
 
 def test_age_raises_an_error(find, swapped_run):
     write_json(swapped_run / "config.json", TrainConfig(task="age", cv=2).as_dict())
-    find(swapped_run).assert_error("predicts years")
+    find(swapped_run, code=2).assert_error("predicts years")
 
 
 def test_share_limits_the_number_of_suspects(find, make_run, swapped):
-    data, truth = swapped
-    folder = make_run(data.train_root, truth, "gender")
-    assert find(folder).code == 0  # 5 % of 19 people, rounded up
-    assert len(read_corrections(folder / "corrections.csv")) == 1
-    find(folder, "--share", 5).assert_error("--share must be at most 1. Got 5.0")
+    folder = make_run(*swapped, "gender")
+    find(folder)
+    assert len(read_corrections(folder / "corrections.csv")) == 1  # 5 % of 19 people, rounded up
+    find(folder, "--share", 5, code=2).assert_error("--share must be at most 1. Got 5.0")
 
 
 def test_a_run_without_suspects_writes_an_empty_file(find, make_run, small_data):
-    truth, _ = read_training_table(small_data.train_root)
-    folder = make_run(small_data.train_root, truth)
-    outcome = find(folder)
-    assert outcome.code == 0
-    assert "No label is suspicious." in outcome.out
+    folder = make_run(small_data)
+    assert "No label is suspicious." in find(folder).out
     assert not (folder / "suspects.jpg").exists()
-    assert_labels(truth, small_data.train_root, folder / "corrections.csv")
+    assert_labels(read_training_table(small_data.train_root)[0], small_data.train_root, folder / "corrections.csv")
 
 
 def test_edited_corrections_are_replaced_only_with_overwrite(find, swapped_run):
     for _ in range(2):
-        assert find(swapped_run).code == 0
+        find(swapped_run)
     corrections = swapped_run / "corrections.csv"
     written = corrections.read_text()
     edited = written.splitlines()[0] + "\n000001,male,,,\n"
     corrections.write_text(edited)
-    find(swapped_run).assert_error("--overwrite")
+    find(swapped_run, code=2).assert_error("--overwrite")
     assert corrections.read_text() == edited
-    assert find(swapped_run, "--overwrite").code == 0
+    find(swapped_run, "--overwrite")
     assert corrections.read_text() == written
 
 
 def test_corrections_of_the_training_are_kept(find, make_run, swapped, tmp_path, write_csv):
     # Earlier corrections confirm the gender of 000004 and correct the mask of an image of 000002.
-    data, truth = swapped
     rows = [["000004", "Female", "", "", ""], ["000002", "", "", "Normal.jpg", "worn"]]
     earlier = write_csv(tmp_path / "earlier.csv", CORRECTION_COLUMNS, rows)
-    folder = make_run(data.train_root, truth, corrections=earlier)
+    folder = make_run(*swapped, corrections=earlier)
     outcome = find(folder, "--share", 1)
-    assert outcome.code == 0
-    table = pd.read_csv(folder / "corrections.csv", dtype=str, keep_default_na=False)
-    rows = table[list(CORRECTION_COLUMNS)].to_numpy().tolist()
+    rows = [list(row.values()) for _, row in read_corrections(folder / "corrections.csv")]
     assert rows[-2:] == [["000004", "female", "", "", ""], ["000002", "", "", "normal", "worn"]]
     assert {row[0] for row in rows[:-2]} == {"000001", "000005", "000019-1"}
     assert "Left out 2 suspects" in outcome.out
     earlier.unlink()
-    outcome = find(folder, "--share", 1, "--overwrite")
-    assert outcome.code == 0
-    assert "are gone" in outcome.out
+    assert "are gone" in find(folder, "--share", 1, "--overwrite").out
 
 
 def test_missing_images_leave_out_the_contact_sheet(find, swapped_run, swapped, tmp_path):
     data, truth = swapped
     data.root.rename(tmp_path / "moved")
-    outcome = find(swapped_run, "--share", 1)
-    assert outcome.code == 0
-    assert "There is no contact sheet" in outcome.out
+    assert "There is no contact sheet" in find(swapped_run, "--share", 1).out
     assert not (swapped_run / "suspects.jpg").exists()
     assert_labels(truth, tmp_path / "moved" / "train" / "images", swapped_run / "corrections.csv")
 
@@ -279,19 +259,18 @@ def test_corrections_use_the_ids_of_train_csv(find, make_run, make_data, write_c
     truth, _ = read_training_table(data.train_root)
     rows[3][1] = "male"
     write_csv(data.train_csv, ["id", "gender", "race", "age", "path"], rows)
-    folder = make_run(data.train_root, truth)
-    assert find(folder).code == 0
+    folder = make_run(data, truth)
+    find(folder)
     assert_labels(truth, data.train_root, folder / "corrections.csv")
     assert read_corrections(folder / "corrections.csv")[0][1]["id"] == "id3"
 
 
 def test_images_that_every_fold_validates_count_once(find, make_run, swapped):
     data, truth = swapped
-    folder = make_run(data.train_root, truth, valid_root=str(data.train_root))
+    folder = make_run(data, truth, valid_root=str(data.train_root))
     oof = pd.read_csv(folder / "oof.csv", converters={"person": str})
     pd.concat([oof, oof.assign(fold=1)]).to_csv(folder / "oof.csv", index=False)
     outcome = find(folder, "--share", 1)
-    assert outcome.code == 0
     assert "1 of 2 folds" not in outcome.out
     assert "19 people, 133 images" in outcome.out
     assert len(read_corrections(folder / "corrections.csv")) == 4
@@ -310,16 +289,16 @@ def test_images_that_every_fold_validates_count_once(find, make_run, swapped):
     ],
 )
 def test_missing_or_damaged_out_of_fold_predictions_raise_an_error(damage, message, find, make_run, small_data):
-    folder = make_run(small_data.train_root, read_training_table(small_data.train_root)[0])
+    folder = make_run(small_data)
     text = damage((folder / "oof.csv").read_text())
     (folder / "oof.csv").unlink() if text is None else (folder / "oof.csv").write_text(text)
-    find(folder).assert_error(message)
+    find(folder, code=2).assert_error(message)
     assert not (folder / "corrections.csv").exists()
 
 
 def test_overwrite_keeps_the_corrections_of_the_training(find, run, make_run, small_data, tiny_training, tmp_path):
-    folder = make_run(small_data.train_root, read_training_table(small_data.train_root)[0])
-    assert find(folder).code == 0
+    folder = make_run(small_data)
+    find(folder)
     words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
     outcome = run("train", *tiny_training, *words, "--overwrite", "--corrections", folder / "corrections.csv")
     outcome.assert_error("Move it elsewhere")

@@ -18,8 +18,6 @@ from analysis import run_report
 from training import session
 from utils import UserError
 
-NAME = "kfold-ensemble-VanillaTorchvision"
-
 
 @pytest.fixture(scope="module")
 def trained(train_run):
@@ -31,7 +29,7 @@ def trained(train_run):
 @pytest.fixture
 def copy(trained, tmp_path):
     """Return a copy of the run of task main that a test may change."""
-    return shutil.copytree(trained("main"), tmp_path / "models" / "main" / NAME)
+    return shutil.copytree(trained("main"), tmp_path / "models" / "main" / trained("main").name)
 
 
 def text_of(page):
@@ -85,7 +83,6 @@ def test_the_page_shows_the_results_of_the_run(trained):
 def test_the_report_of_a_regression_shows_errors_in_years(trained):
     text = text_of(trained("age") / "report.html")
     assert "Largest errors" in text
-    assert "error " in text
     assert "RMSE" in text
     assert (trained("age") / "report" / "years.png").is_file()
 
@@ -128,25 +125,28 @@ def test_the_report_of_an_unfinished_run_gives_its_finished_folds(train_run, tmp
     assert "2 of 2 folds of 1 epochs" in text_of(folder / "report.html")
 
 
-def test_a_failing_report_does_not_fail_the_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+@pytest.fixture
+def train(run, small_data, tiny_training, tmp_path):
+    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    return lambda *more: run("train", *tiny_training, *words, *more)
+
+
+def test_a_failing_report_does_not_fail_the_training(train, monkeypatch):
     def fail(run, suspect_share):
         raise UserError("The images are on the moon.")
 
     monkeypatch.setattr(run_report, "write_report", fail)
-    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--report")
-    outcome = run("train", *tiny_training, *words)
+    outcome = train("--report")
     assert outcome.code == 0
     assert "The report could not be written (The images are on the moon). Try again with: python" in outcome.out
     assert "Report: " not in outcome.out
 
 
-def test_a_missing_library_is_reported_before_training(run, small_data, tiny_training, tmp_path, monkeypatch):
+def test_a_missing_library_is_reported_before_training(train, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "find_spec", lambda name: None)
-    words = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
-    outcome = run("train", *tiny_training, *words, "--report")
-    outcome.assert_error("pip install -r requirements.txt, or pass --no-report")
+    train("--report").assert_error("pip install -r requirements.txt, or pass --no-report")
     assert not (tmp_path / "models").exists()
-    assert run("train", *tiny_training, *words).code == 0
+    assert train().code == 0
 
 
 @pytest.mark.parametrize("lost", ["summary.json", "oof.csv", "fold00/log.csv"])
