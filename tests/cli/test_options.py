@@ -210,6 +210,7 @@ def test_help_and_wrong_options_import_neither_torch_nor_numpy(tmp_path):
         *("train.py --help", "train.py --epoch 3", "train.py --task age --model-type THANet", "join_folds --help"),
         *("submit_singular.py --help", "submit_ensemble.py --method sofd", "compare_runs --root a,,b", "chek_data"),
         *("check_data --help", "show_views --transform-type rando", "make_sample --help", "score_submission"),
+        *("design_ensemble --help", "find_label_errors --help", "make_report --help", "show_views --help"),
     )
     for line, (code, err, heavy) in zip(lines, run_lines(lines, tmp_path), strict=True):
         wrong = "--help" not in line

@@ -47,9 +47,6 @@ def noise(task, people, kinds, seed):
     return Scorer(task, labels, np.repeat(np.arange(people), 4), seed=seed), Library(answers, "arithmetic", years=False)
 
 
-# ------------------------------------------------------------------------------------------------ scores
-
-
 @pytest.mark.parametrize("task", ["mask", "age"])
 def test_goodness_is_the_monitored_score(task):
     random = np.random.default_rng(0)
@@ -82,9 +79,6 @@ def test_fewer_years_of_error_are_a_gain():
 )
 def test_a_gain_in_words(gain, words):
     assert describe_difference(Estimate(*gain)) == words
-
-
-# ------------------------------------------------------------------------------------------------ selection
 
 
 @pytest.mark.parametrize(
@@ -163,9 +157,6 @@ def test_noise_gains_nothing_on_others():
     assert abs(np.mean(others)) < 0.02
 
 
-# ------------------------------------------------------------------------------------------------ calibration
-
-
 def test_the_temperature_that_was_taken_away_is_found():
     random = np.random.default_rng(0)
     right = random.dirichlet(np.full(3, 0.8), size=20000)
@@ -190,9 +181,6 @@ def test_where_nothing_helps_offsets_are_zero():
     assert fit_offsets(library.mix(np.ones(1)), scorer).tolist() == [0, 0]
     temperature, offsets = fit_calibration(library.mix(np.ones(1)), scorer, slice(None), temper=False, move=False)
     assert (temperature, offsets.tolist()) == (1, [0, 0])
-
-
-# ------------------------------------------------------------------------------------------------ recipes
 
 
 def written(tmp_path, **changes):

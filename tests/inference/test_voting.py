@@ -99,9 +99,3 @@ def test_a_vote_and_its_ties(members, expected):
 
 def test_a_vote_has_an_answer_for_each_image():
     assert hard_vote(np.array([[A[0], B[1]]])).tolist() == [0, 1]
-
-
-def test_every_method_agrees_with_members_that_agree():
-    same = np.array([A, A, A])
-    for got in (geometric_mean(same), weighted_mean(same, np.array([0.2, 0.5, 0.3]))):
-        assert got == pytest.approx(np.array(A))

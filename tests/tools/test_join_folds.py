@@ -73,12 +73,6 @@ def test_an_unfinished_fold_is_left_out(run, apart):
     assert set(pd.read_csv(apart / "oof.csv")["fold"]) == {0, 2}
 
 
-def test_nothing_is_finished(run, apart):
-    for fold in range(3):
-        (apart / f"fold{fold:02d}" / "log.csv").unlink()
-    run("join_folds", "--root", apart).assert_error("No fold of")
-
-
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -103,11 +97,12 @@ def test_a_fold_of_another_run(words, error, run, train_run, apart):
     [
         ("fold02/oof.csv", "fold02 is a trained fold without oof.csv"),
         ("fold02/*.pt", "without its checkpoints"),
+        ("fold*/log.csv", "No fold of"),
         ("config.json", "config.json is missing or damaged"),
         ("split.json", "split.json is missing or damaged"),
     ],
 )
-def test_missing_files_are_named(lost, message, run, apart):
+def test_missing_files_are_errors(lost, message, run, apart):
     for path in apart.glob(lost):
         path.unlink()
     run("join_folds", "--root", apart).assert_error(message)

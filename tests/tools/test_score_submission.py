@@ -1,4 +1,4 @@
-"""score_submission: scores worked out by hand, and files that do not fit each other."""
+"""score_submission: scores worked out by hand. tests/commands has the files that do not fit each other."""
 
 from __future__ import annotations
 
@@ -58,27 +58,6 @@ def test_ages(score):
     assert value(outcome, "macro.f1") == pytest.approx(2 / 9, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("predicted", "true", "name"),
-    [(["a", "b"], ["a", "b", "c"], "c"), (["a", "b", "d"], ["a", "b"], "d"), (["a", "x"], ["a", "b"], "b, x")],
-)
-def test_other_images_are_an_error(score, predicted, true, name):
-    outcome = score(dict.fromkeys(predicted, 0), dict.fromkeys(true, 0))
-    outcome.assert_error(f"do not list the same images: {name}.\n")
-    assert outcome.out == ""
-
-
-@pytest.mark.parametrize(("bad", "task"), [(18, "main"), (-1, "main"), (3.5, "main"), ("nan", "main"), (2, "gender")])
+@pytest.mark.parametrize(("bad", "task"), [(18, "main"), (-1, "main"), (3.5, "main"), (2, "gender")])
 def test_an_answer_that_is_not_a_class_of_the_task_is_an_error(score, bad, task):
     score(numbered([0, bad]), numbered([0, 1]), "--task", task).assert_error("python -m tools score_submission: ")
-
-
-def test_files_without_rows_are_an_error(score):
-    assert score({}, {}).code == 2
-
-
-@pytest.mark.parametrize("lost", ["submission", "answers"])
-def test_a_missing_file_is_an_error(lost, run, write_csv, tmp_path):
-    path = write_csv(tmp_path / "a.csv", COLUMNS, [["a", 0]])
-    words = [word for name in ("submission", "answers") for word in (f"--{name}", "none.csv" if name == lost else path)]
-    run("score_submission", *words).assert_error("python -m tools score_submission: There is no file none.csv.")
