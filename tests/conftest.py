@@ -1,11 +1,4 @@
-"""Fixtures that all tests share: tiny data sets in the competition's layout, and commands run in process.
-
-make_data()                    a new data set under tmp_path: 12 people, 7 photographs each, 5 to predict
-make_data(people=..., ...)     with other people, shots, sizes, extensions; see the fixture
-small_data                     one such set, made once and shared: for tests that only read it
-make_photo(path, ...)          one photograph
-run("train", "--epochs", "1")  a command by its module's name, with its exit code, stdout and stderr
-"""
+"""Fixtures that all tests share: tiny data sets in the competition's layout, and commands run in process."""
 
 from __future__ import annotations
 
@@ -23,16 +16,8 @@ from samples import DataSet, Person, draw, make_data_set, write_rows
 
 # What trains in about a second; a test adds its task, folds and paths.
 TINY_TRAINING = (
-    *(
-        "--model-type",
-        "VanillaTorchvision",
-        "--backbone",
-        "shufflenet_v2_x0_5",
-        "--image-size",
-        "32",
-        "--no-pretrained",
-    ),
-    *("--epochs", "1", "--batch-size", "8", "--num-workers", "0", "--device", "cpu"),
+    *("--model-type", "VanillaTorchvision", "--backbone", "shufflenet_v2_x0_5", "--image-size", "32"),
+    *("--no-pretrained", "--epochs", "1", "--batch-size", "8", "--num-workers", "0", "--device", "cpu"),
     "--no-report",  # which takes longer
 )
 
@@ -64,11 +49,7 @@ def _seeded() -> None:
 
 @pytest.fixture
 def make_data(tmp_path: Path) -> Callable[..., DataSet]:
-    """Makes a data set under tmp_path.
-
-    make_data(people=12, shots=all seven, size=(48, 64), extensions=(".jpg",), train_csv=False, eval_images=5,
-    info=True, name="data"): `people` is a number or a list of `make_person(...)`, `name` the folder under tmp_path.
-    """
+    """Makes a data set in a folder of tmp_path: make_data(name="data", **options of samples.make_data_set)."""
 
     def make(*, name: str = "data", **options: object) -> DataSet:
         return make_data_set(tmp_path / name, **options)

@@ -32,6 +32,7 @@ def main() -> None:
     here = sys.argv.index("--")
     options, command = parser.parse_args(sys.argv[1:here]), sys.argv[here + 1 :]
     folder, owner, count = os.path.abspath(options.under), os.getpid(), 0
+    real_fsync, real_time = os.fsync, time.time
 
     def count_operation(operation: str, path: str) -> None:
         nonlocal count
@@ -47,12 +48,10 @@ def main() -> None:
     def hook(event: str, values: tuple) -> None:
         if event in EVENTS:
             if event == "os.rename" and options.back:
-                set_clock_back(options.back)
+                time.time = lambda: real_time() - options.back
             count_operation(EVENTS[event], os.fsdecode(values[0]))
         elif event == "open" and isinstance(values[0], str) and values[2] & (os.O_WRONLY | os.O_RDWR):
             count_operation("open", values[0])
-
-    real_fsync = os.fsync
 
     def fsync(handle: int) -> None:
         count_operation("fsync", os.readlink(f"/proc/self/fd/{handle}"))
@@ -63,11 +62,6 @@ def main() -> None:
     sys.argv = command
     sys.path.insert(0, str(ROOT))
     runpy.run_path(str(ROOT / command[0]), run_name="__main__")
-
-
-def set_clock_back(seconds: float, real_time=time.time) -> None:
-    """Set the clock of this process back by some seconds."""
-    time.time = lambda: real_time() - seconds
 
 
 if __name__ == "__main__":

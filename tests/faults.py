@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import statistics
@@ -24,9 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,28 +37,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from samples import make_data_set  # noqa: E402
 
 TIMES = ["images_per_s", "seconds"]
-CUT = [str(ROOT / "tests" / "cut.py")]
 COMMON = (
-    *("--image-size", "32", "--no-pretrained", "--batch-size", "16", "--cv", "2", "--epochs", "3", "--top-n", "2"),
-    *("--lr-scheduler", "cosine_restarts", "--restart-epochs", "2", "--device", "cpu", "--save-every-steps", "2"),
+    "--image-size 32 --no-pretrained --batch-size 16 --cv 2 --epochs 3 --top-n 2 --lr-scheduler cosine_restarts "
+    "--restart-epochs 2 --device cpu --save-every-steps 2"
 )
+NETWORKS = {  # network: its options
+    "ResNet": "--model-type VanillaResNet --backbone resnet18",
+    "MultiClassTHANet": "--model-type MultiClassTHANet --backbone resnet18",
+    "EfficientNet": "--model-type VanillaEfficientNet --backbone efficientnet-b0",
+}
 KINDS = {
-    "main, ResNet, 0 workers, oversampling": (
-        *("--task", "main", "--model-type", "VanillaResNet", "--backbone", "resnet18"),
-        *("--num-workers", "0", "--oversample", "--transform-type", "random"),
-    ),
-    "main, MultiClassTHANet, 2 workers, oversampling": (
-        *("--task", "main", "--model-type", "MultiClassTHANet", "--backbone", "resnet18"),
-        *("--num-workers", "2", "--oversample", "--optim-type", "adamp"),
-    ),
-    "age, ResNet, 2 workers": (
-        *("--task", "age", "--model-type", "VanillaResNet", "--backbone", "resnet18"),
-        *("--num-workers", "2", "--transform-type", "tta"),
-    ),
-    "age, EfficientNet, 0 workers": (
-        *("--task", "age", "--model-type", "VanillaEfficientNet", "--backbone", "efficientnet-b0"),
-        *("--num-workers", "0", "--optim-type", "momentum", "--lr", "0.0001"),
-    ),
+    f"{task}, {network}, {more}": f"--task {task} {NETWORKS[network]} --num-workers {more[0]} {options}".split()
+    for task, network, more, options in (
+        ("main", "ResNet", "0 workers, oversampling", "--oversample --transform-type random"),
+        ("main", "MultiClassTHANet", "2 workers, oversampling", "--oversample --optim-type adamp"),
+        ("age", "ResNet", "2 workers", "--transform-type tta"),
+        ("age", "EfficientNet", "0 workers", "--optim-type momentum --lr 0.0001"),
+    )
 }
 
 
@@ -71,8 +65,17 @@ class Child:
     """A running command and the lines that it printed, each with the seconds since its start."""
 
     process: subprocess.Popen
-    started: float
+    started: float = field(default_factory=time.monotonic)
     lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append((time.monotonic() - self.started, line.rstrip("\n")))
 
     @property
     def text(self) -> str:
@@ -90,11 +93,20 @@ class Child:
             time.sleep(0.01)
         raise AssertionError(f"'{words}' was never printed:\n{self.text}")
 
-    def end(self, seconds: float = 300) -> int:
-        """Wait for the end and return the exit code."""
-        code = self.process.wait(seconds)
+    def end(self, code: int | None = None, seconds: float = 300) -> int:
+        """Wait for the end, assert that the exit code is `code` without a traceback, and return the exit code."""
+        found = self.process.wait(seconds)
         self.reader.join(10)
-        return code
+        assert code in (None, found), f"code {found}:\n{self.text}"
+        assert found < 0 or "Traceback" not in self.text, self.text
+        return found
+
+    def fail(self, message: str) -> str:
+        """Assert that the command ends with exit code 1 and a last line with this message; return the line."""
+        self.end(1, 120)
+        last = self.lines[-1][1]
+        assert message in last, self.text
+        return last
 
     def workers(self) -> list[int]:
         """Return the ids of the loader processes."""
@@ -105,43 +117,36 @@ class Child:
         return [int(pid) for pid in listed.split()]
 
 
-def start(words: Sequence[object], wrapper: Sequence[str] = (), **popen: object) -> Child:
-    """Start a command; `wrapper` runs it under cut.py."""
-    command = [sys.executable, "-u", *(wrapper or ()), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **popen,
-    )
-    child = Child(process, time.monotonic())
-
-    def read() -> None:
-        with process.stdout:
-            for line in process.stdout:
-                child.lines.append((time.monotonic() - child.started, line.rstrip("\n")))
-
-    child.reader = threading.Thread(target=read, daemon=True)
-    child.reader.start()
-    return child
+def start(words: Sequence[object], **popen: object) -> Child:
+    """Start a command in a process of its own."""
+    command = [sys.executable, "-u", *map(str, words)]
+    popen |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    popen["env"] = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return Child(subprocess.Popen(command, cwd=ROOT, **popen))
 
 
-def training(data: Path, save: Path, options: Sequence[str]) -> list[str]:
-    """Return the command line of a training."""
-    return ["train.py", "--train-root", str(data), "--save-path", str(save), *COMMON, *options]
+@dataclass(frozen=True)
+class Run:
+    """A training: its images, its save path, and options beyond the common ones."""
 
+    data: Path
+    save: Path
+    options: Sequence[str]
 
-def finish(words: Sequence[object], **popen: object) -> Child:
-    """Resume a run until it is finished."""
-    child = start([*words, "--resume"], **popen)
-    code = child.end()
-    assert code == 0, f"resuming ended with {code}:\n{child.text}"
-    assert "Traceback" not in child.text, child.text
-    return child
+    @property
+    def words(self) -> list[str]:
+        places = ["--train-root", str(self.data), "--save-path", str(self.save)]
+        return ["train.py", *places, *COMMON.split(), *self.options]
+
+    def finish(self) -> Child:
+        """Resume the run until it is finished."""
+        child = start([*self.words, "--resume"])
+        child.end(0)
+        return child
+
+    def cut(self, *options: object) -> Child:
+        """Start the run under cut.py with options of it."""
+        return start(["tests/cut.py", "--under", self.save, *options, "--", *self.words])
 
 
 # ------------------------------------------------------------------------------------------------ comparing ends
@@ -150,20 +155,16 @@ def finish(words: Sequence[object], **popen: object) -> Child:
 def fingerprint(save: Path) -> dict[str, str]:
     """Return a digest of every file of a finished run, without times, by name below the save path."""
     found = {}
-    for path in sorted(save.rglob("*")):
-        if path.is_dir():
-            continue
-        name, content = str(path.relative_to(save)), path.read_bytes()
+    for path in sorted(path for path in save.rglob("*") if path.is_file()):
         if path.name == "report.html":  # it shows times
             continue
+        content = path.read_bytes()
         if path.name == "log.csv":
             content = pd.read_csv(path, dtype=str).drop(columns=TIMES).to_csv().encode()
-        elif path.name in ("summary.json", "config.json"):
-            content = json.dumps(_without_times(json.loads(content)), sort_keys=True).encode()
-        elif path.name == "resume.state":
-            state = torch.load(path, weights_only=True)
-            content = json.dumps(_without_times(state), sort_keys=True).encode()
-        found[name] = hashlib.sha256(content).hexdigest()[:12]
+        elif path.name in ("summary.json", "config.json", "resume.state"):
+            plain = torch.load(path, weights_only=True) if path.name == "resume.state" else json.loads(content)
+            content = json.dumps(_without_times(plain), sort_keys=True).encode()
+        found[str(path.relative_to(save))] = hashlib.sha256(content).hexdigest()[:12]
     return found
 
 
@@ -185,102 +186,74 @@ def assert_same(whole: dict[str, str], other: dict[str, str], what: str) -> None
 # ------------------------------------------------------------------------------------------------ kills
 
 
-def undisturbed(data: Path, save: Path, options: Sequence[str]) -> tuple[dict[str, str], float, float]:
+def undisturbed(run: Run) -> tuple[dict[str, str], float, float]:
     """Run without a fault; return its fingerprint, the seconds until training began, and those of the whole run."""
-    child = start(training(data, save, options))
-    code = child.end()
-    assert code == 0, child.text
-    return fingerprint(save), child.wait_for("Training "), child.lines[-1][0]
+    child = start(run.words)
+    child.end(0)
+    return fingerprint(run.save), child.wait_for("Training "), child.lines[-1][0]
 
 
 def killed_at_random(
-    data: Path,
-    save: Path,
-    options: Sequence[str],
-    undisturbed_run: tuple[dict[str, str], float, float],
-    kills: int,
-    rng: random.Random,
+    run: Run, undisturbed_run: tuple[dict[str, str], float, float], kills: int, rng: random.Random
 ) -> tuple[int, list[float]]:
     """Kill a run at random moments and resume it; return the number of kills and the seconds until each resume.
 
     The moments lie between shortly before training begins and shortly before a whole run ends.
     """
     whole, begin, seconds = undisturbed_run
-    words, done, resumes = training(data, save, options), 0, []
-
-    def note(child: Child) -> None:
-        resumes.extend([when for when, line in child.lines if "continuing after" in line or "finished ear" in line][:1])
-
+    children = []
     for _ in range(kills):
-        child = start([*words, "--resume"])
+        child = start([*run.words, "--resume"])
         try:
             child.process.wait(rng.uniform(0.7 * begin, begin + 0.8 * (seconds - begin)))
         except subprocess.TimeoutExpired:
-            child.process.send_signal(signal.SIGKILL)
+            child.process.kill()
         code = child.end()
         assert code in (0, -signal.SIGKILL), child.text
-        note(child)
+        children.append(child)
         if code == 0:
             break
-        done += 1
-    note(finish(words))
-    assert_same(whole, fingerprint(save), "after random kills")
+    done = sum(child.process.returncode != 0 for child in children)
+    resumes = []
+    for child in [*children, run.finish()]:
+        resumes += [when for when, line in child.lines if "continuing after" in line or "finished ear" in line][:1]
+    assert_same(whole, fingerprint(run.save), "after random kills")
     return done, resumes
 
 
-def operations(data: Path, save: Path, options: Sequence[str], listing: Path) -> list[str]:
+def operations(run: Run, listing: Path) -> list[str]:
     """Return all file operations of a run in order."""
-    words = training(data, save, options)
-    child = start(words, [*CUT, "--under", str(save), "--list", str(listing), "--"])
-    assert child.end() == 0, child.text
+    run.cut("--list", listing).end(0)
     return listing.read_text().splitlines()
 
 
-def killed_at(data: Path, save: Path, options: Sequence[str], whole: dict[str, str], number: int) -> None:
-    """Kill a run before its file operation `number`, and resume it."""
-    words = training(data, save, options)
-    child = start(words, [*CUT, "--under", str(save), "--at", str(number), "--"])
-    code = child.end()
-    assert code == -signal.SIGKILL, f"code {code}:\n{child.text}"
-    finish(words)
-    assert_same(whole, fingerprint(save), f"killed before operation {number}")
+def killed_at(run: Run, whole: dict[str, str], number: int, *options: object) -> Child:
+    """Kill a run before its file operation `number`, and resume it; the options are those of cut.py."""
+    run.cut("--at", number, *options).end(-signal.SIGKILL)
+    child = run.finish()
+    assert_same(whole, fingerprint(run.save), f"killed before operation {number}")
+    return child
 
 
 # ------------------------------------------------------------------------------------------------ other faults
 
 
-def stopped(words: Sequence[str], number: int, *, moment: str = "epoch   1/", group: bool = False) -> Child:
-    """Send a signal when `moment` is printed; the run must save, print how to continue, and leave no process."""
-    child = start(words, start_new_session=True)
-    child.wait_for(moment)
+def stopped_and_resumed(run: Run, whole: dict[str, str], signum: signal.Signals, *words: object) -> Child:
+    """Stop a run in its second epoch by a signal to all its processes, as clusters and terminals do, and resume it.
+
+    It must save, print how to continue, and leave no process. `words` are more options until it is stopped.
+    """
+    child = start([*run.words, *words], start_new_session=True)
+    child.wait_for("epoch   1/")
     workers = child.workers()
-    (os.killpg if group else os.kill)(child.process.pid, number)
-    code = child.end(60)
-    assert code == 128 + number, f"code {code}:\n{child.text}"
-    assert "Traceback" not in child.text, child.text
+    os.killpg(child.process.pid, signum)
+    child.end(128 + signum, 60)
     assert "saved after fold" in child.text, child.text
     assert "To continue: python train.py" in child.text, child.text
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "loader processes are still running"
+    child = run.finish()
+    assert_same(whole, fingerprint(run.save), f"after {signum.name}")
     return child
-
-
-def stopped_and_resumed(
-    data: Path, save: Path, options: Sequence[str], whole: dict[str, str], signum: signal.Signals
-) -> None:
-    """Stop a run by a signal to all its processes, as clusters and terminals do, and resume it."""
-    words = training(data, save, options)
-    stopped(words, signum, group=True)
-    finish(words)
-    assert_same(whole, fingerprint(save), f"after {signum.name}")
-
-
-def limit_file_size(size: int) -> Callable[[], None]:
-    """Limit the size of files in bytes; called in the child process."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return limit
 
 
 @contextmanager
@@ -294,77 +267,61 @@ def small_disk(place: Path, size: str):
         subprocess.run(["umount", "-l", place], capture_output=True)
 
 
-def full_disk(data: Path, place: Path, options: Sequence[str], whole: dict[str, str]) -> str:
-    """Fill the disk during a run, free it, resume; return what the run printed."""
-    with small_disk(place, "600m") as disk:
+def disk_fault(run: Run, whole: dict[str, str], fault: Callable, reason: str) -> str:
+    """Break the small disk of a run, mend it, resume; return the last line that the run printed."""
+    with small_disk(run.save, "600m") as disk:
         if disk is None:
             return "mounting is not allowed here: skipped"
-        save, ballast = disk / "models", disk / "ballast"
-        words = training(data, save, options)
-        child = start(words)
+        run = replace(run, save=disk / "models")
+        child = start(run.words)
         child.wait_for("epoch   1/")
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 20))
-            except OSError:
-                pass
-        code = child.end(120)
-        assert code == 1, f"code {code}:\n{child.text}"
-        said = child.lines[-1][1]
-        assert "Traceback" not in child.text, child.text
-        assert "could not be written (No space left on device)" in said, child.text
-        left = list(save.rglob(".tmp-*"))
-        assert not left, left
-        ballast.unlink()
-        finish(words)
-        assert_same(whole, fingerprint(save), "after a full disk")
-        return said
+        with fault(run.save):
+            last = child.fail(f"could not be written ({reason})")
+        run.finish()
+        assert_same(whole, fingerprint(run.save), reason)
+        return last
 
 
-def read_only_disk(data: Path, place: Path, options: Sequence[str], whole: dict[str, str]) -> str:
-    """Make a fold's folder read-only during a run, then writable, resume; return what the run printed."""
-    with small_disk(place, "600m") as disk:
-        if disk is None:
-            return "mounting is not allowed here: skipped"
-        save = disk / "models"
-        words = training(data, save, options)
-        child = start(words)
-        child.wait_for("epoch   1/")
-        fold = next(save.rglob("fold00"))  # the disk itself cannot become read-only while its lock is held
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", fold], check=True)
-        code = child.end(120)
-        assert code == 1, f"code {code}:\n{child.text}"
-        assert "could not be written (Read-only file system)" in child.lines[-1][1], child.text
-        assert "Traceback" not in child.text, child.text
-        subprocess.run(["umount", fold], check=True)
-        finish(words)
-        assert_same(whole, fingerprint(save), "after a read-only disk")
-        return child.lines[-1][1]
+@contextmanager
+def filled(save: Path) -> Iterator[None]:
+    """Fill the disk of a save path."""
+    ballast = save.with_name("ballast")
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    yield
+    left = list(save.rglob(".tmp-*"))
+    assert not left, left
+    ballast.unlink()
 
 
-def clock_set_back(data: Path, save: Path, options: Sequence[str], whole: dict[str, str]) -> None:
+@contextmanager
+def read_only(save: Path) -> Iterator[None]:
+    """Make the folder of a fold read-only: the disk itself cannot become it while its lock is held."""
+    fold = next(save.rglob("fold00"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", fold], check=True)
+    yield
+    subprocess.run(["umount", fold], check=True)
+
+
+def clock_set_back(run: Run, whole: dict[str, str]) -> None:
     """Set the clock back by a day during a run, kill it, date its files to tomorrow, resume."""
-    words = training(data, save, options)
-    child = start(words, [*CUT, "--under", str(save), "--at", "90", "--back", "86400", "--"])
-    assert child.end() == -signal.SIGKILL, child.text
+    run.cut("--at", 90, "--back", 86400).end(-signal.SIGKILL)
     tomorrow = time.time() + 86400
-    for path in save.rglob("*"):
+    for path in run.save.rglob("*"):
         os.utime(path, (tomorrow, tomorrow))
-    finish(words)
-    assert_same(whole, fingerprint(save), "after the clock was set back")
+    run.finish()
+    assert_same(whole, fingerprint(run.save), "after the clock was set back")
 
 
-def folder_removed(data: Path, save: Path, options: Sequence[str], whole: dict[str, str]) -> str:
+def folder_removed(run: Run, whole: dict[str, str] | None = None) -> str:
     """Move the folder of a run away during the run; return what it printed."""
-    child = start(training(data, save, options))
+    child = start(run.words)
     child.wait_for("epoch   1/")
-    os.replace(save, save.with_name("elsewhere"))
-    code = child.end(120)
-    assert code == 1, f"code {code}:\n{child.text}"
-    assert "was deleted" in child.lines[-1][1], child.text
-    assert not save.exists(), "a second run was started in its place"
-    return child.lines[-1][1]
+    os.replace(run.save, run.save.with_name("elsewhere"))
+    last = child.fail("was deleted")
+    assert not run.save.exists(), "a second run was started in its place"
+    return last
 
 
 # ------------------------------------------------------------------------------------------------ the long part
@@ -376,15 +333,15 @@ class Report:
     def __init__(self) -> None:
         self.failures: list[str] = []
 
-    def attempt(self, what: str, fault: Callable[..., object], data: Path, save: Path, *more: object) -> object:
+    def attempt(self, what: str, fault: Callable[..., object], run: Run, *more: object) -> object:
         """Run a fault and return its result, or None if it failed; a failed run stays on disk."""
         try:
-            result = fault(data, save, *more)
+            result = fault(run, *more)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             self.failures.append(what)
             print(f"FAIL  {what}: {error}", flush=True)
             return None
-        shutil.rmtree(save, ignore_errors=True)
+        shutil.rmtree(run.save, ignore_errors=True)
         print(f"ok    {what}" + (f": {result}" if isinstance(result, str) else ""), flush=True)
         return result
 
@@ -402,23 +359,28 @@ def main() -> int:
         data = make_data_set(place / "data", people=8).train_root
         ends = {}
         for kind, words in KINDS.items():
-            ends[kind] = undisturbed(data, place / "whole" / kind, words)
+            ends[kind] = undisturbed(Run(data, place / "whole" / kind, words))
             print(f"undisturbed: {kind}: {ends[kind][2]:.1f} s, {len(ends[kind][0])} files", flush=True)
         random_kills(report, data, place, ends, kills=options.kills, seed=options.seed)
         kind = next(iter(KINDS))
         whole, words = ends[kind][0], KINDS[kind]
-        listed = operations(data, place / "listed", words, place / "operations.txt")
+        listed = operations(Run(data, place / "listed", words), place / "operations.txt")
         print(f"{len(listed)} file operations in a run, a SIGKILL at every {options.points}th", flush=True)
         for point in range(1, len(listed) + 1, options.points):
             what = f"killed before operation {point}, {listed[point - 1]}"
-            report.attempt(what, killed_at, data, place / f"point{point}", words, whole, point)
+            report.attempt(what, killed_at, Run(data, place / f"point{point}", words), whole, point)
         for signum in (signal.SIGTERM, signal.SIGINT):
             for number, (kind, other) in enumerate(KINDS.items()):
                 what = f"{signum.name} to all processes of a run, {kind}"
-                save = place / f"{signum.name}{number}"
-                report.attempt(what, stopped_and_resumed, data, save, other, ends[kind][0], signum)
-        for fault in (full_disk, read_only_disk, clock_set_back, folder_removed):
-            report.attempt(fault.__name__.replace("_", " "), fault, data, place / fault.__name__, words, whole)
+                run = Run(data, place / f"{signum.name}{number}", other)
+                report.attempt(what, stopped_and_resumed, run, ends[kind][0], signum)
+        for name, fault, *more in (
+            ("full disk", disk_fault, filled, "No space left on device"),
+            ("read-only disk", disk_fault, read_only, "Read-only file system"),
+            ("clock set back", clock_set_back),
+            ("folder removed", folder_removed),
+        ):
+            report.attempt(name, fault, Run(data, place / name, words), whole, *more)
     print(f"{len(report.failures)} failures" + "".join(f"\n  {what}" for what in report.failures))
     return int(bool(report.failures))
 
@@ -432,17 +394,13 @@ def random_kills(
         kind = list(KINDS)[number % len(KINDS)]
         wanted = min(rng.randint(1, 4), kills - done)
         what = f"killed up to {wanted} times at random, {kind}"
-        result = report.attempt(
-            what, killed_at_random, data, place / f"random{number}", KINDS[kind], ends[kind], wanted, rng
-        )
-        done, resumes, number = done + (result[0] if result else 0), resumes + (result[1] if result else []), number + 1
+        run = Run(data, place / f"random{number}", KINDS[kind])
+        found = report.attempt(what, killed_at_random, run, ends[kind], wanted, rng) or (0, [])
+        done, resumes, number = done + found[0], resumes + found[1], number + 1
     print(f"{done} random kills over {number} runs, seed {seed}", flush=True)
     if resumes:
-        print(
-            f"seconds from the start of a command until it resumes: median {statistics.median(resumes):.1f}, "
-            f"{min(resumes):.1f} to {max(resumes):.1f} ({len(resumes)} resumes)",
-            flush=True,
-        )
+        times = f"median {statistics.median(resumes):.1f}, {min(resumes):.1f} to {max(resumes):.1f}"
+        print(f"seconds from the start of a command until it resumes: {times} ({len(resumes)} resumes)", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,22 +15,20 @@ from pathlib import Path
 
 import pytest
 from faults import (
-    CUT,
     KINDS,
     ROOT,
+    Run,
     assert_same,
     fingerprint,
-    finish,
-    limit_file_size,
+    folder_removed,
+    killed_at,
     operations,
     start,
-    stopped,
-    training,
+    stopped_and_resumed,
 )
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
-KIND = KINDS["main, ResNet, 0 workers, oversampling"]
-SHORT = ("--epochs", "2")
+OPTIONS = (*KINDS["main, ResNet, 0 workers, oversampling"], "--epochs", "2")
 
 
 @pytest.fixture(scope="module")
@@ -45,61 +46,48 @@ def data(small_data, tmp_path_factory):
 def whole(data, tmp_path_factory):
     """The fingerprint and the file operations of an undisturbed run."""
     place = tmp_path_factory.mktemp("whole")
-    listed = operations(data, place / "models", (*KIND, *SHORT), place / "listing.txt")
+    listed = operations(Run(data, place / "models", OPTIONS), place / "listing.txt")
     return fingerprint(place / "models"), listed
 
 
 @pytest.fixture
-def words(data, tmp_path):
-    return training(data, tmp_path / "models", (*KIND, *SHORT))
+def training(data, tmp_path):
+    return Run(data, tmp_path / "models", OPTIONS)
 
 
 @pytest.mark.parametrize("operation", ["rename fold00/.tmp", "fsync fold01"])
-def test_a_run_killed_within_a_save_resumes_to_the_same_files(operation, words, whole, tmp_path):
+def test_a_run_killed_within_a_save_resumes_to_the_same_files(operation, training, whole):
     what, where = operation.split()
     points = [k for k, line in enumerate(whole[1], start=1) if line.startswith(f"{what} ") and where in line]
-    point = points[len(points) // 2]
-    child = start(words, [*CUT, "--under", str(tmp_path / "models"), "--at", str(point), "--back", "86400", "--"])
-    assert child.end() == -signal.SIGKILL, child.text
-    printed = finish(words)
+    printed = killed_at(training, whole[0], points[len(points) // 2], "--back", 86400)
     assert "Removed the stale lock" in printed.text  # the lock that it left
-    assert_same(whole[0], fingerprint(tmp_path / "models"), operation)
 
 
-def test_sigterm_to_all_processes_saves_and_resumes_within_an_epoch(words, whole, tmp_path):
-    stopped([*words, "--num-workers", 2], signal.SIGTERM, group=True)
-    printed = finish(words)
+def test_sigterm_to_all_processes_saves_and_resumes_within_an_epoch(training, whole):
+    printed = stopped_and_resumed(training, whole[0], signal.SIGTERM, "--num-workers", 2)
     assert "continuing after epoch 1 and step 1 of the next" in printed.text
-    assert_same(whole[0], fingerprint(tmp_path / "models"), "after SIGTERM")
 
 
-def test_a_fold_is_locked_and_a_second_ctrl_c_ends_the_run_at_once(words, whole, tmp_path, run):
-    child = start([*words, "--num-workers", 1], start_new_session=True)
+def test_a_fold_is_locked_and_a_second_ctrl_c_ends_the_run_at_once(training, whole, run):
+    child = start([*training.words, "--num-workers", 1], start_new_session=True)
     child.wait_for("epoch   1/")
     os.kill(child.process.pid, signal.SIGSTOP)  # so that it keeps running, and both signals arrive within one step
     workers = child.workers()
-    printed = run("train", *words[1:], "--resume")
+    printed = run("train", *training.words[1:], "--resume")
     assert printed.code == 2, printed
-    assert f"is being trained by {child_owner()} (process {child.process.pid})" in printed.err
+    owner = f"{getpass.getuser()} on {socket.gethostname()}"
+    assert f"is being trained by {owner} (process {child.process.pid})" in printed.err
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         os.kill(child.process.pid, number)
-    assert child.end(20) in (130, 143)
+    assert child.end(seconds=20) in (130, 143)
     assert "Press Ctrl-C again" in child.text
-    assert "Traceback" not in child.text
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
-    finish(words)
-    assert_same(whole[0], fingerprint(tmp_path / "models"), "after leaving at once")
+    training.finish()
+    assert_same(whole[0], fingerprint(training.save), "after leaving at once")
 
 
-def child_owner() -> str:
-    import getpass
-    import socket
-
-    return f"{getpass.getuser()} on {socket.gethostname()}"
-
-
-def test_loader_processes_end_after_their_run_is_killed(words):
-    child = start([*words, "--num-workers", 2])
+def test_loader_processes_end_after_their_run_is_killed(training):
+    child = start([*training.words, "--num-workers", 2])
     child.wait_for("epoch   1/")
     workers = child.workers()
     assert len(workers) == 4  # two for training and two for validation
@@ -109,6 +97,13 @@ def test_loader_processes_end_after_their_run_is_killed(words):
         time.sleep(0.2)
     assert not [pid for pid in workers if alive(pid)]
     child.end()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_script_ends_although_its_loader_still_exists(tmp_path, make_photo):
@@ -127,30 +122,16 @@ def test_a_script_ends_although_its_loader_still_exists(tmp_path, make_photo):
     assert (printed.returncode, printed.stdout) == (0, "1\n"), printed.stderr
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_a_full_disk_is_reported_and_nothing_is_lost(words, whole, tmp_path):
-    child = start(words, preexec_fn=limit_file_size(60_000_000))  # a checkpoint fits, the resume state does not
-    assert child.end() == 1, child.text
-    last = child.lines[-1][1]
-    assert "resume.state could not be written (File too large)" in last
+def test_a_full_disk_is_reported_and_nothing_is_lost(training, whole):
+    size = 60_000_000  # a checkpoint fits, the resume state does not
+    child = start(training.words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+    last = child.fail("resume.state could not be written (File too large)")
     assert "MB are left" in last
     assert last.endswith(" --resume")
-    assert "Traceback" not in child.text
-    assert not list((tmp_path / "models").rglob(".tmp-*"))
-    finish(words)
-    assert_same(whole[0], fingerprint(tmp_path / "models"), "after a full disk")
+    assert not list(training.save.rglob(".tmp-*"))
+    training.finish()
+    assert_same(whole[0], fingerprint(training.save), "after a full disk")
 
 
-def test_a_run_ends_if_its_folder_is_moved(words, tmp_path):
-    child = start(words)
-    child.wait_for("epoch   1/")
-    os.replace(tmp_path / "models", tmp_path / "elsewhere")
-    assert child.end() == 1, child.text
-    assert "was deleted" in child.lines[-1][1]
-    assert not (tmp_path / "models").exists()
+def test_a_run_ends_if_its_folder_is_moved(training):
+    folder_removed(training)

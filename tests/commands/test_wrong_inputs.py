@@ -45,7 +45,7 @@ def copy_with_another_id(world):
 FOLDER_NAME = r"1 folder whose name is not <id>_<gender>_<race>_<age>.*: someone\."
 SHOT_NAME = r"1 image whose name is none of the shots mask1\.\.mask5.*/mask6\.jpg\."
 SHARED = "--train-root and --valid-root share people"
-AGES = "--age-filter 58 --task"
+AGES, NO_GROUPS = "--age-filter 58 --task", ("mask", "gender", "age")
 PATHS = ("--save-path", "--train-root", "--load-state-dict")
 VIT = "--backbone vit_b_32 --image-size 64 --train-side 0.5"
 WEIGHTS = "--load-state-dict {checkpoint}"
@@ -84,10 +84,7 @@ OTHER_BACKBONE = rf"holds {NETWORK} with shufflenet_v2_x0_5, not {NETWORK} with 
     Case("the same people to validate on", SHARED, words="--valid-root {train}"),
     Case("a person with two ids to validate on", SHARED, copy_with_another_id, "--valid-root {tmp}/valid"),
     Case("a save path that is a file", r"file\.txt", lambda w: put(w.file), "--save-path {file}"),
-    *(
-        Case(f"no ages in {task}", f"task {task} has none", words=f"{AGES} {task}")
-        for task in ("mask", "gender", "age")
-    ),
+    *(Case(f"no ages in {task}", f"task {task} has none", words=f"{AGES} {task}") for task in NO_GROUPS),
     *(Case(f"an empty {name}", f"{name} must not be empty", words=f"{name}=") for name in PATHS),
 )
 def test_train(case, command, world, give):
