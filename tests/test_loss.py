@@ -63,10 +63,11 @@ def test_logit_adjustment_adds_the_log_of_the_frequency_of_a_class(strength):
     assert criterion(*two).item() == pytest.approx(plain(*two).item(), rel=1e-6)  # equally frequent classes
 
 
-def test_an_absent_class_is_rare_and_its_adjustment_finite():
-    criterion = create_criterion("crossentropyloss", logit_adjustment=1.0, counts={"mask": torch.tensor([70, 20, 0])})
+def test_an_absent_class_is_adjusted_as_one_image():
     logits, target = random_logits(3)
-    assert criterion({"mask": logits}, {"mask": target % 2}).isfinite()
+    counts = [{"mask": torch.tensor([70, 20, count])} for count in (0, 1)]
+    absent, one = (create_criterion("crossentropyloss", logit_adjustment=1.0, counts=each) for each in counts)
+    assert absent({"mask": logits}, {"mask": target}) == one({"mask": logits}, {"mask": target})
 
 
 @pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
