@@ -266,9 +266,6 @@ def test_multi_class_thanet_computes_the_classes_from_the_logits_of_the_attribut
         assert torch.allclose(outputs["main"], expected, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------ attention
-
-
 @pytest.fixture(params=["MultiLabelTHANet", "MultiClassTHANet_MK1"])
 def trunk(request):
     """A network with attention, its weights large enough that attention is not flat."""
