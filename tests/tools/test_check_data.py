@@ -30,8 +30,7 @@ def test_counts_of_classes_and_strata(run, make_data, make_person):
     people = [make_person(f"{k}", "female", 60) for k in range(3)] + [make_person("9", "male", 20)]
     data = make_data(people=people)
     outcome = run("check_data", "--train-root", data.train_root, "--cv", 2)
-    got = counts(outcome.out)
-    assert outcome.code == 0
+    got = counts(outcome.assert_success().out)
     assert [got[name] for name in ("worn female >=60", "wrong female >=60", "bare female >=60")] == [15, 3, 3]
     assert [got[name] for name in ("worn male <30", "wrong male <30", "bare male <30")] == [5, 1, 1]
     assert sum(got[name] for name in MAIN_CLASSES) == 28
@@ -53,8 +52,7 @@ def test_scarce_strata_missing_shots_and_copies_are_notes(run, make_data):
 def test_corrections_are_applied_and_reported(run, make_data, write_csv, tmp_path):
     data = make_data(people=6)  # one in each stratum
     path = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["000001", "female"]])
-    outcome = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 2)
-    assert outcome.code == 0
+    outcome = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 2).assert_success()
     assert "changed the labels of 7 images" in outcome.out
     assert counts(outcome.out)["female <30"] == 2
 
