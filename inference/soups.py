@@ -13,7 +13,8 @@ from analysis.metrics import score
 from inference.oof_members import Candidate, OofRun, Validation, Voter
 from inference.selection import Scorer
 from model import Network, inference_network
-from storage.checkpoint import checkpoint_name, load_checkpoint, save_checkpoint
+from storage.best_checkpoints import checkpoint_name
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.members import Member
 from training.engine import prepare
 from utils import library_versions, make_folder, shorten_list

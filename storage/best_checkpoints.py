@@ -1,4 +1,4 @@
-"""Decide which epochs of a fold are the best, and keep their checkpoints."""
+"""Decide which epochs of a fold are the best, name their checkpoints and keep them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.checkpoint import checkpoint_name
 from storage.find_runs import checkpoint_files
 
 Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
+
+
+def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
+    """Return the file name of a checkpoint, as in epoch012_f1-0.7706.pt; nothing is read back from it."""
+    return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"
 
 
 class BestCheckpoints:

@@ -244,11 +244,3 @@ def load_weights(
         raise UserError(f"{source} contains NaN or infinite weights: {names}. Use an earlier checkpoint.")
     network.load_state_dict({**network.state_dict(), **weights})
     return left_out
-
-
-# ------------------------------------------------------------------------------------------------ the best N of a fold
-
-
-def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
-    """Return the file name of a checkpoint, as in epoch012_f1-0.7706.pt; nothing is read back from it."""
-    return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"

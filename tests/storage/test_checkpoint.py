@@ -15,10 +15,9 @@ from descriptions import info
 from torch import nn
 
 from model import create_model
-from storage.best_checkpoints import BestCheckpoints
+from storage.best_checkpoints import BestCheckpoints, checkpoint_name
 from storage.checkpoint import (
     FORMAT_VERSION,
-    checkpoint_name,
     load_checkpoint,
     load_weights,
     read_tensors,

@@ -9,7 +9,8 @@ import torch
 from descriptions import age_info, info
 from torch import nn
 
-from storage.checkpoint import ModelInfo, checkpoint_name, save_checkpoint
+from storage.best_checkpoints import checkpoint_name
+from storage.checkpoint import ModelInfo, save_checkpoint
 from storage.find_runs import find_single
 from storage.members import Expected, find_best, find_members, open_member
 from storage.run_folder import RunFolder
