@@ -105,8 +105,7 @@ def unreadable(small_data, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_unreadable_images_are_named_at_once(workers, members, predict, unreadable, monkeypatch):
-    ran = []
-    answer = engine.predict_task
+    ran, answer = [], engine.predict_task
     monkeypatch.setattr(engine, "predict_task", lambda outputs, task: ran.append(1) or answer(outputs, task))
     with pytest.raises(UserError) as caught:
         predict(members[:1], batch_size=VIEWS, num_workers=workers)

@@ -43,10 +43,8 @@ def noise(people, kinds, seed):
     """Return labels and unrelated predictions, four images per person."""
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(2, size=people), 4)
-    answers = random.dirichlet(np.ones(2), size=(kinds, 1, len(labels)))
-    return Scorer("gender", labels, np.repeat(np.arange(people), 4), seed=seed), Library(
-        answers, "arithmetic", years=False
-    )
+    library = Library(random.dirichlet(np.ones(2), size=(kinds, 1, len(labels))), "arithmetic", years=False)
+    return Scorer("gender", labels, np.repeat(np.arange(people), 4), seed=seed), library
 
 
 @pytest.mark.parametrize("task", ["mask", "age"])

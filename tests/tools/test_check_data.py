@@ -66,9 +66,8 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
         data.photo(number).write_bytes(whole[: len(whole) // 2])
     path = write_csv(tmp_path / "fix.csv", ["id", "gender"], [["999999", "female"]])
     outcome = run("check_data", "--train-root", data.train_root, "--corrections", path, "--cv", 5)
-    assert outcome.code == 2
-    assert "Traceback" not in outcome.err
     problems = outcome.err.splitlines()
+    assert outcome.code == 2
     patterns = (
         r"1 folder whose name is not <id>_<gender>_<race>_<age>.*: someone\.",
         r"1 image whose name is none of the shots .*mask7\.jpg\.",
@@ -80,8 +79,7 @@ def test_a_broken_set_lists_all_problems_at_once(run, make_data, write_csv, tmp_
     assert len(problems) == len(patterns)
     for pattern in patterns:
         assert sum(bool(re.search(pattern, line)) for line in problems) == 1, pattern
-    assert "Ready to train" not in outcome.out
-    assert "3 people, 20 images" in outcome.out
+    assert "3 people, 20 images" in outcome.out and "Ready to train" not in outcome.out
 
 
 def test_a_set_without_people(run, tmp_path):
