@@ -50,16 +50,9 @@ AGE = (
 CUT = f"train {JOINT} {SMALL} --ema 0.9 --save-every-steps 1 --train-root {SAMPLE[0]} --save-path"
 TOLERANCE = 1e-5  # of numbers in tables and summaries: intervals use SciPy's quantiles, rounded ones before
 IMAGES = (".jpg", ".jpeg", ".png")
-NOT_COMPARED = {
-    "suspects.jpg",
-    "contact_sheet.jpg",
-    ".html",
-    ".state",
-    ".log",
-    MARKER,
-    "cut",
-    "photographs",
-}  # pages and states hold times
+NOT_COMPARED = {  # pages and states hold times
+    *("suspects.jpg", "contact_sheet.jpg", ".html", ".state", ".log", MARKER, "cut", "photographs"),
+}
 TIMES = {"images_per_s", "seconds", "mark"}  # mark: the cheapest row of table.csv is found by images_per_s
 LEFT_OUT = {"seconds", "versions", "digest"}  # digest: the checkpoints are compared themselves
 
@@ -80,10 +73,7 @@ def on_images(place: str, train_root: str, data_root: str) -> list[str]:
     design = f"--task main --top-k 2 --tta 2 --calibrate --name both --save-path {place}/ensembles {ON_CPU}"
     predict = f"--data-root {data_root} {ON_CPU} --save-path {place}"
     return [
-        *(
-            f"train {each} {SMALL} --train-root {train_root} --save-path {place}/models"
-            for each in (RESNET, JOINT, AGE)
-        ),
+        *(f"train {run} {SMALL} --train-root {train_root} --save-path {place}/models" for run in (RESNET, JOINT, AGE)),
         f"find_label_errors --root {resnet}",
         f"submit_ensemble --root {resnet} --top-k 2 --tta 2 {predict}/soft",
         f"submit_ensemble --root {age} --top-k 2 --tta 2 {predict}/soft",
@@ -106,12 +96,12 @@ class Side:
         """Start a command: a script at the root of the checkout, or where there is none one of its tools."""
         name, *words = command.split()
         script = self.checkout / f"{name}.py"
-        how = [str(script)] if script.is_file() else ["-m", "tools", name]
+        program = [str(script)] if script.is_file() else ["-m", "tools", name]
         words = [min(map(str, self.folder.glob(word))) if "*" in word else word for word in words]
         search = os.pathsep.join(filter(None, (str(self.checkout), os.environ.get("PYTHONPATH"))))
         own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
         said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen([sys.executable, *how, *words], cwd=self.folder, env=os.environ | own, **said)
+        return subprocess.Popen([sys.executable, *program, *words], cwd=self.folder, env=os.environ | own, **said)
 
     def run(self, command: str, *, stop: bool = False) -> None:
         """Run a command to its end, or stop a training within its second epoch; exit if it fails."""
@@ -159,7 +149,6 @@ def identity(checkout: Path, *more: object) -> str:
 
 
 def digest(content: bytes) -> str:
-    """Return a fingerprint of some bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -173,13 +162,11 @@ def without(value: Any, names: set[str]) -> Any:
 def content_of(path: Path, folders: Sequence[Path]) -> Any:
     """Return the content of a file that must not differ, without the folders of the sides."""
     if path.name in ("log.csv", "table.csv"):
+        read = number_or_text if path.name == "table.csv" else str
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         kept = [k for k, column in enumerate(header) if column not in TIMES]
-        return {
-            f"row {number}": [number_or_text(row[k]) if path.name == "table.csv" else row[k] for k in kept]
-            for number, row in enumerate([header, *rows])
-        }
+        return {f"row {number}": [read(row[k]) for k in kept] for number, row in enumerate([header, *rows])}
     if path.suffix == ".pt":
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name: tensor.contiguous().numpy() for name, tensor in saved.pop("state_dict").items()}
@@ -222,7 +209,7 @@ def differences(old: Any, new: Any, where: str = "", notes: set[str] | None = No
 
 def contents(folder: Path, folders: Sequence[Path]) -> dict[str, tuple[Any, int]]:
     """Return the content and size of the files of a side by name; the drawn images are one entry."""
-    found: dict[str, tuple[Any, int]] = {}
+    found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         inside = path.relative_to(folder)
         if path.name.startswith(".") or {inside.parts[0], path.name, path.suffix} & NOT_COMPARED:

@@ -32,7 +32,7 @@ class Person:
         return f"{self.id}_{self.gender}_{self.race}_{self.age}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class DataSet:
     """Where a data set lies: `root` is what `input/data` is in the real one."""
 
@@ -40,21 +40,11 @@ class DataSet:
     people: tuple[Person, ...]
     eval_ids: tuple[str, ...]  # in the order of info.csv
 
-    @property
-    def train_root(self) -> Path:
-        return self.root / "train" / "images"
-
-    @property
-    def train_csv(self) -> Path:
-        return self.root / "train" / "train.csv"
-
-    @property
-    def data_root(self) -> Path:
-        return self.root / "images"
-
-    @property
-    def info(self) -> Path:
-        return self.root / "info.csv"
+    def __post_init__(self) -> None:
+        self.train_root = self.root / "train" / "images"
+        self.train_csv = self.root / "train" / "train.csv"
+        self.data_root = self.root / "images"
+        self.info = self.root / "info.csv"
 
     def folder(self, number: int) -> Path:
         """The folder of photographs of one person."""

@@ -12,31 +12,22 @@ from types import SimpleNamespace
 import pytest
 from broken import bare, clear, contents, copy_run, first_checkpoint, make_world
 from cases import COMMANDS, DONE, NETWORK
-
-from train import main as train_main
+from samples import Person, make_data_set
 
 PATIENCE = 30  # seconds after which a reader of a pipe is released, and the test fails
 LONGEST = 3_000  # characters of a line
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, tiny_training, make_person, make_photo):
+def trained(tmp_path_factory, train_run):
     """Runs of one epoch on people of whom most are women of 64: one of gender, two folds of gender, one fold of age."""
+    people = [Person(f"{k:06d}", *(("female", 64) if k < 10 else ("male", 20))) for k in range(1, 13)]
     place = tmp_path_factory.mktemp("trained")
-    images = place / "images"
-    people = [make_person(f"{k:06d}", "female", 64) for k in range(1, 10)]
-    people += [make_person(f"{k:06d}", "male", 20) for k in range(10, 13)]
-    for person in people:
-        for mask, shot in ((0, "mask1"), (2, "normal")):
-            label = {"gender": person.gender == "female", "group": 2 * (person.age >= 60), "mask": mask}
-            make_photo(images / person.folder / f"{shot}.jpg", **label)
-    common = [*tiny_training, "--train-root", str(images), "--save-path", str(place / "saved")]
-    for words in ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0"):
-        assert train_main([*common, *words.split()]) == 0
-    runs = [f"gender/single-{NETWORK}", f"gender/kfold-ensemble-{NETWORK}", f"age/kfold-ensemble-{NETWORK}"]
-    single, folds, age = (place / "saved" / run for run in runs)
+    data = make_data_set(place / "data", people=people, shots=("mask1", "normal"), eval_images=0)
+    commands = ("--task gender", "--task gender --cv 2", "--task age --cv 2 --folds 0")
+    single, folds, age = (train_run(*words.split(), data=data) for words in commands)
     weights = bare(first_checkpoint(single), place / "bare.pth")
-    return SimpleNamespace(images=images, bare=weights, single=single, folds=folds, age=age)
+    return SimpleNamespace(images=data.train_root, bare=weights, single=single, folds=folds, age=age)
 
 
 @pytest.fixture
