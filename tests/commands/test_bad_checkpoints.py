@@ -64,9 +64,12 @@ def weights(id, pattern, make, code=2):
 
 CODE = r"\.pt cannot be read as a checkpoint \(it (contains|is a pickle without weights and may contain) code"
 DAMAGED = r"\.pt cannot be read as a checkpoint \(it is truncated or damaged"
-
-
 NOT_OF_TORCH = r"\(it is not a file of torch\)"
+UNREADABLE = r"\.pt cannot be read as a checkpoint"
+# torch.load raises different errors for different bytes.
+BYTES = (b"submission\n", b"Good\n", b"\x89PNG\r\n", b"PK\x03\x04", b".", b"(1")
+NEITHER = r"\.pt (holds neither|is a checkpoint with missing or wrong parts|has checkpoint format 99|cannot be read as)"
+NO_CHECKPOINTS = ({}, [1, 2], {"epoch": 3}, {"state_dict": [1]}, {0: torch.zeros(1)}, {"format_version": 1})
 PARTS = "with missing or wrong parts"
 SIZE = rf"\.pt is a checkpoint {PARTS} \(its image size is"
 
@@ -85,6 +88,13 @@ SIZE = rf"\.pt is a checkpoint {PARTS} \(its image size is"
     weights("arrays of NumPy", CODE, lambda good, bad: saved({"weight": np.ones(3)}, bad)),
     weights("TorchScript", CODE + r", TorchScript", lambda good, bad: script(bad)),
     weights("a cut file", DAMAGED, lambda good, bad: put(bad, first_half(good.read_bytes()))),
+    *(
+        weights(f"the first {size} bytes", UNREADABLE, lambda good, bad, size=size: put(bad, good.read_bytes()[:size]))
+        for size in (1, 1_000, 1_000_000)
+    ),
+    *(weights(f"{text}", UNREADABLE, lambda _, bad, text=text: put(bad, text)) for text in BYTES),
+    *(weights(f"{each}", NEITHER, lambda _, bad, each=each: saved(each, bad)) for each in NO_CHECKPOINTS),
+    weights("only a later format", NEITHER, lambda _, bad: saved({"format_version": 99}, bad)),
     weights("a file without its last byte", DAMAGED, lambda good, bad: put(bad, good.read_bytes()[:-1])),
     weights("a flipped bit", DAMAGED, flip_a_bit),
     weights("the old format cut", DAMAGED, lambda good, bad: legacy(good, bad, 0.5)),
@@ -144,21 +154,20 @@ def test_bare_weights(case, command, world, give):
     give(command, f"--load-state-dict {{weights}} {BARE}", pattern=case.pattern, code=case.code)
 
 
+def replace_first(world, source):
+    put(first_checkpoint(world.folds), source.read_bytes())
+
+
+MOVED = r"is a checkpoint of fold 1, not of fold 0\. Move it back"
+
+
 @rows(
     "submit_ensemble",
-    Case(
-        "a fold of another split",
-        "differ in split fingerprint",
-        lambda w: put(first_checkpoint(w.folds), w.checkpoint.read_bytes()),
-    ),
+    Case("a fold of another split", "differ in split fingerprint", lambda w: replace_first(w, w.checkpoint)),
     Case("a folder for weights", r"\.pt", lambda w: folder(first_checkpoint(w.folds))),
     Case("a dangling link for weights", r"\.pt", lambda w: dangling(first_checkpoint(w.folds))),
     Case("a file for a fold", r"fold 1\b", lambda w: put(w.folds / "fold01", b"")),
-    Case(
-        "a checkpoint of another fold",
-        r"is a checkpoint of fold 1, not of fold 0\. Move it back",
-        lambda w: put(first_checkpoint(w.folds), first_checkpoint(w.folds, 1).read_bytes()),
-    ),
+    Case("a checkpoint of another fold", MOVED, lambda w: replace_first(w, first_checkpoint(w.folds, 1))),
 )
 def test_a_run_with_weights_that_do_not_belong_there(case, command, world, give):
     give_case(give, case, command, world)

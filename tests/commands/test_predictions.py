@@ -190,18 +190,6 @@ def test_a_renamed_checkpoint_gives_the_same_submission(train_once, predict, fol
     assert [(written.with_name("other") / name).read_bytes() for name in names] == before
 
 
-@pytest.mark.parametrize("transform", ["base", "tta"])
-def test_views_do_not_depend_on_batch_size_or_workers(transform, train_once, predict, folds_folder, written):
-    train_once(*TWO_EPOCHS)
-    options = ("--root", folds_folder, "--top-k", 1, "--tta", 3, "--transform-type", transform)
-    seen = []
-    for extra in (("--batch-size", 64), ("--batch-size", 3), ("--batch-size", 7, "--num-workers", 2)):
-        predict("submit_ensemble", *options, *extra)
-        seen.append(read_members(written))
-    for other in seen[1:]:
-        assert other == pytest.approx(seen[0], abs=1e-6)
-
-
 @pytest.mark.parametrize(("task", "best"), [("main", "max"), ("age", "min")])
 def test_singular_takes_the_best_single_run_checkpoint_by_default(task, best, train, predict, tmp_path, monkeypatch):
     train("--epochs", 3, "--lr", 0.01, "--task", task)

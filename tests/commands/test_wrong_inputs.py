@@ -6,7 +6,6 @@ import os
 import shutil
 
 import pytest
-import torch
 from broken import copy_run, edit, put
 from cases import NETWORK, PREDICTION, Case, assert_error, give_case, rows
 
@@ -128,28 +127,6 @@ def test_prediction(case, command, world, give):
 )
 def test_weights_that_do_not_fit(words, pattern, world, give):
     give("submit_singular", f"--load-state-dict {words}", pattern=pattern)
-
-
-# torch.load raises different errors for different bytes.
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"hello\n", b"submission\n", b"Good\n", b"\x89PNG\r\n", b"PK\x03\x04", b".", b"(1", 1, 1000, 1_000_000],
-)
-def test_a_file_that_is_no_checkpoint_or_its_beginning(content, world, give):
-    put(world.file, world.checkpoint.read_bytes()[:content] if isinstance(content, int) else content)
-    give("submit_singular", "--load-state-dict {file}", pattern=r"file\.txt cannot be read as a checkpoint")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{}, [1, 2], {"epoch": 3}, {"state_dict": [1]}, {0: torch.zeros(1)}, {"format_version": 1}, {"format_version": 99}],
-    ids=str,
-)
-def test_a_file_of_torch_that_is_no_checkpoint(content, world, give):
-    torch.save(content, world.file)
-    reasons = "holds neither a checkpoint|is a checkpoint with missing or wrong parts|has checkpoint format 99"
-    pattern = rf"file\.txt ({reasons}|cannot be read as a checkpoint)"
-    give("submit_singular", "--load-state-dict {file}", pattern=pattern)
 
 
 @pytest.mark.parametrize(
