@@ -138,10 +138,11 @@ class Run:
         places = ["--train-root", str(self.data), "--save-path", str(self.save)]
         return ["train.py", *places, *COMMON.split(), *self.options]
 
-    def finish(self) -> Child:
-        """Resume the run until it is finished."""
+    def finish(self, whole: dict[str, str]) -> Child:
+        """Resume the run until it is finished, and assert that it left the files of an undisturbed run."""
         child = start([*self.words, "--resume"])
         child.end(0)
+        assert_same(whole, fingerprint(self.save))
         return child
 
     def cut(self, *options: object) -> Child:
@@ -177,10 +178,10 @@ def _without_times(value: object) -> object:
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-def assert_same(whole: dict[str, str], other: dict[str, str], what: str) -> None:
+def assert_same(whole: dict[str, str], other: dict[str, str]) -> None:
     """Assert that two runs left the same files with the same contents."""
     differ = sorted(name for name in whole.keys() | other.keys() if whole.get(name) != other.get(name))
-    assert not differ, f"{what}: these files differ or are missing: {differ}"
+    assert not differ, f"these files differ or are missing: {differ}"
 
 
 # ------------------------------------------------------------------------------------------------ kills
@@ -215,9 +216,8 @@ def killed_at_random(
             break
     done = sum(child.process.returncode != 0 for child in children)
     resumes = []
-    for child in [*children, run.finish()]:
+    for child in [*children, run.finish(whole)]:
         resumes += [when for when, line in child.lines if "continuing after" in line or "finished ear" in line][:1]
-    assert_same(whole, fingerprint(run.save), "after random kills")
     return done, resumes
 
 
@@ -230,9 +230,7 @@ def operations(run: Run, listing: Path) -> list[str]:
 def killed_at(run: Run, whole: dict[str, str], number: int, *options: object) -> Child:
     """Kill a run before its file operation `number`, and resume it; the options are those of cut.py."""
     run.cut("--at", number, *options).end(-signal.SIGKILL)
-    child = run.finish()
-    assert_same(whole, fingerprint(run.save), f"killed before operation {number}")
-    return child
+    return run.finish(whole)
 
 
 # ------------------------------------------------------------------------------------------------ other faults
@@ -251,9 +249,7 @@ def stopped_and_resumed(run: Run, whole: dict[str, str], signum: signal.Signals,
     assert "saved after fold" in child.text, child.text
     assert "To continue: python train.py" in child.text, child.text
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()], "loader processes are still running"
-    child = run.finish()
-    assert_same(whole, fingerprint(run.save), f"after {signum.name}")
-    return child
+    return run.finish(whole)
 
 
 @contextmanager
@@ -277,8 +273,7 @@ def disk_fault(run: Run, whole: dict[str, str], fault: Callable, reason: str) ->
         child.wait_for("epoch   1/")
         with fault(run.save):
             last = child.fail(f"could not be written ({reason})")
-        run.finish()
-        assert_same(whole, fingerprint(run.save), reason)
+        run.finish(whole)
         return last
 
 
@@ -310,8 +305,7 @@ def clock_set_back(run: Run, whole: dict[str, str]) -> None:
     tomorrow = time.time() + 86400
     for path in run.save.rglob("*"):
         os.utime(path, (tomorrow, tomorrow))
-    run.finish()
-    assert_same(whole, fingerprint(run.save), "after the clock was set back")
+    run.finish(whole)
 
 
 def folder_removed(run: Run, whole: dict[str, str] | None = None) -> str:

@@ -100,7 +100,7 @@ def test_an_interrupted_run_resumes_to_the_same_files(trained, training, tmp_pat
     code, out, err = torchrun(ROOT / "train.py", *words, "--resume")
     assert code == 0, err
     assert "fold 0: continuing after epoch" in out
-    assert_same(fingerprint(trained[0] / "fold00"), fingerprint(tmp_path / "main" / NAME / "fold00"), "after SIGTERM")
+    assert_same(fingerprint(trained[0] / "fold00"), fingerprint(tmp_path / "main" / NAME / "fold00"))
 
 
 def assert_predict_alike(trained, run, data_root, place, count, *more):
