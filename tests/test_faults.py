@@ -17,7 +17,7 @@ import pytest
 from faults import KINDS, ROOT, Run, fingerprint, folder_removed, killed_at, operations, start, stopped_and_resumed
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
-OPTIONS = (*KINDS["main, ResNet, 0 workers, oversampling"], "--epochs", "2")
+OPTIONS = f"{KINDS['main, ResNet, 0 workers']} --epochs 2"
 
 
 @pytest.fixture(scope="module")
