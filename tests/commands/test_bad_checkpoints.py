@@ -126,24 +126,22 @@ def test_weights(case, command, world, give):
     assert not list(world.tmp.rglob("ran"))
 
 
-OTHER = {"linear.weight": torch.ones(3, 512), "other": torch.ones(1)}
+def other_network(source, target):
+    bare(source, target, without=["linear.bias"], **{"linear.weight": torch.ones(3, 512), "other": torch.ones(1)})
+
+
 DEEPER = {f"layer5.{k}": torch.ones(1) for k in range(9)}
+OTHER_PARTS = (
+    r"linear\.bias is missing, other is not part of it, linear\.weight has shape \(3, 512\) instead of \(2, \d+\)\."
+)
+MORE_PARTS = r".* is not part of it, .* and \d+ more\."
 DO_NOT_FIT = rf"\.pt do not fit {NETWORK} \(shufflenet_v2_x0_5, task gender\): "
 
 
 @rows(
     "submit_singular",
-    weights(
-        "of another network",
-        DO_NOT_FIT + r"linear\.bias is missing, other is not part of it, "
-        r"linear\.weight has shape \(3, 512\) instead of \(2, \d+\)\.",
-        lambda good, bad: bare(good, bad, without=["linear.bias"], **OTHER),
-    ),
-    weights(
-        "of a deeper network",
-        DO_NOT_FIT + r".* is not part of it, .* and \d+ more\.",
-        lambda good, bad: bare(good, bad, **DEEPER),
-    ),
+    weights("of another network", DO_NOT_FIT + OTHER_PARTS, other_network),
+    weights("of a deeper network", DO_NOT_FIT + MORE_PARTS, lambda good, bad: bare(good, bad, **DEEPER)),
     weights("with NaN", r"NaN or infinite weights: linear\.bias", with_bias(torch.full((2,), torch.nan))),
     weights("without values", r"\.pt", with_bias(torch.ones(2, device="meta"))),
     weights("of whole numbers", "", with_bias(torch.ones(2, dtype=torch.int8)), code=0),

@@ -46,7 +46,7 @@ SHOT_NAME = r"1 image whose name is none of the shots mask1\.\.mask5.*/mask6\.jp
 SHARED = "--train-root and --valid-root share people"
 AGES, NO_GROUPS = "--age-filter 58 --task", ("mask", "gender", "age")
 PATHS = ("--save-path", "--train-root", "--load-state-dict")
-VIT = "--backbone vit_b_32 --image-size 64 --train-side 0.5"
+TRAIN_SIDE = r"vit_b_32 for --image-size 64 cannot train on images of 32 pixels \(.*\)\. Pass another --train-side"
 WEIGHTS = "--load-state-dict {checkpoint}"
 OTHER_BACKBONE = rf"holds {NETWORK} with shufflenet_v2_x0_5, not {NETWORK} with resnet34\. Pass --model-type"
 
@@ -62,11 +62,7 @@ OTHER_BACKBONE = rf"holds {NETWORK} with shufflenet_v2_x0_5, not {NETWORK} with 
     Case("more folds than people", r"6 people cannot be split into 7 folds", words="--cv 7"),
     Case("one person", r"1 people cannot be split into 2 folds|one person", leave_one_person),
     Case("one image a fold", r"Fold \d has a single training image", leave_two_images, "--cv 2"),
-    Case(
-        "a network for one size",
-        r"vit_b_32 for --image-size 64 cannot train on images of 32 pixels \(.*\)\. Pass another --train-side",
-        words=VIT,
-    ),
+    Case("a network for one size", TRAIN_SIDE, words="--backbone vit_b_32 --image-size 64 --train-side 0.5"),
     Case("a device", r"--device potato is not available", words="--device potato"),
     Case("a device that is not here", r"--device cuda:99 is not available", words="--device cuda:99"),
     Case("weights of another task", "was trained on task gender, not main", words=f"--task main {WEIGHTS}"),
