@@ -166,11 +166,15 @@ def cannot_write(path: Path, error: OSError) -> DiskError:
 def make_folder(path: Path) -> Path:
     """Create a folder and its parents if needed, and return its path.
 
-    Raise a DiskError if the disk does not allow it, a FileExistsError or NotADirectoryError if a file has the name.
+    Raise a DiskError if the disk does not allow it, a FileExistsError or NotADirectoryError if a file has the name, and
+    a UserError if a link leads nowhere.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
+    except (FileExistsError, NotADirectoryError) as error:
+        if os.path.islink(error.filename) and not os.path.exists(error.filename):
+            target = os.readlink(error.filename)
+            raise UserError(f"{error.filename} is a link to {target}, which does not exist. Create it.") from None
         raise
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -184,12 +188,24 @@ def remove_leftovers(folder: Path, of: str = "") -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-def remove_tree(path: Path) -> None:
-    """Delete a folder; other processes see it whole or not at all."""
-    if path.exists():
+def remove_tree(path: Path, *, last: str | None = None) -> None:
+    """Delete a folder; other processes see it whole or not at all.
+
+    If it is a link, or holds links to folders, on a larger disk say, the links stay and their folders are emptied, of
+    the file `last` at the end.
+    """
+    if not path.exists():
+        return
+    links = [each for each in (path, *path.iterdir()) if each.is_symlink() and each.is_dir()]
+    if not links:
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-"))
         os.replace(path, aside / path.name)
         shutil.rmtree(aside, ignore_errors=True)
+        return
+    entries = [entry for link in links if link != path for entry in link.iterdir()]
+    entries += sorted(set(path.iterdir()) - set(links), key=lambda entry: entry.name == last)
+    for entry in entries:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

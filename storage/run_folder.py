@@ -297,9 +297,9 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
     Raises:
         UserError: the folder holds another run, or one and neither --resume nor --overwrite was passed.
     """
-    names = {path.name for path in run.path.iterdir()} if run.path.exists() else set()
-    if all(name.startswith(".") or name == run.split.name for name in names):
-        return False  # it is empty, or a run was interrupted at its very start
+    found = [path for path in run.path.iterdir() if path != run.split] if run.path.exists() else []
+    if all(path.name.startswith(".") or (path.is_dir() and not any(path.iterdir())) for path in found):
+        return False  # a run was interrupted at its very start, or there are links to folders on another disk
     if not run.config.is_file():
         raise UserError(f"{run.path} holds files that are not of a run. Pass another --save-path.")
     if config.overwrite:

@@ -218,7 +218,7 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         if config.resume:
             print(f"Found nothing to resume in {run.path}, starting the run.")
         if config.overwrite:
-            remove_tree(run.path)
+            remove_tree(run.path, last=run.config.name)  # without it, a run deleted in part is not recognised
         make_folder(run.path)
         write_json(run.split, data.split.as_dict())
         write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})

@@ -175,3 +175,25 @@ def test_a_fold_that_is_still_trained_is_not_in_the_summary(train, predict, fold
     assert set(pd.read_csv(folds_folder / "oof.csv")["fold"]) == {1}
     assert set(pd.read_csv(folds_folder / "log.csv")["fold"]) == {0, 1}
     assert "not fully trained" in predict("submit_ensemble", "--root", folds_folder, "--top-k", 1).out
+
+
+@pytest.mark.parametrize("linked", [".", "fold01"])
+def test_overwriting_a_run_keeps_links_to_another_disk(linked, train, folds_folder, tmp_path):
+    """The old files are deleted there, and the new ones written there."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (folds_folder / linked).parent.mkdir(parents=True)
+    (folds_folder / linked).symlink_to(disk)
+    train(*FOLDS)
+    (disk / "old.txt").touch()
+    train(*FOLDS, "--overwrite")
+    assert (folds_folder / linked).is_symlink()
+    assert not (disk / "old.txt").exists()
+    assert list(disk.rglob("epoch*.pt"))
+    assert train(*FOLDS, "--resume").out.count("finished earlier") == 2
+
+
+def test_a_link_that_leads_nowhere_is_named(train, folds_folder, tmp_path):
+    folds_folder.parent.mkdir(parents=True)
+    folds_folder.symlink_to(tmp_path / "lost")
+    train(*FOLDS, code=2).assert_error(f"{folds_folder} is a link to {tmp_path / 'lost'}, which does not exist.")
