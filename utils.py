@@ -11,6 +11,7 @@ import pickle
 import platform
 import shutil
 import struct
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -40,9 +41,9 @@ def shorten_list(names: Iterable[object], limit: int = 5) -> str:
 # ------------------------------------------------------------------------------------------------ machine
 
 
-def process_number() -> int:
-    """Return the rank of this process among those that torchrun started; 0 without torchrun."""
-    return int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+def process_number(kind: str = "RANK") -> int:
+    """Return the RANK or LOCAL_RANK of this process among those that torchrun started; 0 without torchrun."""
+    return int(os.environ[kind]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def count_cores() -> int:
@@ -213,6 +214,12 @@ def write_text(path: Path, text: str) -> None:
     atomic_write(path, lambda file: file.write(text.encode(errors="surrogateescape")))
 
 
+def as_on_disk(text: str) -> str:
+    """Return names from a text file as Python reads them from the disk: where that is in ASCII, with escaped bytes."""
+    encoding = "ascii" if sys.getfilesystemencoding() == "ascii" else "utf-8"
+    return text.encode(errors="surrogateescape").decode(encoding, "surrogateescape")
+
+
 def file_digest(path: str | Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file."""
     with Path(path).open("rb") as file:
@@ -222,7 +229,7 @@ def file_digest(path: str | Path) -> str:
 def read_json(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Return the object in a JSON file, or raise a UserError if it or a `needed` key is missing or damaged."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        value = json.loads(as_on_disk(path.read_text(encoding="utf-8", errors="surrogateescape")))
         if not isinstance(value, dict) or any(name not in value for name in needed):
             raise ValueError(f"it has no {' and '.join(needed) or 'object'}")
         return value

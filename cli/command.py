@@ -77,7 +77,7 @@ def run_tool(cls: type[AnyConfig], action: Callable[[AnyConfig, Context], None],
 def _report(error: BaseException, context: Context) -> tuple[int, str | None]:
     """Return the exit code and the line to print for an error; raise it again if it is a bug."""
     if isinstance(error, (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError)):
-        shown = context.joined or os.environ.get("LOCAL_RANK", "0") == "0"  # else the first process says the same
+        shown = context.joined or process_number("LOCAL_RANK") == 0  # else the first process says the same
         return 2, _user_message(error) if shown else None
     if isinstance(error, DiskError):
         return 1, f"{error}{context.how_to_continue()}"

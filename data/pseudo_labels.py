@@ -15,7 +15,7 @@ import pandas as pd
 from data.label_math import decode_classes, encode_classes, marginals
 from data.prediction_files import read_prediction_list
 from data.tasks import ATTRIBUTES, TASKS
-from utils import UserError, read_json
+from utils import UserError, as_on_disk, read_json
 
 ABOUT = "prediction.json"
 
@@ -97,7 +97,7 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
     answers, trained = [], []
     for member in about["members"]:
         try:
-            table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": str})
+            table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": as_on_disk})
             table = table.set_index("ImageID")
             if table.shape[1] != TASKS["main"].outputs:
                 continue  # a member of another task, in a recipe

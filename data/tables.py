@@ -16,7 +16,7 @@ import pandas as pd
 
 from data.label_math import age_group, encode_class
 from data.tasks import GENDERS, MASKS, MAX_AGE, SHOTS
-from utils import UserError, shorten_list
+from utils import UserError, as_on_disk, shorten_list
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_NAME = re.compile(r"([^_]+)_([A-Za-z]+)_.+_(\d+)")  # <id>_<gender>_<race>_<age>
@@ -195,7 +195,7 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
         raise UserError(f"There is no file {path}.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            text = file.read()
+            text = as_on_disk(file.read())
         if "\0" in text:
             raise UserError(f"{path} contains NUL characters, as UTF-16 does. Save it as CSV in UTF-8.")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)

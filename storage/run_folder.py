@@ -16,6 +16,7 @@ from data.tasks import TASKS
 from storage.lock import FoldLocks
 from utils import (
     UserError,
+    as_on_disk,
     atomic_write,
     first_line,
     make_folder,
@@ -276,7 +277,8 @@ def _read_rows(
 ) -> pd.DataFrame:
     """Return a table after checking its columns and its values; `advice` is for a damaged one."""
     try:
-        rows = pd.read_csv(path, converters={"person": str, "ImageID": str}, encoding_errors="surrogateescape")
+        converters = {"person": as_on_disk, "ImageID": as_on_disk}
+        rows = pd.read_csv(path, converters=converters, encoding_errors="surrogateescape")
         missing = [name for name in columns if name not in rows]
         if missing:
             raise ValueError(f"it has no column {', '.join(missing)}")
