@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows, visible_entries
+from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows
 from utils import UserError, shorten_list
 
 
@@ -24,34 +24,59 @@ class PredictionList:
 def read_prediction_list(root: str | Path) -> PredictionList:
     """Return the images in `root` in the order of an info.csv next to it, or sorted by name without one.
 
+    The id of an image is its path from `root`, with `/`.
+
     Raises:
         UserError: the folder is missing or empty, or info.csv lists an id twice or one without an image.
     """
-    root = Path(root)
+    root, report = Path(root), Report()
     if not root.is_dir():
         other = root.parent / "eval" / "images"
         hint = f" There is one at {other}." if other.is_dir() else ""
         raise UserError(f"There is no folder {root}. Create it or pass another --data-root.{hint}")
-    files = {entry.name: Path(entry.path) for entry in visible_entries(root) if entry.name.lower().endswith(EXTENSIONS)}
+    if (root / "info.csv").is_file() and (root / "images").is_dir():
+        raise UserError(f"{root} holds info.csv and a folder of images. Pass --data-root {root / 'images'}.")
+    files = _list_images(root, report)
     if not files:
         raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}).")
     info = root.absolute().parent / "info.csv"
     if os.path.lexists(info):
-        return _read_info(info, root, files)
+        return _read_info(info, root, files, report)
     ids = sorted(files)
     broken = [name for name in ids if name.encode(errors="replace").decode() != name]
     if broken:
         raise UserError(f"{root} has names that are not Unicode. Rename {shorten_list(broken)}.")
-    return PredictionList(ids, [files[name] for name in ids], [f"There is no {info}: rows are ordered by file name."])
+    report.note([name for name in ids if "/" in name], "image", f"in subfolders of {root}, whose ids are paths")
+    notes = [f"There is no {info}: rows are ordered by file name.", *report.notes]
+    return PredictionList(ids, [files[name] for name in ids], notes)
 
 
-def _read_info(info: Path, root: Path, files: Mapping[str, Path]) -> PredictionList:
+def _list_images(root: Path, report: Report) -> dict[str, Path]:
+    """Return the images in a folder and its subfolders by id; hidden files and folders do not count."""
+    files, others, seen = {}, [], set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link leads back
+            subfolders.clear()
+            continue
+        seen.add(place)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            path = Path(folder, name)
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                files[path.relative_to(root).as_posix()] = path
+            elif not name.startswith("."):
+                others.append(path.relative_to(root).as_posix())
+    report.note(sorted(others), "file", f"in {root} that this toolkit does not read")
+    return files
+
+
+def _read_info(info: Path, root: Path, files: Mapping[str, Path], report: Report) -> PredictionList:
     """Return the images that info.csv lists, in its order."""
     rows = read_csv_rows(info, ("ImageID",))
     ids = [row["ImageID"] for _, row in rows]
     if not ids:
         raise UserError(f"{info} lists no images. Delete it to predict all of {root} in the order of their names.")
-    report = Report()
     found = _find_files(ids, files)
     blank = [f"line {number}" for number, row in rows if not row["ImageID"].strip()]
     outside = [name for name in ids if Path(name).is_absolute() or ".." in Path(name.replace("\\", "/")).parts]
@@ -59,28 +84,27 @@ def _read_info(info: Path, root: Path, files: Mapping[str, Path]) -> PredictionL
     report.error(blank, "row", f"of {info} without an ImageID")
     report.error(outside, "id", f"of {info} outside of {root}")
     report.error(_repeated(name for name in ids if name.strip()), "id", f"listed twice in {info}")
-    report.error(_repeated(found[name].name for name in set(ids) if name in found), "image", f"of two ids of {info}")
+    report.error(_repeated(found[name] for name in set(ids) if name in found), "image", f"of two ids of {info}")
     report.error(missing, "id", f"of {info} without an image in {root}")
     report.raise_errors()
-    differ = [name for name in ids if found[name].name != name]
+    differ = [name for name in ids if found[name] != name]
     report.note(differ, "id", "spelled differently from the file (case of the extension, spaces, composed letters)")
-    used = {path.name for path in found.values()}
-    report.note(sorted(set(files) - used), "image", f"in {root} that {info} does not list, left out")
-    return PredictionList(ids, [found[name] for name in ids], report.notes)
+    report.note(sorted({*files} - {*found.values()}), "image", f"in {root} that {info} does not list, left out")
+    return PredictionList(ids, [files[found[name]] for name in ids], report.notes)
 
 
-def _find_files(ids: Sequence[str], files: Mapping[str, Path]) -> dict[str, Path]:
+def _find_files(ids: Sequence[str], files: Iterable[str]) -> dict[str, str]:
     """Return the file of each id that has one: with its name, or the only one whose name is spelled differently."""
 
     def spelled(name: str) -> str:
-        stem, extension = os.path.splitext(normalize_name(name))
+        stem, extension = os.path.splitext(normalize_name(name).replace("\\", "/"))
         return stem + extension.lower()
 
     alike: dict[str, list[str]] = defaultdict(list)
     for name in files:
         alike[spelled(name)].append(name)
     candidates = {name: [name] if name in files else alike.get(spelled(name), []) for name in ids}
-    return {name: files[names[0]] for name, names in candidates.items() if len(names) == 1}
+    return {name: names[0] for name, names in candidates.items() if len(names) == 1}
 
 
 def _repeated(names: Iterable[str]) -> list[str]:

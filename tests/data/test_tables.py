@@ -269,6 +269,28 @@ def test_an_image_that_info_csv_does_not_list_is_left_out_and_named(make_data, m
     assert "stranger.jpg" in only(listed.notes)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_images_in_subfolders_are_predicted_by_their_paths(listed, make_data, make_photo, write_csv):
+    data = make_data(people=1, eval_images=2, info=False)
+    for name in ("a/x.jpg", "a/b/y.png", ".hidden/z.jpg"):
+        make_photo(data.data_root / name)
+    (data.data_root / "a" / "Thumbs.db").touch()
+    (data.data_root / "a" / "loop").symlink_to(data.data_root)
+    ids = ["a/b/y.png", "a/x.jpg", *data.eval_ids]
+    if listed:
+        write_csv(data.info, ["ImageID"], [["a\\b\\y.png"], *([name] for name in ids[1:])])
+    found = read_prediction_list(data.data_root)
+    assert found.paths == [data.data_root / name for name in (ids if listed else sorted(ids))]
+    assert any("Thumbs.db" in note for note in found.notes)
+    assert any("2 images in subfolders" in note for note in found.notes) is not listed
+
+
+def test_the_folder_above_the_images_is_an_error(make_data):
+    data = make_data(people=1)
+    with pytest.raises(UserError, match=rf"Pass --data-root {data.data_root}\."):
+        read_prediction_list(data.root)
+
+
 def test_info_csv_without_rows(make_data, write_csv):
     data = make_data(people=1)
     write_csv(data.info, ["ImageID", "ans"], [])
