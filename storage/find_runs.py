@@ -9,7 +9,8 @@ from config import TrainConfig
 from storage.run_folder import KFOLD, RunFolder
 from utils import ROOT, UserError, read_json, shorten_list
 
-CHECKPOINTS = (".pt", ".pth")  # file name endings
+CHECKPOINTS = (".pt", ".pth", ".pth.tar")  # file name endings
+OTHER_WEIGHTS = (".safetensors", ".ckpt", ".bin", ".tar", ".pkl", ".h5", ".onnx")  # which are not read
 
 
 def find_run(
@@ -89,7 +90,7 @@ def existing_checkpoint(path: str | Path) -> Path:
     return Path(path)
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Path, endings: tuple[str, ...] = CHECKPOINTS) -> list[Path]:
     """Return the checkpoints in the folder of a fold, sorted by name; empty if there is no such folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in files if path.suffix.lower() in CHECKPOINTS and not path.name.startswith("."))
+    return sorted(path for path in files if path.name.lower().endswith(endings) and not path.name.startswith("."))

@@ -12,7 +12,7 @@ from config import TrainConfig
 from data.tasks import TASKS
 from model import Network
 from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
-from storage.find_runs import checkpoint_files
+from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
 from storage.run_folder import RunFolder, changed_options
 from utils import UserError, shorten_list
 
@@ -104,6 +104,11 @@ def find_members(
         raise UserError(f"{run.path} holds no folders fold00, fold01, ... Pass the folder of a K-fold run.")
     wanted = list(folds) if folds is not None else list(range(max(present) + 1))
     missing = [k for k in wanted if not checkpoint_files(run.fold(k))]
+    others = {path for k in wanted for path in checkpoint_files(run.fold(k), OTHER_WEIGHTS)}
+    others -= {path for k in wanted for path in checkpoint_files(run.fold(k))}
+    if others:
+        names = shorten_list(sorted(f"{path.parent.name}/{path.name}" for path in others))
+        print(f"Not read, since only {', '.join(CHECKPOINTS)} files are: {names}.")
     members = [m for k in wanted if k not in missing for m in _best_of_fold(run, k, top_k, expected)]
     if folds is None and members and members[0].info.config:
         missing = sorted({*missing, *range(members[0].info.config["cv"])} - {m.fold for m in members})

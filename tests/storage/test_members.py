@@ -111,6 +111,15 @@ def test_checkpoints_that_are_missing(infos, folds, top_k, error, make_run):
         find_members(make_run(infos), top_k=top_k, folds=folds)
 
 
+def test_weights_with_other_endings_are_read_or_named(make_run, capsys):
+    run = make_run(THREE_FOLDS)
+    (path,) = run.fold(1).glob("epoch*.pt")
+    path.rename(path.with_suffix(".pth.tar"))
+    (run.fold(2) / "best.safetensors").write_bytes(b"")
+    assert order(find_members(run, top_k=1, folds=None)) == [(0, 1), (1, 2), (2, 3)]
+    assert capsys.readouterr().out == "Not read, since only .pt, .pth, .pth.tar files are: fold02/best.safetensors.\n"
+
+
 def test_chosen_folds_need_no_others(make_run):
     run = make_run({0: THREE_FOLDS[0], 2: THREE_FOLDS[2]})
     assert order(find_members(run, top_k=1, folds=(0, 2))) == [(0, 1), (2, 3)]
