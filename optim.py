@@ -108,6 +108,8 @@ def one_cycle(optimizer: Optimizer, *, steps: int, cycle: int, warmup: int = 0) 
     """Return a schedule that rises from a 25th and falls to nearly zero (Smith and Topin 2018, arXiv 1708.07120)."""
     from torch.optim.lr_scheduler import OneCycleLR
 
+    if steps == 1:  # it would be the last one, with a rate of nearly zero
+        return constant(optimizer, steps=steps, cycle=cycle)
     # Torch divides by the number of steps between the first and the highest, which must not be 0.
     rise = max(warmup, 1.5) / steps if warmup and steps > 2 else 0.3
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -36,6 +36,7 @@ from training.session import Session
 from training.tracking import Tracker
 from utils import UserError, shorten_list
 
+LEAST_STEPS = 10  # of a run, for a schedule of the learning rate
 CHECK_EVERY = 50  # steps after which the losses on a GPU, which has to be waited for, are checked
 
 
@@ -142,6 +143,10 @@ class FoldTrainer:
 
     def _create_step(self) -> TrainStep:
         config, steps = self.config, len(self.sampler)
+        if config.epochs * steps < LEAST_STEPS and config.lr_scheduler != "none":
+            few = f"too few steps for --lr-scheduler {config.lr_scheduler}, {config.epochs * steps} in all"
+            advice = "Pass more --epochs, a smaller --batch-size, or --lr-scheduler none."
+            print(f"fold {self.number}: {few}. {advice}")
         weight_decay = config.weight_decay
         if config.run_decay:
             weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * steps)

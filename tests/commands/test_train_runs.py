@@ -142,6 +142,12 @@ def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):
     assert_same_weights(tmp_path / "run", tmp_path / "steps")
 
 
+def test_a_run_of_one_step_has_the_peak_learning_rate_and_says_that_it_is_short(train, tmp_path):
+    outcome = train("--batch-size", 200, "--lr-scheduler", "onecycle", "--lr", 0.002)
+    assert "fold 0: too few steps for --lr-scheduler onecycle, 1 in all. Pass more --epochs," in outcome.out
+    assert pd.read_csv(next(tmp_path.rglob("log.csv")))["lr"].tolist() == [0.002]
+
+
 def test_a_preset_is_trained_and_kept_with_the_run(run, small_data, tiny_training, tmp_path):
     network = tiny_training[tiny_training.index("--backbone") :]  # without --model-type
     words = (*network, "--train-root", small_data.train_root, "--save-path", tmp_path / "models", "--cv", 2)
