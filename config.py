@@ -62,6 +62,7 @@ class Data(Images):
     cv: int = option(1, "number of folds; 1 holds out 10 %% of the people", low=1)
     folds: tuple[int, ...] | None = option(None, "folds to train, as in 0,2", text="all")
     on_bad_image: str = option("stop", "unreadable images: stop, or skip and report them", choices=choices.BAD_IMAGE)
+    two_genders: str = option("stop", "people with two genders: stop, or keep both", choices=choices.TWO_GENDERS)
     pseudo_labels: str | None = option(None, "folder of a prediction to train on too", path=True, text="none")
     pseudo_share: float = option(0.5, "share of --pseudo-labels to use, the most confident", low=0.01, high=1)
     age_filter: int | None = option(None, "train people of at least this age as 60 and over", text="off")
@@ -282,6 +283,8 @@ class CheckConfig(Images, Config):
     """Check a folder of training images: counts, strata and errors."""
 
     command = "python -m tools check_data"
+
+    two_genders: str = option(Data.two_genders, "people with two genders", choices=choices.TWO_GENDERS)
 
 
 @dataclass

@@ -44,6 +44,7 @@ TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source
 OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")
 BAD_IMAGE = ("stop", "skip")
+TWO_GENDERS = ("stop", "keep")
 CACHES = ("ram", "off")
 TRACKERS = ("none", "tensorboard", "wandb")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

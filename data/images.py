@@ -174,3 +174,12 @@ def find_identical_files(paths: Sequence[str | Path]) -> list[list[str]]:
             with suppress(OSError), Path(path).open("rb") as file:  # find_unreadable reports it
                 by_digest[hashlib.file_digest(file, "sha256").digest()].append(path)
     return [group for group in by_digest.values() if len(group) > 1]
+
+
+def find_shared_images(paths: Sequence[str], people: Sequence[str]) -> dict[tuple[str, ...], list[list[str]]]:
+    """Return groups of identical files by the people that they are of; `people` has the person on each image."""
+    owners = dict(zip(paths, people, strict=True))
+    shared: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
+    for group in find_identical_files(paths):
+        shared[tuple(sorted({owners[path] for path in group}))].append(group)
+    return shared

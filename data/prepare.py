@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from data.image_cache import ImageReader, load_images
-from data.images import stop_if_unreadable
+from data.images import find_shared_images, stop_if_unreadable
 from data.pseudo_labels import read_pseudo_labels
 from data.split import Fold, Split, label_fingerprint, split_people
-from data.tables import read_training_tables
+from data.tables import check_people, read_training_tables
 from data.tasks import AGE_BOUNDS, AGE_GROUPS, MAX_AGE
 from utils import UserError, shorten_list
 
@@ -63,12 +63,15 @@ def read_tables(
     train_root: str | Path,
     valid_root: str | Path | None = None,
     corrections: str | Path | None = None,
+    two_genders: str = "keep",
     cv: int,
     seed: int,
 ) -> Tables:
     """Read the labels and split the people into folds; raise the errors in the folders as a UserError, a line each."""
     roots = {"--train-root": train_root, **({"--valid-root": valid_root} if valid_root else {})}
     (train, *rest), report = read_training_tables(roots, corrections)
+    for table in (train, *rest):
+        check_people(table, report, two_genders=two_genders)
     report.raise_errors()
     valid = rest[0] if rest else None
     both = sorted(set(train["person"]) & set(valid["person"])) if valid_root else []
@@ -113,6 +116,9 @@ def prepare_images(
         train, valid = (_without(part, unreadable) for part in (train, valid))
         print(f"Left out {len(unreadable)} of {len(paths)} images that cannot be read: {shorten_list(unreadable)}.")
         split = _split(train, valid, len(split.folds), split.seed)
+    crossing = [" and ".join(names) for names in find_shared_images(train["path"], train["person"]) if len(names) > 1]
+    if crossing:
+        notes.append(f"Identical images of different people may be in different folds: {shorten_list(crossing)}.")
     for note in [*notes, *split.notes]:
         print(note)
     extra = []

@@ -79,8 +79,11 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
         return Split(seed, [Fold(people, valid_people)], notes)
     parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
     if len(people) < max(parts, 2):
+        joined = "id" in table and table["id"].nunique() > len(people)
+        rule = " Ids that differ in a last -1 to -99 only are those of one person." if joined else ""
         raise UserError(
             f"{len(people)} people cannot be split into {max(parts, 2)} folds. Each fold needs at least one person."
+            f"{rule}"
         )
     counts = stratum.value_counts().sort_index()
     scarce = [f"{name} ({count})" for name, count in counts.items() if count < parts]

@@ -20,6 +20,7 @@ from utils import UserError, as_on_disk, shorten_list
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_NAME = re.compile(r"([^_]+)_([A-Za-z]+)_.+_(\d+)")  # <id>_<gender>_<race>_<age>
+ANOTHER = re.compile(r"(.*[^-])-[1-9]\d?")  # the id of another folder of a person, as in 001498-1
 CORRECTION_COLUMNS = ("id", "gender", "age", "file", "mask")
 
 
@@ -42,7 +43,8 @@ class Report:
     def _add(sentences: list[str], names: Iterable[str], noun: str, what: str) -> None:
         names = list(names)
         if names:
-            sentences.append(f"{len(names)} {noun}{'s' if len(names) > 1 else ''} {what}: {shorten_list(names)}.")
+            plural = "people" if noun == "person" else f"{noun}s"
+            sentences.append(f"{len(names)} {plural if len(names) > 1 else noun} {what}: {shorten_list(names)}.")
 
     def raise_errors(self) -> None:
         """Raise all errors as one UserError with a line each; do nothing if there are none."""
@@ -70,8 +72,8 @@ def read_training_tables(
 
     Returns:
         For each root a table with one row per image, sorted by folder and file: image (path below the root), path, id
-        (of the folder), person (the id before a `-`, which two folders can share), gender, mask and ageg (numbers), age
-        (years) and label (class 0..17).
+        (of the folder), person (the id without a last -1 to -99, which folders can share), gender, mask and ageg
+        (numbers), age (years) and label (class 0..17).
 
     Raises:
         UserError: a folder or file is missing, or a CSV lacks a column.
@@ -158,7 +160,8 @@ def _make_person(identity: str, gender: str, age: str) -> dict | None:
     identity, gender, years = normalize_name(identity), gender.strip().lower(), _parse_age(age)
     if not identity or gender not in GENDERS or years is None:
         return None
-    person = identity.split("-")[0] or identity
+    another = ANOTHER.fullmatch(identity)
+    person = another[1] if another else identity
     return {"id": identity, "person": person, "gender": GENDERS.index(gender), "age": years}
 
 
@@ -288,11 +291,25 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
     return table
 
 
+def check_people(table: pd.DataFrame, report: Report, *, two_genders: str) -> None:
+    """Report people with several folders, and those with two genders: as an error if `two_genders` is "stop"."""
+    folders = table.assign(folder=table["image"].str.partition("/")[0]).drop_duplicates("folder").groupby("person")
+    several = {person: rows for person, rows in folders if len(rows) > 1}
+    names = {person: f"{person} ({shorten_list(rows['folder'])})" for person, rows in several.items()}
+    report.note(names.values(), "person", "with several folders, counted as one each")
+    contradicting = [names[person] for person, rows in several.items() if rows["gender"].nunique() > 1]
+    if two_genders == "stop":
+        advice = "correct them, rename folders of other people, or pass --two-genders keep"
+        report.error(contradicting, "person", f"with two genders ({advice})")
+    else:
+        report.note(contradicting, "person", "with two genders")
+
+
 def describe_problems(table: pd.DataFrame, report: Report) -> None:
-    """Add notes about problems that do not stop training: missing shots, and people with two labels."""
+    """Add notes about problems that do not stop training: missing shots, and people with two ages."""
     shots = table.assign(shot=[Path(image).stem.lower() for image in table["image"]]).groupby("id")["shot"].agg(set)
     missing = {identity: sorted(set(SHOTS) - present) for identity, present in shots.items()}
     short = [f"{identity} ({shorten_list(names)})" for identity, names in missing.items() if names]
     report.note(short, "folder", "with missing shots")
-    labels = table.groupby("person")[["gender", "age"]].nunique().max(axis=1)
-    report.note([name for name, count in labels.items() if count > 1], "person", "with two labels")
+    ages = table.groupby("person")["age"].nunique()
+    report.note(ages.index[ages > 1], "person", "with two ages")

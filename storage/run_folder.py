@@ -34,7 +34,7 @@ UNREADABLE_LIST = "unreadable.csv"  # the images that were skipped
 # unreadable images are compared by their content, see training.session.start_run.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
-    *("on_bad_image", "max_megapixels", "cache", "report", "tracker", "preset"),
+    *("on_bad_image", "two_genders", "max_megapixels", "cache", "report", "tracker", "preset"),
 )
 
 

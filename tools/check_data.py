@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from config import CheckConfig
-from data.images import find_identical_files, find_unreadable
+from data.images import find_shared_images, find_unreadable
 from data.split import split_people, strata
-from data.tables import describe_problems, read_training_table
+from data.tables import check_people, describe_problems, read_training_table
 from data.tasks import MAIN_CLASSES
 from utils import UserError, shorten_list
 
@@ -27,11 +27,13 @@ def run(config: CheckConfig) -> None:
         for name, count in people.value_counts().sort_index().items():
             print(f"  {name:<16} {count:6d}  {count / len(people):.3f}")
         print()
+        check_people(table, report, two_genders=config.two_genders)
         describe_problems(table, report)
         paths = table["path"].tolist()
         report.errors += find_unreadable(paths, config.max_megapixels).values()
-        for group in find_identical_files(paths):
-            report.notes.append(f"{len(group)} files are identical: {shorten_list(group)}.")
+        for people, groups in find_shared_images(paths, table["person"]).items():
+            more = f" {len(groups)} groups of such files are of {' and '.join(people)}." if len(groups) > 1 else ""
+            report.notes.append(f"{len(groups[0])} files are identical: {shorten_list(groups[0])}.{more}")
         try:
             report.notes += split_people(table, cv=config.cv, seed=0).notes
         except UserError as error:

@@ -71,6 +71,7 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         train_root=config.train_root,
         valid_root=config.valid_root,
         corrections=config.corrections,
+        two_genders=config.two_genders,
         cv=config.cv,
         seed=config.seed,
     )

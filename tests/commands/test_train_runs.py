@@ -142,6 +142,15 @@ def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):
     assert_same_weights(tmp_path / "run", tmp_path / "steps")
 
 
+def test_identical_images_of_two_people_are_named(train, make_data):
+    data = make_data()
+    for shot in ("mask1", "normal"):
+        data.photo(1, shot).write_bytes(data.photo(0, shot).read_bytes())
+    data.photo(2, "mask2").write_bytes(data.photo(2, "mask1").read_bytes())
+    note = "Identical images of different people may be in different folds: 000001 and 000002.\n"
+    assert train("--cv", 2, data=data).out.count(note) == 1
+
+
 def test_a_run_of_one_step_has_the_peak_learning_rate_and_says_that_it_is_short(train, tmp_path):
     outcome = train("--batch-size", 200, "--lr-scheduler", "onecycle", "--lr", 0.002)
     assert "fold 0: too few steps for --lr-scheduler onecycle, 1 in all. Pass more --epochs," in outcome.out

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from data.prediction_files import read_answers, read_prediction_list
+from data.prepare import read_tables
 from data.tables import Report, describe_problems, parse_person, read_training_table
 from data.tasks import MAIN_CLASSES
 from utils import UserError
@@ -226,12 +229,33 @@ def test_the_order_of_corrections_does_not_matter(correct):
 # ------------------------------------------------------------------------------------------------ people
 
 
-def test_an_id_with_a_suffix_is_the_same_person(make_data, make_person):
-    data = make_data(people=[make_person("001498", "female", 23), make_person("001498-1", "male", 23)])
-    table, _ = read_training_table(data.train_root)
-    assert set(table.id) == {"001498", "001498-1"}
-    assert set(table.person) == {"001498"}
-    assert only(problems(table)) == "1 person with two labels: 001498."
+@pytest.mark.parametrize(
+    ("ids", "people"),
+    [
+        (["001498", "001498-1", "001498-12"], {"001498"}),
+        (["site0-000004", "site0-000005", "a-b", "a-c"], {"site0-000004", "site0-000005", "a-b", "a-c"}),
+        (["7-01", "7-100", "-1", "8-"], {"7-01", "7-100", "-1", "8-"}),
+    ],
+)
+def test_an_id_with_a_small_number_at_its_end_is_the_same_person(ids, people, make_data, make_person):
+    table, _ = read_training_table(make_data(people=[make_person(name) for name in ids]).train_root)
+    assert set(table["id"]) == set(ids)
+    assert set(table["person"]) == people
+
+
+def test_people_with_several_folders_are_named_and_two_genders_are_an_error(make_data, make_person, write_csv):
+    """They may be two people, as in merged data sets that both count from 1."""
+    data = make_data(people=[make_person("01", "female", 23), make_person("01", "male", 23), make_person("02")])
+    both = "01 (01_female_Asian_23, 01_male_Asian_23)"
+    folders = f"1 person with several folders, counted as one each: {both}."
+    with pytest.raises(UserError, match=re.escape("1 person with two genders (correct them, rename folders")) as error:
+        read_tables(train_root=data.train_root, two_genders="stop", cv=2, seed=0)
+    assert both in str(error.value)
+    notes = read_tables(train_root=data.train_root, two_genders="keep", cv=2, seed=0).notes
+    assert notes == [folders, f"1 person with two genders: {both}."]
+    corrections = write_csv(data.root / "corrections.csv", ["id", "gender"], [["01", "male"]])
+    notes = read_tables(train_root=data.train_root, corrections=corrections, two_genders="stop", cv=2, seed=0).notes
+    assert folders in notes
 
 
 # ------------------------------------------------------------------------------------------------ images to predict

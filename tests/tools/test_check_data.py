@@ -42,8 +42,12 @@ def test_scarce_strata_missing_shots_and_copies_are_notes(run, make_data):
     data = make_data(people=6)
     data.photo(0, "mask2").unlink()
     data.photo(1, "mask2").write_bytes(data.photo(1, "mask1").read_bytes())
+    for shot in ("mask3", "normal"):
+        data.photo(3, shot).write_bytes(data.photo(2, shot).read_bytes())
     outcome = run("check_data", "--train-root", data.train_root, "--cv", 3)
     assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("identical") == 2
+    assert "2 groups of such files are of 000003 and 000004." in outcome.out
     assert re.search(r"missing shots: 000001 \(mask2\)", outcome.out)
     assert re.search(r"2 files are identical: .*mask1\.jpg, .*mask2\.jpg", outcome.out)
     assert re.search(r"Strata with fewer people than the 3 parts", outcome.out)
