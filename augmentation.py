@@ -169,6 +169,7 @@ class RandomViews:
 
     def __init__(self, settings: Settings) -> None:
         self.transform = _random_resized(replace(settings, mirror=False, erasing=0.0))
+        self.size = (settings.image_size, settings.image_size)
         self.max_views: int | None = None
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:

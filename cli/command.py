@@ -127,9 +127,9 @@ def _memory_advice(error: BaseException) -> str | None:
     # torch's own error is recognised by its name, so that torch need not be imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, --image-size or --backbone."
-    if "DataLoader worker (pid" in text:
+    if any(sign in text for sign in ("DataLoader worker (pid", "shared memory(shm)", "</torch_")):
         return (
-            f"A loader process was killed ({first_line(error)}), usually because memory or shared memory (/dev/shm) "
-            "is short. Pass fewer --num-workers, or 0 for none."
+            f"A loader process failed ({_user_message(error).rstrip('.')}), usually because memory or shared memory "
+            "(/dev/shm) is short. Pass fewer --num-workers, or 0 for none. In a container, raise --shm-size."
         )
     return None

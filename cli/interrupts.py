@@ -12,6 +12,9 @@ from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
+ALARM = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()  # Windows has none
+LAST_STEP = 60.0  # seconds that a step may take after a signal, before it counts as hanging
+
 
 class Interrupted(KeyboardInterrupt):
     """A signal stopped the command; `what` is the message and `code` the exit code, 128 + the signal."""
@@ -53,7 +56,7 @@ class StopRequest:
 
     The second exits immediately and ends the loader processes; files are whole nevertheless. `patient` ignores it:
     torchrun sends its processes a SIGTERM after a Ctrl-C, which the terminal has sent to them already, and SIGKILL
-    after half a minute.
+    after half a minute. If `take` is not called within LAST_STEP, an `Interrupted` is raised where the command is.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -61,14 +64,23 @@ class StopRequest:
         self.patient = patient
 
     def __enter__(self) -> StopRequest:
-        self._block = _handling(self._ask, signal.SIGINT, signal.SIGTERM)
+        self._block = _handling(self._ask, signal.SIGINT, signal.SIGTERM, *ALARM)
         self._block.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        _set_alarm(0)
         self._block.__exit__(*error)
 
+    def take(self) -> int:
+        """Return the signal that asked to stop, or 0, at a place where that is safe."""
+        if self.signum is not None:
+            _set_alarm(0)
+        return self.signum or 0
+
     def _ask(self, signum: int, frame: FrameType | None) -> None:
+        if signum in ALARM:
+            raise Interrupted(self.signum, f"no step ended within {LAST_STEP:.0f} s, so nothing more was saved")
         if self.signum is not None:
             if self.patient:
                 return
@@ -77,7 +89,13 @@ class StopRequest:
             finally:
                 os._exit(128 + signum)
         self.signum = signum
+        _set_alarm(LAST_STEP)
         os.write(2, b"\nStopping after this step. Press Ctrl-C again to exit immediately.\n")  # print is not reentrant
+
+
+def _set_alarm(seconds: float) -> None:
+    if ALARM and threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def end_workers(keep: Sequence[BaseProcess] = ()) -> None:

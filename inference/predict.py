@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from storage.members import Member, open_member
 from training.device import count_workers, free_memory
 from training.distributed import Processes
 from training.engine import inference_dtype, predict, prepare
-from training.loaders import Loader, view_loader
+from training.loaders import PIXEL, Loader, view_loader
 from utils import UserError, file_digest, shorten_list
 
 # Options of both prediction commands that are arguments of PredictionSettings.choose.
@@ -150,13 +151,10 @@ def predict_views(
     first, *others = kinds = list(dict.fromkeys(transforms))
     report = errors is not None
     dataset = ViewDataset(paths, ids, first, others=others, views=settings.views, reader=reader, report_errors=report)
-    loader = view_loader(
-        dataset,
-        batch_size=max(1, settings.batch_size // settings.views),
-        workers=count_workers(settings.num_workers, settings.device, sharing=settings.dist.local_size),
-        device=settings.device,
-        dist=settings.dist,
-    )
+    batch_size, device, dist = max(1, settings.batch_size // settings.views), settings.device, settings.dist
+    size = batch_size * settings.views * PIXEL * sum(math.prod(transform.size) for transform in kinds)
+    workers = count_workers(settings.num_workers, device, sharing=dist.local_size, batch_bytes=size)
+    loader = view_loader(dataset, batch_size=batch_size, workers=workers, device=device, dist=dist)
     if report:
         loader = CheckedLoader(loader, settings, errors)
     seen = [kinds.index(transform) for transform in transforms]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from typing import Any
 
 import torch
 
 from utils import UserError, count_cores, derive_seed, first_line, free_ram
+
+# Characters of the folder of temporary files: a socket has at most 107 on Linux and 103 on macOS, and multiprocessing
+# adds /pymp-xxxxxxxx/listener-xxxxxxxx.
+LONGEST_TEMP = 71
 
 
 def seed_everything(*parts: Any) -> None:
@@ -63,15 +69,65 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def count_workers(requested: int, device: torch.device, *, sharing: int = 1) -> int:
+def count_workers(requested: int, device: torch.device, *, sharing: int = 1, batch_bytes: int = 0) -> int:
     """Return the number of loader processes: the requested one, or for -1 one per core, at most 8.
 
-    Without a GPU it is one per two cores, since the network itself needs them. `sharing` processes share the cores.
+    Without a GPU it is one per two cores, since the network itself needs them. `sharing` processes share the cores. The
+    number is smaller if the shared memory has no room for the batches.
+
+    Raises:
+        UserError: the system does not allow them, so that they would hang.
     """
-    if requested >= 0:
-        return requested
     cores = count_cores() // sharing
-    return min(8, cores if device.type != "cpu" else cores // 2)
+    wanted = requested if requested >= 0 else min(8, cores if device.type != "cpu" else cores // 2)
+    if not wanted:
+        return 0
+    _check_sockets()
+    _check_open_files(wanted)
+    return _fit_shared_memory(wanted, batch_bytes * sharing)
+
+
+def _check_sockets() -> None:
+    folder = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMP:
+        raise UserError(
+            f"TMPDIR {folder} is too long for the sockets of loader processes. Set it to a path of at most "
+            f"{LONGEST_TEMP} characters, or pass --num-workers 0."
+        )
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise the limit of open files if loader processes need more."""
+    if os.name != "posix":
+        return
+    import resource
+
+    needed = 32 + 12 * workers  # measured with 2, 4 and 8
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UserError(
+            f"{workers} loader processes need about {needed} open files, and the limit is {hard}. Raise it with ulimit "
+            "-n, or pass --num-workers 0."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _fit_shared_memory(workers: int, batch_bytes: int, place: str = "/dev/shm") -> int:
+    """Return how many loader processes can put their batches into the shared memory, and print it if fewer."""
+    if not batch_bytes or not os.path.isdir(place):
+        return workers
+    free = shutil.disk_usage(place).free
+    fitting = (free // batch_bytes - 1) // 2  # each prefetches two batches, and one is in use
+    if fitting >= workers:
+        return workers
+    fitting = max(fitting, 0)
+    print(
+        f"{place} has {free / 1e6:.0f} MB left for batches of {batch_bytes / 1e6:.0f} MB: using {fitting} loader "
+        f"processes instead of {workers}. In a container, raise --shm-size."
+    )
+    return fitting
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -23,6 +23,7 @@ from training.distributed import ALONE, Processes
 from utils import derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
+PIXEL = 3 * 4  # bytes: three float32
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
 
@@ -164,7 +165,8 @@ def fold_loaders(
             paths, keys = rows["path"].tolist(), rows["image"].tolist()
             plain_set = ViewDataset(paths, keys, transforms["valid"], reader=data.reader)
             plain.append((plain_set, ViewBatches(len(rows), config.batch_size)))
-    workers = count_workers(config.num_workers, device, sharing=dist.local_size)
+    largest = config.batch_size * max(sizes["train"] ** 2, 2 * sizes["valid"] ** 2)  # pixels of a batch
+    workers = count_workers(config.num_workers, device, sharing=dist.local_size, batch_bytes=largest * PIXEL)
     train = create_loaders(train, workers=workers, device=device, dist=dist)
     others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)
     valid, plain = others[: len(numbers)], others[len(numbers) :] or [None] * len(numbers)

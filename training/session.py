@@ -189,7 +189,7 @@ class Session:
             UserError: another run took a fold.
         """
         self.locks.raise_if_lost()
-        signum = self.dist.max(self.stop.signum or 0)
+        signum = self.dist.max(self.stop.take())
         if signum:
             raise Interrupted(signum, f"saved {save()}")
 

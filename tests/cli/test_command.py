@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
+import time
 
 import pytest
 
 from cli.command import Context, run_command
+from cli.interrupts import Interrupted, StopRequest
 from utils import DiskError, UserError
 
 
@@ -30,6 +33,7 @@ def test_success_is_exit_code_0(capsys):
     assert capsys.readouterr() == ("done\n", "")
 
 
+NO_SHM = "Caught RuntimeError in DataLoader worker process 0.\n  x.py\nRuntimeError: unable to write to file </torch_1>"
 IN_WORKER = "Caught UserError in DataLoader worker process 0.\nTraceback:\n  x.py\nutils.UserError: a.jpg is empty."
 
 
@@ -43,6 +47,8 @@ IN_WORKER = "Caught UserError in DataLoader worker process 0.\nTraceback:\n  x.p
         (OSError(28, "No space left on device", "a.csv"), 1, r"a\.csv could not be written \(No space.*MB are left.*"),
         (MemoryError(), 1, "Out of memory .* --batch-size.*"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, ".*--num-workers.*"),
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space"), 1, ".*--shm-size.*"),
+        (RuntimeError(NO_SHM), 1, r"A loader process failed \(unable to write to file .*--shm-size\."),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -73,3 +79,16 @@ def test_a_bug_keeps_its_traceback(error, run_raising):
     with pytest.raises(type(error)) as caught:
         run_raising(error)
     assert caught.value is error
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no alarm")
+def test_a_step_that_never_ends_is_interrupted_some_time_after_a_signal(monkeypatch):
+    monkeypatch.setattr("cli.interrupts.LAST_STEP", 0.05)
+    with pytest.raises(Interrupted) as stopped, StopRequest():
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(10)
+    assert (stopped.value.code, stopped.value.what.count("no step ended")) == (143, 1)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.take() == signal.SIGTERM
+        time.sleep(0.1)  # for saving, which may take longer

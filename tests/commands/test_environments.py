@@ -35,10 +35,31 @@ def test_images_whose_names_the_locale_cannot_encode_are_found(make_data, make_p
     assert child.stdout.endswith(f"Contact sheet: {folder / 'suspects.jpg'}\n"), child.stderr
 
 
-def run_script(*words: object, **environment: str) -> subprocess.CompletedProcess:
-    """Run a command of the toolkit with more environment variables."""
-    words = [str(ROOT / word) if str(word).endswith(".py") else str(word) for word in words]
+@pytest.mark.parametrize(
+    ("limit", "temporary", "message"),
+    [
+        ("", "x" * 80, "is too long for the sockets of loader processes. Set it to a path of at most 71"),
+        ("-n 40", "", "2 loader processes need about 56 open files, and the limit is 40."),
+        ("-Sn 40", "", None),  # a soft limit is raised
+    ],
+    ids=["long name", "few files", "few files at first"],
+)
+def test_limits_that_would_stop_loader_processes(limit, temporary, message, small_data, tiny_training, tmp_path):
+    (tmp_path / temporary).mkdir(exist_ok=True)
+    paths = ("--train-root", small_data.train_root, "--save-path", tmp_path / "models")
+    environment = {"TMPDIR": str(tmp_path / temporary)} if temporary else {}
+    child = run_script("train.py", *tiny_training, *paths, "--num-workers", 2, limit=limit, **environment)
+    if message is None:
+        assert child.returncode == 0, child.stderr
+        return
+    assert (child.returncode, child.stderr.count("\n")) == (2, 1), child.stderr
+    assert message in child.stderr
+    assert not list(tmp_path.glob("models/*/*"))
+
+
+def run_script(*words: object, limit: str = "", **environment: str) -> subprocess.CompletedProcess:
+    """Run a command of the toolkit with more environment variables, under a limit of `ulimit`."""
+    words = [sys.executable, *(str(ROOT / word) if str(word).endswith(".py") else str(word) for word in words)]
+    command = ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", *words] if limit else words
     environment = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)

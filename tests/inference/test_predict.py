@@ -73,7 +73,7 @@ def counted(monkeypatch):
             made.append((args, tuple(kwargs.items()), view, key))
             return transform(image, view, key)
 
-        cut.max_views = transform.max_views
+        cut.max_views, cut.size = transform.max_views, transform.size
         return cut
 
     to_rgb, build_transform = images._to_rgb, prediction.build_transform

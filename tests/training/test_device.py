@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -83,3 +85,13 @@ def test_workers_are_counted_by_cores_and_device():
     assert count_workers(-1, cuda) == min(8, count_cores())
     assert count_workers(-1, cpu) <= count_workers(-1, cuda)
     assert count_workers(-1, cpu) >= 0
+
+
+def test_batches_that_do_not_fit_the_shared_memory_need_fewer_loader_processes(monkeypatch, capsys):
+    monkeypatch.setattr("os.path.isdir", lambda path: True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=64_000_000))
+    cpu = torch.device("cpu")
+    assert [count_workers(4, cpu, batch_bytes=size) for size in (1_000_000, 10_000_000, 40_000_000)] == [4, 2, 0]
+    printed = capsys.readouterr().out
+    assert printed.count("raise --shm-size") == 2
+    assert "/dev/shm has 64 MB left for batches of 10 MB: using 2 loader processes instead of 4." in printed
