@@ -4,8 +4,6 @@ Crops are boxes in the image's own pixels that are then resized, so sizes are sh
 images and networks of any size. Images come in as PIL RGB and leave as normalised `(3, S, S) float32`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Edit the defaults of all options here; the first classes are the groups of --help, which the commands inherit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

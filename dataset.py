@@ -1,7 +1,5 @@
 """Datasets and samplers. Every random draw depends on what it is for: the run, fold, epoch, image or view."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Predict with the checkpoints of all folds: python submit_ensemble.py --top-k 2 --tta 2"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """Predict with one network: python submit_singular.py --task main"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import fields

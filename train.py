@@ -1,7 +1,5 @@
 """Train one network, or K of them by cross-validation: python train.py --task main --cv 5"""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What every module needs: errors, whole-or-absent files, JSON, seeds and free memory. Imports no torch."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Compare runs over the same people by the differences of their scores, with intervals."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write the HTML page of a comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from analysis import plots

@@ -1,7 +1,5 @@
 """Draw contact sheets: labelled images on a page."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass

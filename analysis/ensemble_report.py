@@ -1,7 +1,5 @@
 """Write the HTML page of an ensemble design."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Mapping, Sequence
 from itertools import chain, product

@@ -1,7 +1,5 @@
 """Analyse errors of out-of-fold predictions: by class, attribute, confidence and age, and single mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

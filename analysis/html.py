@@ -1,7 +1,5 @@
 """Build self-contained HTML pages: embedded figures and images, tables, templates."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence

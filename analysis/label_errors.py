@@ -4,8 +4,6 @@ Gender and age group are suspected per person, the mask per image. The results a
 model may be wrong as well.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

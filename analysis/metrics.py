@@ -1,7 +1,5 @@
 """Compute scores of predictions."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.special import softmax
 

@@ -1,7 +1,5 @@
 """Draw the figures of reports with matplotlib."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any

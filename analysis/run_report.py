@@ -3,8 +3,6 @@
 The page is made from the run's files, and from the images if they are still there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

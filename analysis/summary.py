@@ -1,7 +1,5 @@
 """Summarise the scores of a run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict

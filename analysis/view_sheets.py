@@ -1,7 +1,5 @@
 """Draw sheets of network inputs: training images, validation and test-time views, and MixUp within a class."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice

@@ -10,8 +10,6 @@ people that it is scored on. The true score follows from the probabilities of co
 The 95 % intervals are those of the last epochs, of the best epochs, and of the best epochs corrected for the choice.
 """
 
-from __future__ import annotations
-
 # First: it makes the modules of the toolkit importable.
 from side_by_side import ROOT  # isort: skip  # noqa: F401
 

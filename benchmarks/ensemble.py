@@ -7,8 +7,6 @@ The usual way loads one checkpoint after another, reads all images again for eve
 the networks as their library makes them, in float32. Networks have random weights; both ways must agree.
 """
 
-from __future__ import annotations
-
 # First: it sets what torch and Pillow read when they are imported.
 from side_by_side import create, draw_images, in_turns, machine, parser, ratio, table  # isort: skip
 

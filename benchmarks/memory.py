@@ -6,8 +6,6 @@ Runs the commands as child processes on images of noise (384 x 512 pixels, links
 resident set of any process of each command in MB. It should not grow with the number of images.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -6,8 +6,6 @@ Makes up a finished run of 5 folds with seven images per person and predictions 
 of the last fold does, and writes its report.
 """
 
-from __future__ import annotations
-
 # First: it makes the modules of the toolkit importable.
 from side_by_side import ROOT  # isort: skip  # noqa: F401
 

@@ -1,7 +1,5 @@
 """Shared parts of the benchmarks: drawn images, measurements in turns, and a description of the machine."""
 
-from __future__ import annotations
-
 import argparse
 import datetime
 import multiprocessing

@@ -3,8 +3,6 @@
 python benchmarks/startup.py
 """
 
-from __future__ import annotations
-
 from side_by_side import ROOT, draw_images, in_turns, machine  # isort: skip
 
 import argparse

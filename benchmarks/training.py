@@ -11,8 +11,6 @@ rewritten here on their own networks and loaders, with the defaults of these scr
 helps it. Each runs in a process of its own, those of others without our settings of the allocator, OpenMP and Pillow.
 """
 
-from __future__ import annotations
-
 # First: it sets what torch and Pillow read when they are imported.
 from side_by_side import create, draw_images, in_processes, machine, parser, ratio, table  # isort: skip
 

@@ -1,7 +1,5 @@
 """Check options that depend on each other; each function raises a UserError that says what to change."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The names that options accept."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Run a command: exit codes, one-line errors, and advice on how to continue."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shlex

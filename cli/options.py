@@ -1,7 +1,5 @@
 """Turn config dataclasses into command lines, help texts and tables of options."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import math

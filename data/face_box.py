@@ -1,7 +1,5 @@
 """Find a face by symmetry and edges, from pixel statistics alone."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

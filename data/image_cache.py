@@ -1,7 +1,5 @@
 """Keep decoded images in memory that all processes of a run share."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 import threading

@@ -1,7 +1,5 @@
 """Read image files as RGB, and find those that cannot be read."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

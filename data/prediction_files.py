@@ -1,7 +1,5 @@
 """Read the list of images to predict and the files of answers."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Pseudo-Label (Lee 2013, ICML workshop on challenges in representation learning).
 members alone, since members of other folds were trained on the people that this fold validates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

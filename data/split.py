@@ -1,7 +1,5 @@
 """Split people into folds, stratified over gender and age group."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Read the labels of the training images from folder names, file names, train.csv and corrections."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

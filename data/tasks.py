@@ -1,7 +1,5 @@
 """Define the labels and the tasks: class names, age groups, losses and scores."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from loss import CLASSIFICATION_LOSSES, REGRESSION_LOSSES

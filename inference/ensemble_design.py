@@ -4,8 +4,6 @@ The epochs that were kept, and the soups, were chosen by the score on the same p
 too high, but they are so for all ensembles alike.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The members of K-fold runs and their out-of-fold predictions: each image is predicted by folds that held it out."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Read recipes of ensembles and mix predictions by them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

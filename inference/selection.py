@@ -4,8 +4,6 @@ A selection scores too high on the predictions that it was made from. So everyth
 took no part in it (`cross_select`). No network and no image is needed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

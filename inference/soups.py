@@ -1,7 +1,5 @@
 """Average the weights of a fold's checkpoints: "Model soups", Wortsman et al. 2022, https://arxiv.org/abs/2203.05482."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

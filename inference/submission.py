@@ -1,7 +1,5 @@
 """Write the files of a prediction: submissions, probabilities of the members, prediction.json, unreadable.csv."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress

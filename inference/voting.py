@@ -1,7 +1,5 @@
 """Combine the predictions of several members: two means and a vote."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

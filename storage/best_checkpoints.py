@@ -1,7 +1,5 @@
 """Decide which epochs of a fold are the best, name their checkpoints and keep them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Read and write checkpoints: weights with a description from which their network can be rebuilt."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import re

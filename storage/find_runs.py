@@ -1,7 +1,5 @@
 """Find the runs and checkpoints that options name, or that train.py saved by default."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

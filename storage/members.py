@@ -1,7 +1,5 @@
 """Find and open the checkpoints that take part in a prediction."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

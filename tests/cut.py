@@ -8,8 +8,6 @@
 Operations are opening for writing, fsync, chmod, rename, unlink, mkdir and rmdir: everything that a save does.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import runpy

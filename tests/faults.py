@@ -8,8 +8,6 @@ operation of a run, signals, a full disk, a read-only disk, a changed clock and 
 the files of a run differ. test_faults.py has a short part of it.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

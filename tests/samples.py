@@ -1,7 +1,5 @@
 """Write tiny data sets in the layout of the competition, for tests."""
 
-from __future__ import annotations
-
 import csv
 import zlib
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The rules of the code that a reader cannot see in one place: layout, direction of imports, sizes, and words."""
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

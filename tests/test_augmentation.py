@@ -1,7 +1,5 @@
 """Transforms and views of images of any size: results, seeds and settings; and the face box."""
 
-from __future__ import annotations
-
 import pickle
 import random
 

@@ -1,7 +1,5 @@
 """Datasets, samplers and loaders: items and their seeds, oversampling, the order of an epoch, and views."""
 
-from __future__ import annotations
-
 import random
 import shutil
 from collections import Counter

@@ -1,7 +1,5 @@
 """The README and docs/ match the code: options, commands, links, and recipes."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

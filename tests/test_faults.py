@@ -1,7 +1,5 @@
 """The short part of faults.py: runs that are killed, stopped or out of disk space leave the same files once resumed."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import resource

@@ -1,7 +1,5 @@
 """Losses against numbers worked out in NumPy, one sample at a time."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

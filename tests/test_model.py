@@ -1,7 +1,5 @@
 """Networks: their outputs, layers and gradients, and the weights that they start from."""
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

@@ -1,7 +1,5 @@
 """Optimizers by the steps of a parameter, schedules by the learning rate of every batch."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

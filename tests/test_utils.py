@@ -1,7 +1,5 @@
 """Atomic files, JSON, versions and free memory."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """The other commands: python -m tools NAME; without a name, list them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Check training images before training: python -m tools check_data --train-root ./input/data/train/images"""
 
-from __future__ import annotations
-
 from config import CheckConfig
 from data.images import find_shared_images, find_unreadable
 from data.split import split_people, strata

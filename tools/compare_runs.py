@@ -1,7 +1,5 @@
 """Compare runs over the same people: python -m tools compare_runs --root models/a,models/b"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from config import CompareConfig

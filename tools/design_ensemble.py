@@ -1,7 +1,5 @@
 """Select an ensemble from out-of-fold predictions: python -m tools design_ensemble --task main --tta 2"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from config import DesignConfig

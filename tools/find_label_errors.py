@@ -1,7 +1,5 @@
 """Find labels that are likely wrong, for a person to check: python -m tools find_label_errors --task main"""
 
-from __future__ import annotations
-
 from config import LabelErrorConfig
 
 

@@ -1,7 +1,5 @@
 """Join folds that were trained by several commands: python -m tools join_folds --task main"""
 
-from __future__ import annotations
-
 from config import JoinConfig
 from storage.find_runs import find_run
 

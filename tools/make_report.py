@@ -1,7 +1,5 @@
 """Write the report of a run: python -m tools make_report --root RUN"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from config import LabelErrorConfig, ReportConfig

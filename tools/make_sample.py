@@ -12,8 +12,6 @@ The same options give the same bytes with any number of processes; another versi
 of processor, may round a pixel differently. Only a folder that carries the marker is ever replaced.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import multiprocessing

@@ -1,7 +1,5 @@
 """Score a submission whose true answers are known: python -m tools score_submission --submission FILE --answers FILE"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

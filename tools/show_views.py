@@ -1,7 +1,5 @@
 """Draw sheets of what a network sees: python -m tools show_views --transform-type facecrop"""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

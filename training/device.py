@@ -1,7 +1,5 @@
 """Seeds and random states, devices and their memory."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

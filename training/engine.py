@@ -1,7 +1,5 @@
 """The loops over batches: train one epoch, evaluate, and predict with many networks in one pass over the images."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Train one fold of a run, from its start or from its saved state."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Read and write the files of one fold: checkpoints, log, out-of-fold predictions and resume state."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

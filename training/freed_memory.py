@@ -1,7 +1,5 @@
 """Keep freed memory in the heap of glibc for the next step."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Load batches with processes that all folds share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Test the error analysis against cases counted by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

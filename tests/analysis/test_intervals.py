@@ -1,7 +1,5 @@
 """Test intervals over people, and the correction for the choice of epochs, on data with known scores."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Test confident learning against numbers computed by hand, and the command on runs with known wrong labels."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

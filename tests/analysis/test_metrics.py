@@ -1,7 +1,5 @@
 """Test the scores against numbers computed by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

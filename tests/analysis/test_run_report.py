@@ -1,7 +1,5 @@
 """Test the contents of the reports of runs and comparisons, also with missing files."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

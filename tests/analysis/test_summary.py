@@ -1,7 +1,5 @@
 """The tables of scores that the console and the report share."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Wrong command lines: one line on stderr that names the value, what is allowed, and the nearest name."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

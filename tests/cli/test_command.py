@@ -1,7 +1,5 @@
 """The frame of every command: exit codes, one-line errors, and how to continue an interrupted run."""
 
-from __future__ import annotations
-
 import re
 import signal
 import time

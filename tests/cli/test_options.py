@@ -1,7 +1,5 @@
 """The command line of every command: defaults, spellings, presets, --help, and the frozen list of options."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

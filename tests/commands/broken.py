@@ -1,7 +1,5 @@
 """Places of the tests of broken inputs, and functions that break the files in them."""
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

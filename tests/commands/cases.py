@@ -1,7 +1,5 @@
 """Records and helpers of the tests of inputs that are broken, missing or do not fit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

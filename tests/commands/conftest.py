@@ -1,7 +1,5 @@
 """Fixtures of the tests of commands: runs trained once, and a world to break with a command to give it to."""
 
-from __future__ import annotations
-
 import os
 import re
 import tempfile

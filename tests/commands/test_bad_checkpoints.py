@@ -1,7 +1,5 @@
 """Weights: damaged, of something else, carrying code, or not fitting."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import urllib.error

@@ -1,7 +1,5 @@
 """Images of every kind: read as a person sees them, or reported with a sentence, or skipped."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

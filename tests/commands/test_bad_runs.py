@@ -1,7 +1,5 @@
 """Runs to continue or replace: with damaged or missing files, or other options."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest

@@ -1,7 +1,5 @@
 """CSV files: info.csv, train.csv, corrections and submissions, whole and broken."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import unicodedata

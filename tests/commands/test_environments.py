@@ -1,7 +1,5 @@
 """Commands as child processes, in environments that clusters and containers set."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Whole runs of submit_singular.py and submit_ensemble.py on trained runs, and the submissions that they leave."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs that were interrupted, trained fold by fold or changed, and are continued."""
 
-from __future__ import annotations
-
 import json
 import shlex
 

@@ -1,7 +1,5 @@
 """Whole runs of train.py: the files that they leave, and the ways to train."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Folders, options and weights that do not fit: one sentence, exit code 2, and nothing is left behind."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -1,7 +1,5 @@
 """Decoded images kept in memory: the same pixels as in the files, for all processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Images read as RGB, shrunk to what a network can use, or reported with the reason."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,7 +1,5 @@
 """Conversions between ages, attributes, class numbers and probabilities, against numbers worked out by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

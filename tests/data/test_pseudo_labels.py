@@ -1,7 +1,5 @@
 """Pseudo labels: the rows that a fold trains on, and errors."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Folds by person, stratified over gender and age group."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 

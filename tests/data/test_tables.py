@@ -1,7 +1,5 @@
 """Folders, train.csv, corrections, info.csv and answers."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

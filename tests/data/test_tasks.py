@@ -1,7 +1,5 @@
 """Labels and the records of the tasks."""
 
-from __future__ import annotations
-
 import pytest
 
 from config import TrainConfig

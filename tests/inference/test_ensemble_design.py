@@ -1,7 +1,5 @@
 """Design ensembles of tiny runs: who predicts whom, which files are written, and how submit_ensemble uses them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Predict with members of different size, crop and normalisation, and with unreadable images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Select ensembles by numbers alone: picks made by hand, scores on other people, calibration, and recipes."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The means and the vote against numbers worked out by hand. Members are (M members, N images, C classes)."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Descriptions of small checkpoints."""
 
-from __future__ import annotations
-
 from data.tasks import TASKS
 from storage.checkpoint import ModelInfo
 

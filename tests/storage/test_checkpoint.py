@@ -1,7 +1,5 @@
 """Checkpoints: their format, the best N of a fold, and files that cannot be read."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

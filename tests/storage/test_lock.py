@@ -1,7 +1,5 @@
 """The lock of a fold: held by one run, removed when its owner is dead, on this machine and on others."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

@@ -1,7 +1,5 @@
 """The members of an ensemble: which checkpoints are found, in which order, and which do not fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

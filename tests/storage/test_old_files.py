@@ -1,7 +1,5 @@
 """Files that an earlier version wrote are still read; parts of some are stored in files/."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """check_data: what it prints about a folder, and that it lists everything wrong at once."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

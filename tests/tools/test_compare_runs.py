@@ -1,7 +1,5 @@
 """Test comparisons of runs over the same people: differences, verdicts, errors."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

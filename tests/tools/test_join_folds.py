@@ -1,7 +1,5 @@
 """Folds of several commands are joined to the files that one command writes."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

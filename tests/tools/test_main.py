@@ -1,7 +1,5 @@
 """python -m tools: the list of commands, wrong names, and exit codes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

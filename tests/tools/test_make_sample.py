@@ -1,7 +1,5 @@
 """make_sample: the layout and the labels of the set, the same bytes for the same options, and nothing else replaced."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from pathlib import Path

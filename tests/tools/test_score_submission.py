@@ -1,7 +1,5 @@
 """score_submission: scores worked out by hand. tests/commands has the files that do not fit each other."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Test that the sheets of show_views show the exact pixels of training, validation and prediction."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

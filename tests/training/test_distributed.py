@@ -1,7 +1,5 @@
 """Runs of two processes that torchrun starts on this machine, without a GPU."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

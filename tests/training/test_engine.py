@@ -1,7 +1,5 @@
 """The loops over batches, compared with the same computation written out, on networks small enough to follow."""
 
-from __future__ import annotations
-
 import copy
 import math
 import weakref

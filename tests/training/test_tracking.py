@@ -1,7 +1,5 @@
 """Trackers: the calls that TensorBoard and Weights & Biases get, with stand-ins that record them."""
 
-from __future__ import annotations
-
 import json
 import sys
 import types

@@ -3,8 +3,6 @@
 Faces live in units of half a face width: x to the right, y down, (0, 0) between the eyes, the chin near y = 1.4.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np

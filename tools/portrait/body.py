@@ -1,7 +1,5 @@
 """Neck, shoulders and clothes."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tools.portrait.canvas import Canvas, Colour, clip, fold, mirror, mix, oval, smooth

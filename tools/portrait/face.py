@@ -1,7 +1,5 @@
 """The face: skin, wrinkles, eyes, nose, mouth, beard and glasses."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

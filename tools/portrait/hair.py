@@ -1,7 +1,5 @@
 """Hair, behind the head and in front of it."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Masks, worn in every way, and other things near a chin."""
 
-from __future__ import annotations
-
 from random import Random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Draw all traits of a person and of a shot from a random stream."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from random import Random

@@ -1,7 +1,5 @@
 """Backgrounds, drawn small and out of focus."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from random import Random
 
