@@ -32,9 +32,9 @@ def read_prediction_list(root: str | Path) -> PredictionList:
         other = root.parent / "eval" / "images"
         hint = f" There is one at {other}." if other.is_dir() else ""
         raise UserError(f"There is no folder {root}. Create it or pass another --data-root.{hint}")
+    files = _list_images(root, report)
     if (root / "info.csv").is_file() and (root / "images").is_dir():
         raise UserError(f"{root} holds info.csv and a folder of images. Pass --data-root {root / 'images'}.")
-    files = _list_images(root, report)
     if not files:
         raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}).")
     info = root.absolute().parent / "info.csv"
@@ -51,14 +51,19 @@ def read_prediction_list(root: str | Path) -> PredictionList:
 
 def _list_images(root: Path, report: Report) -> dict[str, Path]:
     """Return the images in a folder and its subfolders by id; hidden files and folders do not count."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
     files, others, seen = {}, [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
         place = os.path.realpath(folder)
         if place in seen:  # a link leads back
             subfolders.clear()
             continue
         seen.add(place)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        names += [name for name in subfolders if name.lower().endswith(EXTENSIONS)]  # an unreadable image
+        subfolders[:] = sorted(name for name in subfolders if name not in names and not name.startswith("."))
         for name in names:
             path = Path(folder, name)
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):

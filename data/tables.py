@@ -291,7 +291,8 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
 
 def check_people(table: pd.DataFrame, report: Report, *, two_genders: str) -> None:
     """Report people with several folders, and those with two genders: as an error if `two_genders` is "stop"."""
-    folders = table.assign(folder=table["image"].str.partition("/")[0]).drop_duplicates("folder").groupby("person")
+    table = table.assign(folder=[image.partition("/")[0] for image in table["image"]])
+    folders = table.drop_duplicates("folder").groupby("person")
     several = {person: rows for person, rows in folders if len(rows) > 1}
     names = {person: f"{person} ({shorten_list(rows['folder'])})" for person, rows in several.items()}
     report.note(names.values(), "person", "with several folders, counted as one each")
