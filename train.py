@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # which PYTHONSAFEPATH leaves out
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
 from cli.command import Context, run_command
 from cli.options import parse_config
@@ -12,11 +12,7 @@ from config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
-
-    Args:
-        argv: the command line without the program, by default sys.argv.
-    """
+    """Run the command and return its exit code; `argv` is the command line without the program, by default sys.argv."""
     config = parse_config(TrainConfig, argv)
     context = Context(config.command, words=tuple(sys.argv[1:] if argv is None else argv))
     return run_command(lambda: train(config, context), context)

@@ -107,6 +107,7 @@ def first_line(error: BaseException, limit: int = 120) -> str:
 
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS,)
+LOST = "lost+found"  # a folder of file systems
 TEMPORARY = ".tmp-"  # prefix of unfinished files; short, so that every allowed name can be written
 
 
@@ -171,13 +172,17 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        if os.path.islink(error.filename) and not os.path.exists(error.filename):
-            target = os.readlink(error.filename)
-            raise UserError(f"{error.filename} is a link to {target}, which does not exist. Create it.") from None
+        check_link(error.filename)
         raise
     except OSError as error:
         raise cannot_write(path, error) from None
     return path
+
+
+def check_link(path: str | Path) -> None:
+    """Raise a UserError if a path is a link that leads nowhere, as to a disk that is not mounted."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise UserError(f"{path} is a link to {os.readlink(path)}, which does not exist. Create it.")
 
 
 def remove_leftovers(folder: Path, of: str = "") -> None:
@@ -187,24 +192,24 @@ def remove_leftovers(folder: Path, of: str = "") -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
-def remove_tree(path: Path, *, last: str | None = None) -> None:
+def remove_tree(path: Path, *, keep: Iterable[Path] = (), last: str | None = None) -> None:
     """Delete a folder; other processes see it whole or not at all.
 
-    If it is a link, or holds links to folders, on a larger disk say, the links stay and their folders are emptied, of
-    the file `last` at the end.
+    If it is a link to a folder, on a larger disk say, that folder is emptied, as are the links in `keep`. These links
+    stay. The file `last` is deleted last.
     """
-    if not path.exists():
+    links = [each for each in keep if each.is_symlink()]
+    if not links and not path.is_symlink():
+        if path.exists():
+            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-"))
+            os.replace(path, aside / path.name)
+            shutil.rmtree(aside, ignore_errors=True)
         return
-    links = [each for each in (path, *path.iterdir()) if each.is_symlink() and each.is_dir()]
-    if not links:
-        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-"))
-        os.replace(path, aside / path.name)
-        shutil.rmtree(aside, ignore_errors=True)
-        return
-    entries = [entry for link in links if link != path for entry in link.iterdir()]
+    entries = [entry for link in links for entry in link.iterdir()]
     entries += sorted(set(path.iterdir()) - set(links), key=lambda entry: entry.name == last)
     for entry in entries:
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        if entry.name != LOST:
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

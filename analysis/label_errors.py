@@ -194,13 +194,9 @@ class Suspects:
 
 
 def find_suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, *, share: float) -> Suspects:
-    """Return the suspects of a classification run.
+    """Return the suspects of a classification run from its out-of-fold predictions and the folder of its images.
 
-    Args:
-        config: the options of the run.
-        oof: its out-of-fold predictions.
-        root: the folder of the images.
-        share: largest number of people, and of images, to suspect, as a share of the people.
+    At most a `share` of the number of people are suspected, and as many images.
     """
     predictions = split_predictions(config.task, *labels_and_predictions(oof, config.task))
     ids, files = _list_images(oof, root)

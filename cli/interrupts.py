@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 ALARM = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()  # Windows has none
-LAST_STEP = 60.0  # seconds that a step may take after a signal, before it counts as hanging
+LAST_STEP = 300.0  # seconds without a batch after a signal, before a run counts as hanging
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,7 +56,7 @@ class StopRequest:
 
     The second exits immediately and ends the loader processes; files are whole nevertheless. `patient` ignores it:
     torchrun sends its processes a SIGTERM after a Ctrl-C, which the terminal has sent to them already, and SIGKILL
-    after half a minute. If `take` is not called within LAST_STEP, an `Interrupted` is raised where the command is.
+    after half a minute. If neither `take` nor `note_progress` is called for LAST_STEP, it raises `Interrupted`.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -74,13 +74,16 @@ class StopRequest:
 
     def take(self) -> int:
         """Return the signal that asked to stop, or 0, at a place where that is safe."""
-        if self.signum is not None:
+        signum = self.signum or 0
+        if signum:
             _set_alarm(0)
-        return self.signum or 0
+        return signum
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if signum in ALARM:
-            raise Interrupted(self.signum, f"no step ended within {LAST_STEP:.0f} s, so nothing more was saved")
+            if self.signum is None:  # somebody else's
+                return
+            raise Interrupted(self.signum, f"nothing happened for {LAST_STEP:.0f} s, so nothing more was saved")
         if self.signum is not None:
             if self.patient:
                 return
@@ -91,6 +94,12 @@ class StopRequest:
         self.signum = signum
         _set_alarm(LAST_STEP)
         os.write(2, b"\nStopping after this step. Press Ctrl-C again to exit immediately.\n")  # print is not reentrant
+
+
+def note_progress() -> None:
+    """Give a run that was asked to stop more time."""
+    if ALARM and signal.getitimer(signal.ITIMER_REAL)[0]:
+        _set_alarm(LAST_STEP)
 
 
 def _set_alarm(seconds: float) -> None:

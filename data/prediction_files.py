@@ -33,15 +33,15 @@ def read_prediction_list(root: str | Path) -> PredictionList:
         hint = f" There is one at {other}." if other.is_dir() else ""
         raise UserError(f"There is no folder {root}. Create it or pass another --data-root.{hint}")
     files = _list_images(root, report)
-    if (root / "info.csv").is_file() and (root / "images").is_dir():
-        raise UserError(f"{root} holds info.csv and a folder of images. Pass --data-root {root / 'images'}.")
+    if (root / "images").is_dir() and ((root / "info.csv").is_file() or (root / "train").is_dir()):
+        raise UserError(f"{root} holds a folder of images and more. Pass --data-root {root / 'images'}.")
     if not files:
         raise UserError(f"{root} holds no images ({', '.join(EXTENSIONS)}).")
     info = root.absolute().parent / "info.csv"
     if os.path.lexists(info):
         return _read_info(info, root, files, report)
     ids = sorted(files)
-    broken = [name for name in ids if name.encode(errors="replace").decode() != name]
+    broken = [name for name in ids if "\ufffd" in name.encode(errors="surrogateescape").decode(errors="replace")]
     if broken:
         raise UserError(f"{root} has names that are not Unicode. Rename {shorten_list(broken)}.")
     report.note([name for name in ids if "/" in name], "image", f"in subfolders of {root}, whose ids are paths")
@@ -50,25 +50,25 @@ def read_prediction_list(root: str | Path) -> PredictionList:
 
 
 def _list_images(root: Path, report: Report) -> dict[str, Path]:
-    """Return the images in a folder and its subfolders by id; hidden files and folders do not count."""
+    """Return the images in a folder and its subfolders by id; hidden and system files and folders do not count."""
+    files, others, above = {}, [], {str(root): frozenset()}
 
-    def stop(error: OSError) -> None:
-        raise error
+    def leave_out(error: OSError) -> None:
+        if Path(error.filename) == root:
+            raise error
+        others.append(f"{Path(error.filename).relative_to(root).as_posix()} ({error.strerror})")
 
-    files, others, seen = {}, [], set()
-    for folder, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=leave_out, followlinks=True):
         place = os.path.realpath(folder)
-        if place in seen:  # a link leads back
-            subfolders.clear()
+        subfolders[:] = [] if place in above[folder] else sorted(name for name in subfolders if name[0] not in ".@$")
+        if place in above[folder]:  # a link leads back
             continue
-        seen.add(place)
-        names += [name for name in subfolders if name.lower().endswith(EXTENSIONS)]  # an unreadable image
-        subfolders[:] = sorted(name for name in subfolders if name not in names and not name.startswith("."))
-        for name in names:
+        above |= {os.path.join(folder, name): above[folder] | {place} for name in subfolders}
+        for name in (*names, *(subfolders if folder == str(root) else ())):
             path = Path(folder, name)
             if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                files[path.relative_to(root).as_posix()] = path
-            elif not name.startswith("."):
+                files[path.relative_to(root).as_posix()] = path  # a folder, too, is an unreadable image
+            elif name in names and not name.startswith("."):
                 others.append(path.relative_to(root).as_posix())
     report.note(sorted(others), "file", f"in {root} that this toolkit does not read")
     return files

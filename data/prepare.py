@@ -114,9 +114,12 @@ def prepare_images(
         train, valid = (_without(part, unreadable) for part in (train, valid))
         print(f"Left out {len(unreadable)} of {len(paths)} images that cannot be read: {shorten_list(unreadable)}.")
         split = _split(train, valid, len(split.folds), split.seed)
-    crossing = [" and ".join(names) for names in find_shared_images(train["path"], train["person"]) if len(names) > 1]
-    if crossing:
-        notes.append(f"Identical images of different people may be in different folds: {shorten_list(crossing)}.")
+    both = pd.concat([train, valid])
+    shared = [set(names) for names in find_shared_images(both["path"], both["person"]) if len(names) > 1]
+    leaks = [names for names in shared if any(names & {*fold.train} and names & {*fold.valid} for fold in split.folds)]
+    if leaks:
+        people = shorten_list(" and ".join(sorted(names)) for names in leaks)
+        notes.append(f"Identical images are trained and validated on, as those of {people}.")
     for note in [*notes, *split.notes]:
         print(note)
     extra = []

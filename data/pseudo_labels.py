@@ -86,9 +86,9 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
     root = Path(about["data_root"])
     if not root.is_dir():
         raise UserError(f"The images of --pseudo-labels {folder} are missing: no folder {root}. Predict again.")
-    if root.resolve() == Path(validated).resolve() or Path(validated).resolve() in root.resolve().parents:
+    images, inside = read_prediction_list(root), Path(validated).resolve()
+    if any(inside in path.resolve().parents for path in images.paths):
         raise UserError(f"--pseudo-labels {folder} predicts images of {validated}, which are validated on. Use others.")
-    images = read_prediction_list(root)
     left_out = set(about["unreadable"])
     rows = [k for k, name in enumerate(images.ids) if name not in left_out]
     ids = [images.ids[k] for k in rows]

@@ -18,7 +18,7 @@ from utils import UserError, as_on_disk, shorten_list
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_NAME = re.compile(r"([^_]+)_([A-Za-z]+)_.+_(\d+)")  # <id>_<gender>_<race>_<age>
-ANOTHER = re.compile(r"(.*[^-])-[1-9]\d?")  # the id of another folder of a person, as in 001498-1
+ANOTHER = re.compile(r"(.*\d)-[1-9]\d?")  # the id of another folder of a person, as in 001498-1
 CORRECTION_COLUMNS = ("id", "gender", "age", "file", "mask")
 
 

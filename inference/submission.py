@@ -68,10 +68,7 @@ def write_prediction(
 ) -> None:
     """Write the files of a prediction and print their paths.
 
-    Args:
-        submissions: answers by file stem, see `write_submission`.
-        data_root: the folder of the images.
-        recipe: how a recipe mixes the members.
+    `submissions` are answers by file stem, see `write_submission`, and `recipe` describes how the members are mixed.
     """
     members, images, unreadable = prediction.members, prediction.images, prediction.unreadable
     files, views = _name_files(members), prediction.settings.views

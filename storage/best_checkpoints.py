@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from storage.find_runs import checkpoint_files
-
 Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
 
 
@@ -47,6 +45,6 @@ class BestCheckpoints:
     def remove_others(self) -> None:
         """Delete the checkpoints that were replaced, and those of an epoch that was interrupted."""
         names = {name for _, _, name in self.kept}
-        for path in checkpoint_files(self.folder):
+        for path in self.folder.glob("epoch*.pt"):  # as `checkpoint_name`: files of others stay
             if path.name not in names:
                 path.unlink()

@@ -15,9 +15,11 @@ from config import TrainConfig
 from data.tasks import TASKS
 from storage.lock import FoldLocks
 from utils import (
+    LOST,
     UserError,
     as_on_disk,
     atomic_write,
+    check_link,
     first_line,
     make_folder,
     read_json,
@@ -299,8 +301,12 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
     Raises:
         UserError: the folder holds another run, or one and neither --resume nor --overwrite was passed.
     """
-    found = [path for path in run.path.iterdir() if path != run.split] if run.path.exists() else []
-    if all(path.name.startswith(".") or (path.is_dir() and not any(path.iterdir())) for path in found):
+    entries = run.path.iterdir() if run.path.exists() else ()
+    found = [path for path in entries if path not in (run.split, run.path / LOST)]
+    for path in found:
+        check_link(path)
+    empty = [path for path in found if path.is_dir() and {each.name for each in path.iterdir()} <= {LOST}]
+    if all(path.name.startswith(".") or path in empty for path in found):
         return False  # a run was interrupted at its very start, or there are links to folders on another disk
     if not run.config.is_file():
         raise UserError(f"{run.path} holds files that are not of a run. Pass another --save-path.")
@@ -330,6 +336,9 @@ def _check_overwrite(run: RunFolder, config: TrainConfig) -> None:
             f"--corrections {config.corrections} lies in the run that --overwrite would delete. Move it elsewhere "
             "first, or pass another --save-path."
         )
+    for path in run.folds().values():
+        if path.is_symlink() and (path.resolve().parent / run.config.name).is_file():
+            raise UserError(f"{path} is a link into another run, which --overwrite would delete. Remove it.")
     others = sorted(set(run.folds()) - set(config.folds or run.folds()))
     if others:
         raise UserError(

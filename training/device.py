@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -11,7 +12,7 @@ from utils import UserError, count_cores, derive_seed, first_line, free_ram
 
 # Characters of the folder of temporary files: a socket has at most 107 on Linux and 103 on macOS, and multiprocessing
 # adds /pymp-xxxxxxxx/listener-xxxxxxxx.
-LONGEST_TEMP = 71
+LONGEST_TEMP = 75 if sys.platform == "linux" else 71
 
 
 def seed_everything(*parts: Any) -> None:

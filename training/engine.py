@@ -93,24 +93,16 @@ class EpochProgress:
 
 @dataclass
 class TrainStep:
-    """One training step: mixing, forward pass, loss, backward pass, optimizer and schedule.
+    """One training step: mixing, forward pass, loss, backward pass, optimizer and schedule."""
 
-    Args:
-        network: for several processes wrapped by `Processes.wrap`.
-        scheduler: stepped after every batch.
-        dtype: of torch.autocast, see `training_dtype`.
-        scaler: of the gradients; by default the one that fits the dtype.
-        mixing: replaces a batch by the one to train on, see `augmentation.BatchMixing`.
-    """
-
-    network: nn.Module
+    network: nn.Module  # for several processes wrapped by `Processes.wrap`
     criterion: Criterion
     optimizer: Optimizer
-    scheduler: LRScheduler
+    scheduler: LRScheduler  # stepped after every batch
     device: torch.device
-    dtype: torch.dtype = torch.float32
-    scaler: GradScaler | None = None
-    mixing: Callable[[Tensor, dict[str, Tensor]], Batch] = lambda *batch: batch
+    dtype: torch.dtype = torch.float32  # of torch.autocast, see `training_dtype`
+    scaler: GradScaler | None = None  # of the gradients; by default the one that fits the dtype
+    mixing: Callable[[Tensor, dict[str, Tensor]], Batch] = lambda *batch: batch  # see `augmentation.BatchMixing`
     dist: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from augmentation import build_transform
 from cli.checks import train_size
-from cli.interrupts import ignore_signals
+from cli.interrupts import ignore_signals, note_progress
 from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
@@ -54,7 +54,9 @@ class Loader:
     def __iter__(self) -> Iterator:
         turn = self.processes.batch_sampler
         turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
-        return iter(self.processes)
+        for batch in self.processes:
+            note_progress()
+            yield batch
 
     def __len__(self) -> int:
         return len(self.batch_sampler)

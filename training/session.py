@@ -219,7 +219,8 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         if config.resume:
             print(f"Found nothing to resume in {run.path}, starting the run.")
         if config.overwrite:
-            remove_tree(run.path, last=run.config.name)  # without it, a run deleted in part is not recognised
+            # Without its config, a run that is deleted in part is not recognised.
+            remove_tree(run.path, keep=run.folds().values(), last=run.config.name)
         make_folder(run.path)
         write_json(run.split, data.split.as_dict())
         write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})

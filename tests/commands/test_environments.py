@@ -36,7 +36,7 @@ def test_images_whose_names_the_locale_cannot_encode_are_found(make_data, make_p
 @pytest.mark.parametrize(
     ("limit", "temporary", "message"),
     [
-        ("", "x" * 80, "is too long for the sockets of loader processes. Set it to a path of at most 71"),
+        ("", "x" * 80, "is too long for the sockets of loader processes. Set it to a path of at most 7"),
         ("-n 40", "", "2 loader processes need about 56 open files, and the limit is 40."),
         ("-Sn 40", "", None),  # a soft limit is raised
     ],

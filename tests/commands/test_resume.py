@@ -195,3 +195,27 @@ def test_a_link_that_leads_nowhere_is_named(train, folds_folder, tmp_path):
     folds_folder.parent.mkdir(parents=True)
     folds_folder.symlink_to(tmp_path / "lost")
     train(*FOLDS, code=2).assert_error(f"{folds_folder} is a link to {tmp_path / 'lost'}, which does not exist.")
+
+
+def test_overwriting_deletes_nothing_behind_other_links_and_no_other_run(train_once, train, folds_folder, tmp_path):
+    train_once(*FOLDS)
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "a.jpg").touch()
+    (folds_folder / "images").symlink_to(other)
+    train(*FOLDS, "--overwrite")
+    assert (other / "a.jpg").exists()
+    second = folds_folder.with_name("second")
+    folds_folder.rename(second)
+    folds_folder.mkdir()
+    (folds_folder / "config.json").write_bytes((second / "config.json").read_bytes())
+    (folds_folder / "fold00").symlink_to(second / "fold00")
+    train(*FOLDS, "--overwrite", code=2).assert_error("fold00 is a link into another run")
+    assert list((second / "fold00").glob("*.pt"))
+
+
+def test_weights_that_training_did_not_write_stay_in_a_fold(train_once, train, folds_folder):
+    train_once(*FOLDS)
+    (folds_folder / "fold00" / "mine.pth.tar").touch()
+    train(*FOLDS, "--resume")
+    assert (folds_folder / "fold00" / "mine.pth.tar").exists()

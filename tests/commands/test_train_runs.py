@@ -140,12 +140,12 @@ def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):
     assert_same_weights(tmp_path / "run", tmp_path / "steps")
 
 
-def test_identical_images_of_two_people_are_named(train, make_data):
+def test_identical_images_of_two_people_in_different_folds_are_named(train, make_data):
     data = make_data()
     for shot in ("mask1", "normal"):
         data.photo(1, shot).write_bytes(data.photo(0, shot).read_bytes())
     data.photo(2, "mask2").write_bytes(data.photo(2, "mask1").read_bytes())
-    note = "Identical images of different people may be in different folds: 000001 and 000002.\n"
+    note = "Identical images are trained and validated on, as those of 000001 and 000002.\n"
     assert train("--cv", 2, data=data).out.count(note) == 1
 
 

@@ -232,7 +232,7 @@ def test_the_order_of_corrections_does_not_matter(correct):
     [
         (["001498", "001498-1", "001498-12"], {"001498"}),
         (["site0-000004", "site0-000005", "a-b", "a-c"], {"site0-000004", "site0-000005", "a-b", "a-c"}),
-        (["7-01", "7-100", "-1", "8-"], {"7-01", "7-100", "-1", "8-"}),
+        (["7-01", "7-100", "-1", "8-", "site-1"], {"7-01", "7-100", "-1", "8-", "site-1"}),
     ],
 )
 def test_an_id_with_a_small_number_at_its_end_is_the_same_person(ids, people, make_data, make_person):
@@ -298,6 +298,7 @@ def test_images_in_subfolders_are_predicted_by_their_paths(listed, make_data, ma
         make_photo(data.data_root / name)
     (data.data_root / "a" / "Thumbs.db").touch()
     (data.data_root / "a" / "loop").symlink_to(data.data_root)
+    make_photo(data.data_root / "@eaDir" / "x.jpg")  # of a network storage
     ids = ["a/b/y.png", "a/x.jpg", *data.eval_ids]
     if listed:
         write_csv(data.info, ["ImageID"], [["a\\b\\y.png"], *([name] for name in ids[1:])])
