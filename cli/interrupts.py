@@ -69,7 +69,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _set_alarm(0)
+        self.take()
         self._block.__exit__(*error)
 
     def take(self) -> int:
@@ -98,7 +98,8 @@ class StopRequest:
 
 def note_progress() -> None:
     """Give a run that was asked to stop more time."""
-    if ALARM and signal.getitimer(signal.ITIMER_REAL)[0]:
+    owner = getattr(signal.getsignal(*ALARM), "__self__", None) if ALARM else None
+    if isinstance(owner, StopRequest) and owner.signum is not None:  # else a timer is somebody else's
         _set_alarm(LAST_STEP)
 
 

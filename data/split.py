@@ -78,7 +78,7 @@ def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[
     parts = min(HOLD_OUT, len(people)) if cv == 1 else cv
     if len(people) < max(parts, 2):
         joined = "id" in table and table["id"].nunique() > len(people)
-        rule = " Ids that differ in a last -1 to -99 only are those of one person." if joined else ""
+        rule = " Ids that differ only in a last -1 to -99 count as one person." if joined else ""
         raise UserError(
             f"{len(people)} people cannot be split into {max(parts, 2)} folds. Each fold needs at least one person."
             f"{rule}"

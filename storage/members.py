@@ -102,8 +102,8 @@ def find_members(
         raise UserError(f"{run.path} holds no folders fold00, fold01, ... Pass the folder of a K-fold run.")
     wanted = list(folds) if folds is not None else list(range(max(present) + 1))
     missing = [k for k in wanted if not checkpoint_files(run.fold(k))]
-    others = {path for k in wanted for path in checkpoint_files(run.fold(k), OTHER_WEIGHTS)}
-    others -= {path for k in wanted for path in checkpoint_files(run.fold(k))}
+    weights = [path for k in wanted for path in checkpoint_files(run.fold(k), OTHER_WEIGHTS)]
+    others = [path for path in weights if not path.name.lower().endswith(CHECKPOINTS)]
     if others:
         names = shorten_list(sorted(f"{path.parent.name}/{path.name}" for path in others))
         print(f"Not read, since only {', '.join(CHECKPOINTS)} files are: {names}.")

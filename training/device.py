@@ -118,10 +118,9 @@ def _fit_shared_memory(workers: int, batch_bytes: int, place: str = "/dev/shm") 
     if not batch_bytes or not os.path.isdir(place):
         return workers
     free = shutil.disk_usage(place).free
-    fitting = (free // batch_bytes - 1) // 2  # each prefetches two batches, and one is in use
+    fitting = max(0, (free // batch_bytes - 1) // 2)  # each prefetches two batches, and one is in use
     if fitting >= workers:
         return workers
-    fitting = max(fitting, 0)
     print(
         f"{place} has {free / 1e6:.0f} MB left for batches of {batch_bytes / 1e6:.0f} MB: using {fitting} loader "
         f"processes instead of {workers}. In a container, raise --shm-size."
