@@ -78,7 +78,9 @@ class Model:
     image_size: int = option(224, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
     pretrained: bool = option(True, "start the backbone from ImageNet weights")
     load_state_dict: str | None = option(None, "checkpoint or state dict to start from", path=True, text="none")
-    new_head: bool = option(False, "load only the backbone from --load-state-dict")
+    extend_from: str | None = option(None, "run to train longer, each fold from its own", path=True, text="none")
+    extend_weights: str = option("best", "epoch that --extend-from starts from", choices=choices.EXTEND_WEIGHTS)
+    new_head: bool = option(False, "load only the backbone from --load-state-dict or --extend-from")
     freeze: bool = option(False, "train only the head")
 
 

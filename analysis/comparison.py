@@ -9,20 +9,21 @@ from itertools import combinations
 import pandas as pd
 
 from analysis.intervals import (
-    BEST,
-    CORRECTED,
+    HOW,
     Estimate,
     Sums,
     describe_difference,
+    describe_intervals,
     estimate_differences,
     estimate_scores,
     sum_run,
 )
+from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import Rows, print_rows, read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
-from storage.run_folder import RunFolder, lasting_options
+from storage.run_folder import RunFolder, labels_and_predictions, lasting_options
 from utils import UserError, shorten_list
 
 
@@ -35,15 +36,21 @@ class Comparison:
     configs: dict[str, TrainConfig]
     tables: dict[str, pd.DataFrame]  # the out-of-fold predictions for `folds`
     sums: dict[str, Sums]
-    corrected: bool  # for the choice of epochs, which needs the predictions of all epochs
+    scored: str  # which scores of the runs, a key of HOW
     folds: list[int]  # those that all runs have finished
 
     def about(self) -> str:
         """Return a sentence that describes the scores."""
-        kind = "corrected for the choice of epochs" if self.corrected else "of the best epochs, not corrected"
         every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
-        people = self.tables["A"]["person"].nunique()
-        return f"Scores {kind}, {people} people{every}, with 95 % intervals over people"
+        return f"Scores {HOW[self.scored]}, {self.tables['A']['person'].nunique()} people{every}"
+
+    def notes(self) -> str:
+        """Return sentences on the intervals, and on the classes without images."""
+        found = [describe_intervals(self.tables["A"]["person"].nunique())]
+        for letter, table in self.tables.items():
+            absent = absent_classes(self.task, *labels_and_predictions(table, self.task))
+            found += [f"{letter}: {describe_classes(self.task, *absent)}"] if absent[0] else []
+        return " ".join(found)
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
@@ -108,9 +115,9 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
         letter: sum_run(task, read_folds(run, task, configs[letter].epochs, tables[letter]))
         for letter, run in named.items()
     }
-    corrected = all(CORRECTED in sums for sums in found.values())
-    sums = {letter: each[CORRECTED if corrected else BEST] for letter, each in found.items()}
-    return Comparison(task, named, configs, tables, sums, corrected, folds)
+    scored = next(name for name in HOW if all(name in sums for sums in found.values()))
+    sums = {letter: each[scored] for letter, each in found.items()}
+    return Comparison(task, named, configs, tables, sums, scored, folds)
 
 
 def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: TrainConfig) -> list[str]:
@@ -148,7 +155,7 @@ def print_comparison(compared: Comparison) -> None:
         print(f"   {name}: {', '.join(map(str, values))}")
     print(f"\n{compared.about()}:\n")
     print_rows(*compared.score_rows(), first=10, others=33)
-    print()
+    print(f"{compared.notes()}\n")
     for sentence, of_classes in compared.verdicts():
         print("\n    ".join([sentence, *of_classes]))
     count = len(compared.differences) * (1 + len(TASKS[compared.task].classes))

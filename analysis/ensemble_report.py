@@ -23,7 +23,7 @@ def write_ensemble(
 ) -> None:
     """Write a page about the design of an ensemble, from the rows of its table.csv and its recipe.json.
 
-    `gain` is that of greedy selection and `about` the people and images that were scored, both in words.
+    `gain` is that of greedy selection, and `about` is about the people and images that were scored, both in words.
     """
     monitor = TASKS[recipe["task"]].monitor
     title = SCORE_TITLES[monitor]
@@ -69,8 +69,7 @@ def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
     return grid(
         ["run", "views", "top-k", "vote", SCORE_TITLES[monitor], "behind the best", "images/s", ""],
         cells,
-        "Out of fold, with 95 % intervals over people. The cheapest is the fastest of those without a clear "
-        "difference from the best.",
+        "Out of fold. The cheapest is the fastest of those without a clear difference from the best.",
     )
 
 

@@ -6,23 +6,26 @@ people (`tally_people`), so that all resamples together cost one matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
 
-from analysis.metrics import class_f1
+from analysis.metrics import class_f1, macro_f1
 from data.label_math import age_group
 from data.tasks import IN_YEARS, TASKS
 
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
+FEWEST, FEWEST_OF_CLASS = 12, 2  # people for an interval of a score, and of the F1 of a class
 BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # scores of a run, see `sum_run`
-NOT_CORRECTED = (
-    "Not corrected for the choice of epochs: predictions of some epochs are missing, or a fold validates one person."
-)
 TITLES = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
+HOW = {  # the scores that can be reported, the first that a run has
+    CORRECTED: "corrected for the choice of epochs",
+    LAST: "of the last epochs",
+    BEST: "of the best epochs, not corrected for their choice",
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Estimate:
         return Estimate(-self.value, -self.high, -self.low)
 
     def text(self, digits: int) -> str:
-        """Return the value, and the interval if it has one, with this number of decimals."""
+        """Return the value, and the interval if it has one, with this number of decimals, or "undefined"."""
+        if np.isnan(self.value):
+            return "undefined"
         value, low, high = (f"{each:.{digits}f}" for each in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})" if self.low < self.high else value
 
@@ -91,18 +96,26 @@ def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     images = sums[..., 2 * count : 3 * count].sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = sums[..., :count].sum(axis=-1) / images
-        scores = {"macro_f1": _class_f1(task, sums).mean(axis=-1), "accuracy": accuracy}
+        scores = {"macro_f1": macro_f1(_class_f1(task, sums)), "accuracy": accuracy}
         if record.regression:
             scores |= {"mae": sums[..., -2] / images, "rmse": np.sqrt(sums[..., -1] / images)}
     return scores
 
 
 def _score_parts(task: str, sums: Sums) -> list[dict[str, np.ndarray]]:
-    """Return the scores and the F1 of each class, by name, for the value, total, without and drawn of the sums."""
+    """Return the scores and the F1 of each class, by name, for the value, total, without and drawn of the sums.
+
+    All are over the classes of the total. A class that a resample lacks is left out of its macro F1. One that is gone
+    without a person keeps its F1, since that person alone cannot say how much it varies.
+    """
+    whole = _class_f1(task, sums.total)
     found = []
     for part in (sums.value, sums.total, sums.without, sums.drawn):
-        of_classes = np.moveaxis(_class_f1(task, part), -1, 0)
-        found.append(compute_scores(task, part) | dict(zip(TASKS[task].classes, of_classes, strict=True)))
+        f1 = np.where(np.isfinite(whole), _class_f1(task, part), np.nan)
+        if part is sums.without:
+            f1 = np.where(np.isnan(f1), whole, f1)
+        of_classes = dict(zip(TASKS[task].classes, np.moveaxis(f1, -1, 0), strict=True))
+        found.append(compute_scores(task, part) | {"macro_f1": macro_f1(f1)} | of_classes)
     return found
 
 
@@ -114,12 +127,22 @@ def _class_f1(task: str, sums: np.ndarray) -> np.ndarray:
 def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
     """Return the weight of each person in resamples of the people: `(resamples, P)` for each fold.
 
-    Each resample draws P - 1 people and rescales them: drawing P spreads too little for few people (Rao and Wu 1988,
-    doi 10.1080/01621459.1988.10478591).
+    Each resample draws P - 1 people of a fold and rescales them: drawing P spreads too little for few people (Rao and
+    Wu 1988, doi 10.1080/01621459.1988.10478591). Folds of one person are drawn from together, a single one with the
+    smallest other fold ("collapsed strata").
     """
     generator = np.random.default_rng(seed)
-    draws = [(max(size - 1, 1), size) for size in sizes]
-    return [generator.multinomial(n, np.full(size, 1 / size), size=resamples) * (size / n) for n, size in draws]
+    single = [k for k, size in enumerate(sizes) if size == 1]
+    others = sorted((k for k in range(len(sizes)) if k not in single), key=lambda k: sizes[k])
+    single += others[:1] if len(single) == 1 else []
+    drawn: dict[int, np.ndarray] = {}
+    for group in [single] * bool(single) + [[k] for k in range(len(sizes)) if k not in single]:
+        size = sum(sizes[k] for k in group)
+        n = max(size - 1, 1)
+        weights = generator.multinomial(n, np.full(size, 1 / size), size=resamples) * (size / n)
+        ends = np.cumsum([sizes[k] for k in group])[:-1]
+        drawn |= dict(zip(group, np.split(weights, ends, axis=1), strict=True))
+    return [drawn[k] for k in range(len(sizes))]
 
 
 def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
@@ -159,26 +182,81 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
 
 
 def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
-    """Return every score with its interval, and F1 of every class by its name."""
-    parts = _score_parts(task, sums)
-    return {name: _estimate(*(part[name] for part in parts), least=0, most=_most(name)) for name in parts[0]}
+    """Return every score with its interval, and F1 of every class by its name.
+
+    There is no interval from fewer than FEWEST people, nor one of the F1 of a class from fewer than FEWEST_OF_CLASS of
+    the class.
+    """
+    return _estimate_parts(task, sums, _score_parts(task, sums), _SHARES, _YEARS)
+
+
+def estimate_run(task: str, sums: Mapping[str, Sums]) -> dict[str, dict[str, Estimate]]:
+    """Return the estimates of each of the scores that `sum_run` found, by name.
+
+    The best epochs and their correction measure the same, so they share the interval of the correction, extended to the
+    score of the best epochs. That score has none without a correction: it is too high for one.
+    """
+    found = {what: estimate_scores(task, each) for what, each in sums.items()}
+    for name, each in found[BEST].items():
+        known = found[CORRECTED][name] if CORRECTED in found else Estimate(each.value, np.nan, np.nan)
+        found[BEST][name] = Estimate(each.value, min(known.low, each.value), max(known.high, each.value))
+    return found
 
 
 def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
     """Return the difference of every score, second minus first, of the same people in the same draws."""
     one, other = _score_parts(task, first), _score_parts(task, second)
-    found = {}
-    for name in one[0]:
-        parts = [b[name] - a[name] for a, b in zip(one, other, strict=True)]
-        each = _estimate(*parts, least=-_most(name), most=_most(name))
+    parts = [{name: b[name] - a[name] for name in a} for a, b in zip(one, other, strict=True)]
+    found = _estimate_parts(task, first, parts, _DIFFERENCES, _DIFFERENCES)
+    for name, each in found.items():
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
-        low, high = np.minimum(each.low, parts[1]), np.maximum(each.high, parts[1])
+        most = np.inf if name in IN_YEARS else 1
+        low, high = np.clip([np.minimum(each.low, parts[1][name]), np.maximum(each.high, parts[1][name])], -most, most)
         found[name] = Estimate(each.value, float(low), float(high))
     return found
 
 
-def _most(score: str) -> float:
-    return np.inf if score in IN_YEARS else 1
+def _estimate_parts(
+    task: str, sums: Sums, parts: list[dict[str, np.ndarray]], shares: _Scale, years: _Scale
+) -> dict[str, Estimate]:
+    """Return an estimate for each name in the parts, which are those of `_score_parts` or their differences."""
+    record, people = TASKS[task], len(sums.without)
+    count = len(record.classes)
+    of_class = (sums.total - sums.without)[:, 2 * count : 3 * count].astype(bool).sum(axis=0)
+    enough = dict.fromkeys(record.scores, people >= FEWEST)
+    enough |= dict(zip(record.classes, (of_class >= FEWEST_OF_CLASS) & (people >= FEWEST), strict=True))
+    # The score of a class of one person may vary as much as one person of another class does on average.
+    of_one = [people * parts[2][name].var() * n for name, n in zip(record.classes, of_class, strict=True) if n > 1]
+    unseen = (of_class == 1).sum() * np.mean(of_one) / (of_class > 0).sum() ** 2 if of_one else 0.0
+    return {
+        name: _estimate(
+            *(part[name] for part in parts),
+            years if name in IN_YEARS else shares,
+            enough=enough[name],
+            unseen=unseen if name == "macro_f1" else 0.0,
+        )
+        for name in parts[0]
+    }
+
+
+def describe_intervals(people: int) -> str:
+    """Return a sentence on the intervals of scores over this number of people."""
+    if people < FEWEST:
+        return f"Too few people for an interval: {people}, and {FEWEST} are needed."
+    return "In parentheses: 95 % intervals over people."
+
+
+def describe_run(people: int, known: Container[str]) -> str:
+    """Return sentences on the intervals and the choice of epochs, for the scores that `sum_run` found."""
+    if LAST not in known:
+        return "The best epochs have no interval and no correction, since predictions of some epochs are missing."
+    choice = "The best epochs were chosen on these people; the corrected score removes that advantage."
+    if CORRECTED not in known:
+        choice = (
+            "A fold validates one person, so the score of the best epochs is far too high, and has no interval and no "
+            "correction. Go by the last epochs."
+        )
+    return f"{describe_intervals(people)} {choice}"
 
 
 def describe_difference(gain: Estimate) -> str:
@@ -227,29 +305,52 @@ def _best_epochs(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
     return np.where(np.isfinite(values), values, -np.inf).argmax(axis=-1)
 
 
+@dataclass(frozen=True)
+class _Scale:
+    """A scale that an interval is computed on, where the spread of a score depends less on the score."""
+
+    forward: Callable[[np.ndarray], np.ndarray]
+    back: Callable[[np.ndarray], np.ndarray]
+
+
+_SHARES = _Scale(lambda x: np.arcsin(np.sqrt(np.clip(x, 0, 1))), lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2)
+_YEARS = _Scale(lambda x: x, lambda x: np.maximum(x, 0))
+_DIFFERENCES = _Scale(lambda x: x, lambda x: x)
+
+
 def _estimate(
-    value: np.ndarray, total: np.ndarray, without: np.ndarray, drawn: np.ndarray, *, least: float, most: float
+    value: np.ndarray,
+    total: np.ndarray,
+    without: np.ndarray,
+    drawn: np.ndarray,
+    scale: _Scale,
+    *,
+    enough: bool,
+    unseen: float,
 ) -> Estimate:
     """Return a value with the interval of its resamples `(R,)`, corrected for few people.
 
     Macro F1 of few people is biased downwards, that of resamples more so: the interval is centred on the value without
     the bias that the jackknife finds from the scores without each person `(P,)` (Efron and Tibshirani 1993, chapter
-    10). The spread of the resamples is an estimate too: the interval widens as Student's t does, with degrees of
-    freedom from the kurtosis of the people's influence (Satterthwaite's rule).
+    10). It is at least as wide as the jackknife's standard error asks for, since resamples may lack rare classes;
+    `unseen` is a variance that the jackknife does not see either. That spread is an estimate too: the interval widens
+    as Student's t does, with degrees of freedom from the kurtosis of the people's influence (Satterthwaite's rule).
     """
-    count = len(without)
-    bias = (count - 1) * (without.mean() - total)
+    drawn = scale.forward(drawn[np.isfinite(drawn)])
+    if not enough or not drawn.size or not np.isfinite(value):
+        return Estimate(float(value), np.nan, np.nan)
+    count, seen = len(without), len(without) * without.var()
+    without = scale.forward(without)
+    bias = (count - 1) * (without.mean() - scale.forward(total))
     changes = without - without.mean()
-    spread = (changes**2).sum()
-    wider = 1.0
-    if spread > 0:
-        kurtosis = count * (changes**4).sum() / spread**2
+    squares, spread, wider = (changes**2).sum(), drawn.std(), 1.0
+    if seen > 0 and squares > 0 and spread > 0:
+        kurtosis = count * (changes**4).sum() / squares**2
         wider = _student_quantile(min(2 * count / max(kurtosis - 1, 1e-9), count - 1)) / _student_quantile(np.inf)
-        if np.ptp(drawn) == 0:  # every fold has one person, whom every resample draws
-            return Estimate(float(value), np.nan, np.nan)
-    ends = wider * (np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()) + value - bias
-    low, high = np.clip(ends, least, most)
-    return Estimate(float(value), float(np.fmin(low, value)), float(np.fmax(high, value)))
+        wider *= max(1, np.sqrt(squares * (1 + unseen / seen) * (count - 1) / count) / spread)
+    ends = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()
+    low, high = scale.back(wider * ends + scale.forward(value) - bias)
+    return Estimate(float(value), float(min(low, value)), float(max(high, value)))
 
 
 def _student_quantile(freedom: float) -> float:

@@ -1,10 +1,13 @@
 """Compute scores of predictions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import softmax
 
 from data.label_math import SMALLEST, age_group, predicted_class
 from data.tasks import TASKS
+from utils import shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
 
@@ -15,12 +18,19 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> n
 
 
 def class_f1(counts: np.ndarray) -> np.ndarray:
-    """Return F1 of each class, `(..., C) float64`; a class that is neither predicted nor true has 0.
+    """Return F1 of each class, `(..., C) float64`; NaN for a class that is neither predicted nor true.
 
     `counts` `(..., 3, C)` has the number of correct predictions, of predictions and of labels of each class.
     """
     correct, predicted, true = np.moveaxis(counts, -2, 0)
-    return 2 * correct / np.maximum(predicted + true, np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore"):
+        return 2 * correct / (predicted + true)
+
+
+def macro_f1(of_classes: np.ndarray) -> np.ndarray:
+    """Return the mean `(...)` of F1 of the classes, `(..., C)`, that are predicted or true, as scikit-learn does."""
+    with np.errstate(invalid="ignore"):
+        return np.nansum(of_classes, axis=-1) / np.isfinite(of_classes).sum(axis=-1)
 
 
 def class_counts(confusion: np.ndarray) -> np.ndarray:
@@ -31,7 +41,7 @@ def class_counts(confusion: np.ndarray) -> np.ndarray:
 def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return the scores of a task by name.
 
-    Macro F1 is the mean over all classes of the task; a class without images counts 0.
+    Macro F1 is the mean over the classes that are predicted or true, as in scikit-learn's `f1_score`.
 
     Args:
         task: one of TASKS.
@@ -52,8 +62,44 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
         errors = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
         labels = age_group(labels)
     confusion = confusion_counts(labels, predicted, len(record.classes))
-    macro_f1 = float(class_f1(class_counts(confusion)).mean())
-    return {"macro_f1": macro_f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
+    f1 = float(macro_f1(class_f1(class_counts(confusion))))
+    return {"macro_f1": f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
+
+
+def absent_classes(
+    task: str, labels: np.ndarray, probabilities: np.ndarray | None = None
+) -> tuple[list[str], list[str] | None]:
+    """Return the names of the classes without images, and of those among them that are predicted, None if unknown.
+
+    The arguments are those of `score`.
+    """
+    record = TASKS[task]
+    true = set(age_group(labels) if record.regression else labels)
+    absent = [k for k in range(len(record.classes)) if k not in true]
+    names = [record.classes[k] for k in absent]
+    if probabilities is None:
+        return names, None
+    predicted = set(predicted_class(task, probabilities))
+    return names, [name for k, name in zip(absent, names, strict=True) if k in predicted]
+
+
+def describe_classes(task: str, absent: Sequence[str], predicted: Sequence[str] | None = None) -> str:
+    """Return a sentence on the classes that macro F1 is the mean over.
+
+    Args:
+        task: one of TASKS.
+        absent: the classes without images.
+        predicted: those among them that are predicted, or None if it is not known yet.
+    """
+    count = len(TASKS[task].classes)
+    if not absent:
+        return f"Macro F1 is the mean over all {count} classes."
+    names = shorten_list(absent, count)
+    if predicted is None:
+        return f"No image is of class {names}: macro F1 leaves such a class out, or counts it 0 where it is predicted."
+    over = f"{count - len(absent) + len(predicted)} of {count} classes"
+    zeros = f" Predicted all the same, so counted 0: {shorten_list(predicted, count)}." if predicted else ""
+    return f"Macro F1 is the mean over {over}. No image is of class {names}.{zeros}"
 
 
 def tempered(

@@ -25,8 +25,9 @@ from analysis.error_analysis import (
     year_errors,
 )
 from analysis.html import DIGITS, Figures, grid, render, thumbnail
-from analysis.intervals import BEST, CORRECTED, NOT_CORRECTED
+from analysis.intervals import BEST, HOW, describe_run
 from analysis.label_errors import find_suspects, suspect_name
+from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind, score_rows
 from cli.choices import MODELS
 from cli.options import default_text, flag, options
@@ -70,7 +71,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "title": f"{config.model_type} on {record.title}",
         "about": _about(config, summary),
         "verdicts": verdicts,
-        "scores": _scores(config, summary, whole),
+        "scores": _scores(config, summary, whole, oof),
         "folds": grid(*fold_rows(summary)),
         "classes": _classes(summary, whole, figures),
         "costs": _draw_costs(parts, figures),
@@ -103,19 +104,14 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
 def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     monitor, known = TASKS[config.task].monitor, summary["estimates"]
-    best = known.get(CORRECTED, known[BEST])[monitor]
-    how = f"{'' if CORRECTED in known else 'not '}corrected for the choice of epochs"
+    what = next(name for name in HOW if name in known)
     kind = score_kind(config.cv, config.valid_root)
-    return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(best, DIGITS)}, {how}."
+    return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(known[what][monitor], DIGITS)}, {HOW[what]}."
 
 
-def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions) -> dict[str, Any]:
-    note = (
-        "In brackets: 95 % intervals, by bootstrap over people. The best epoch of each fold was chosen on the people "
-        'it is scored on, so its score is too good; "corrected" removes this bias. '
-    )
-    if CORRECTED not in summary["estimates"]:
-        note += f"{NOT_CORRECTED} "
+def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions, oof: pd.DataFrame) -> dict[str, Any]:
+    absent = absent_classes(config.task, *labels_and_predictions(oof, config.task))
+    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.task, *absent)} "
     if not TASKS[config.task].regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
         constant = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
@@ -135,7 +131,10 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
         if row["count"]:
             shown[f"{name} ({row['count']})"] = read_estimate(f1)
     figures.add("classes", plots.intervals({"": shown}, "F1 of each class (images) and its interval"), "F1 by class.")
-    note = "Of the best epochs, as everything below. A class that is always right or always wrong has no interval."
+    note = (
+        "Of the best epochs, as everything below. A class of one person has no interval, nor one that is always right "
+        "or always wrong."
+    )
     return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 

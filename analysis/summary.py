@@ -7,8 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.intervals import CORRECTED, NOT_CORRECTED, TITLES, Estimate, FoldPredictions, estimate_scores, sum_run
-from analysis.metrics import score
+from analysis.intervals import (
+    TITLES,
+    Estimate,
+    FoldPredictions,
+    describe_run,
+    estimate_run,
+    sum_run,
+)
+from analysis.metrics import absent_classes, describe_classes, score
 from config import TrainConfig
 from data.tasks import SCORE_TITLES, TASKS
 from storage.run_folder import RunFolder, labels_and_predictions
@@ -39,6 +46,8 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
         for row in best.to_dict("records")
     ]
     labels, probabilities = labels_and_predictions(oof, config.task)
+    absent, predicted = absent_classes(config.task, labels, probabilities)
+    about = {"people": oof["person"].nunique(), "images": len(oof), "absent": absent, "absent_predicted": predicted}
     return {
         "task": config.task,
         "model_type": config.model_type,
@@ -48,7 +57,7 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
         "folds": folds,
         "mean": {name: float(best[name].mean()) for name in names},
         "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in names},
-        "oof": score(config.task, probabilities, labels) | {"people": oof["person"].nunique(), "images": len(oof)},
+        "oof": score(config.task, probabilities, labels) | about,
         "seconds": float(log["seconds"].sum()),
     }
 
@@ -100,8 +109,7 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
-    sums = sum_run(config.task, read_folds(run, config.task, config.epochs, oof))
-    estimates = {what: estimate_scores(config.task, each) for what, each in sums.items()}
+    estimates = estimate_run(config.task, sum_run(config.task, read_folds(run, config.task, config.epochs, oof)))
     summary["estimates"] = {what: as_plain(config.task, each) for what, each in estimates.items()}
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()
@@ -131,9 +139,8 @@ def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Row
 
 
 def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
-    """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "unknown"."""
-    found = read_estimate(plain)
-    return "unknown" if math.isnan(found.value) else found.text(digits)
+    """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "undefined"."""
+    return read_estimate(plain).text(digits)
 
 
 def read_estimate(plain: dict[str, float | None]) -> Estimate:
@@ -159,10 +166,9 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     overall = [f"{oof[name]:.4f}" for name in TASKS[config.task].scores]
     print()
     print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], first=22, others=12)
-    print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.\n")
+    print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.")
+    print(f"{describe_classes(config.task, oof['absent'], oof['absent_predicted'])}\n")
     print_rows(*score_rows(summary), first=22, others=33)
-    note = "The best epochs were chosen on these people; the corrected score removes that advantage."
-    note = note if CORRECTED in summary["estimates"] else NOT_CORRECTED
-    print(f"In parentheses: 95 % intervals over people. {note}")
+    print(describe_run(oof["people"], summary["estimates"]))
     if missing := summary["folds_planned"] - summary["folds_finished"]:
         print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

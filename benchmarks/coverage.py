@@ -4,10 +4,16 @@
 
 In each run the networks of the folds predict people of skewed genders and age groups, seven images each. The images of
 a person share a part of the errors, which change from epoch to epoch. The best epoch of each fold is chosen on the
-people that it is scored on. The true score follows from the probabilities of confusing one class with another.
-"shuffled" predictions are independent of the labels.
+people that it is scored on. The true score follows from the probabilities of confusing one class with another. It is
+over the classes that the score itself is over, among very many people of the kinds that are there. The predictions:
+
+- "learned" get better from epoch to epoch;
+- "shuffled" are independent of the labels;
+- "one man over 60": learned, and three classes have a single person, the same one;
+- "folds of one": learned, and every fold validates one person.
 
 The 95 % intervals are those of the last epochs, of the best epochs, and of the best epochs corrected for the choice.
+The best epochs of folds of one person have no interval.
 """
 
 # First: it makes the modules of the toolkit importable.
@@ -17,86 +23,96 @@ import argparse
 
 import numpy as np
 
-from analysis.intervals import compute_scores, correct_sums, draw_resamples, estimate_scores, sum_tallies, tally_people
+from analysis.intervals import LAST, TITLES, FoldPredictions, estimate_run, sum_run
+from analysis.metrics import class_f1, score
 from data.label_math import encode_class
 from data.tasks import MASKS, SHOTS, TASKS
 
-FOLDS, EPOCHS, RESAMPLES = 5, 12, 1000
+FOLDS, EPOCHS = 5, 12
+COUNT = TASKS["main"].outputs
+KINDS = ("learned", "shuffled", "one man over 60", "folds of one")
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])
 # shares of the classes of mask, gender and age group
 SHARES = (np.bincount(SHOT) / len(SHOT), np.array([0.42, 0.58]), np.array([0.46, 0.46, 0.08]))
 ERRORS = ((0.01, 0.05, 0.02), (0.12, 0.10), (0.12, 0.20, 0.50))  # error of each class at the end of training
-WHAT = ("last epochs", "best epochs", "best epochs, corrected")
 
 
 def main() -> None:
     """Simulate and print the table."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--runs", type=int, default=200)
-    options.add_argument("--people", type=int, nargs="+", default=[120, 300, 700])
+    options.add_argument("--runs", type=int, default=300)
+    options.add_argument("--people", type=int, nargs="+", default=[24, 40, 60, 120, 300])
+    options.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     given = options.parse_args()
     print("| people | predictions | score of the | true macro F1 | higher than true by | width | contains the truth |")
     print("|---|---|---|---|---|---|---|")
     for people in given.people:
-        for shuffled in (False, True):
-            found = np.array([simulate(people, shuffled=shuffled, seed=run) for run in range(given.runs)])
-            for k, what in enumerate(WHAT):
-                true, value, low, high = found[:, k].T
+        for kind in given.kinds:
+            found = [simulate(people, kind, seed=run) for run in range(given.runs)]
+            for what in found[0]:
+                true, value, low, high = np.array([each[what] for each in found]).T
+                row = f"| {people} | {kind} | {TITLES[what]} | {true.mean():.3f} | {np.mean(value - true):+.4f} |"
                 holds = np.mean((low <= true) & (true <= high))
-                kind = "shuffled" if shuffled else "learned"
+                none = np.isnan(low).all()
                 print(
-                    f"| {people} | {kind} | {what} | {true.mean():.3f} | {np.mean(value - true):+.4f} | "
-                    f"{np.mean(high - low):.3f} | {holds:.1%} |"
+                    f"{row} | no interval |" if none else f"{row} {np.mean(high - low):.3f} | {holds:.1%} |", flush=True
                 )
 
 
-def simulate(people: int, *, shuffled: bool, seed: int) -> list[tuple[float, float, float, float]]:
-    """Simulate a cross-validation; return for each of WHAT the true macro F1, the measured one, and its interval."""
+def simulate(people: int, kind: str, *, seed: int) -> dict[str, tuple[float, float, float, float]]:
+    """Simulate a cross-validation; return for each of TITLES the true macro F1, the measured one, and its interval."""
     random = np.random.default_rng(seed)
-    tallies, expected = zip(*(_fold(people // FOLDS, random, shuffled=shuffled) for _ in range(FOLDS)), strict=True)
-    draws = draw_resamples([each.shape[1] for each in tallies], seed=seed, resamples=RESAMPLES)
-    last = [each[-1] for each in tallies]
-    best = [int(_macro_f1(each.sum(axis=1)).argmax()) for each in tallies]
-    chosen = [each[epoch] for each, epoch in zip(tallies, best, strict=True)]
-    true_last = _macro_f1(sum(each[-1] for each in expected))
-    true_best = _macro_f1(sum(each[epoch] for each, epoch in zip(expected, best, strict=True)))
-    found = (
-        (true_last, estimate_scores("main", sum_tallies(last, draws))),
-        (true_best, estimate_scores("main", sum_tallies(chosen, draws))),
-        (true_best, estimate_scores("main", correct_sums("main", tallies, draws))),
-    )
-    return [(true, *(getattr(each["macro_f1"], k) for k in ("value", "low", "high"))) for true, each in found]
+    gender, age = (random.choice(len(share), people, p=share) for share in SHARES[1:])
+    shares = np.outer(*SHARES[1:])
+    if kind == "one man over 60":
+        age[(gender == 0) & (age == 2)] = 0
+        one = random.integers(people)
+        gender[one], age[one] = 0, 2
+        shares[0, 2] = 0
+        shares *= (1 - 1 / people) / shares.sum()
+        shares[0, 2] = 1 / people
+    there = np.zeros(shares.shape, bool)
+    there[gender, age] = True
+    share = np.kron(SHARES[0], (shares * there / shares[there].sum()).ravel())  # of each class
+    parts = np.array_split(np.arange(people), people if kind == "folds of one" else FOLDS)
+    folds = [_fold(gender[part], age[part], part, random, shuffled=kind == "shuffled") for part in parts]
+    every, found = sum_run("main", [fold for fold, _, _ in folds]), {}
+    estimates = estimate_run("main", every)
+    for what, sums in every.items():
+        counts = np.zeros((3, COUNT))
+        for fold, best, joints in folds:
+            own = joints[-1 if what == LAST else best]
+            counts += len(fold.labels) * np.stack([share * np.diag(own), share @ own, share])
+        scored = np.isfinite(class_f1(sums.total[: 3 * COUNT].reshape(3, COUNT)))
+        true = np.where(there.ravel()[np.arange(COUNT) % there.size], class_f1(counts), 0)[scored].mean()
+        macro_f1 = estimates[what]["macro_f1"]
+        found[what] = (true, macro_f1.value, macro_f1.low, macro_f1.high)
+    return found
 
 
-def _macro_f1(tallies: np.ndarray) -> np.ndarray:
-    return compute_scores("main", tallies)["macro_f1"]
-
-
-def _fold(people: int, random: np.random.Generator, *, shuffled: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return tallies of the epochs of a fold, `(E, P, T)`, and their expected values, `(E, T)`."""
-    shots = len(SHOT)
-    truth = [
-        np.broadcast_to(SHOT, (people, shots)),
-        *(np.repeat(random.choice(len(share), (people, 1), p=share), shots, axis=1) for share in SHARES[1:]),
-    ]
+def _fold(
+    gender: np.ndarray, age: np.ndarray, people: np.ndarray, random: np.random.Generator, *, shuffled: bool
+) -> tuple[FoldPredictions, int, list[np.ndarray]]:
+    """Return the predictions of a fold, its best epoch, and how likely each epoch confuses the classes, `(C, C)`."""
+    shape = len(people), len(SHOT)
+    truth = [np.broadcast_to(each, shape) for each in (SHOT, gender[:, None], age[:, None])]
     labels = encode_class(*truth).ravel()
-    share = np.kron(np.kron(SHARES[0], SHARES[1]), SHARES[2])  # of each class
-    owners = np.repeat(np.arange(people), shots)
     # An error comes from the person, from the image, or from this epoch alone.
-    of_person = [random.random((people, 1)) for _ in truth]
-    of_image = [random.random((people, shots)) for _ in truth]
-    predictions, expected = [], []
+    of_person = [random.random((shape[0], 1)) for _ in truth]
+    of_image = [random.random(shape) for _ in truth]
+    predictions, joints = [], []
     for epoch in range(EPOCHS):
         tables = [_confusion(k, epoch, random, shuffled=shuffled) for k in range(len(truth))]
         classes = []
         for k, table in enumerate(tables):
-            which, alone = random.random((people, shots)), random.random((people, shots))
+            which, alone = random.random(shape), random.random(shape)
             drawn = np.where(which < 0.5, of_person[k], np.where(which < 0.7, of_image[k], alone))
             classes.append((drawn[..., None] > table.cumsum(axis=1)[truth[k], :-1]).sum(axis=-1))
-        predictions.append(np.eye(TASKS["main"].outputs)[encode_class(*classes).ravel()])
-        joint = np.kron(np.kron(tables[0], tables[1]), tables[2])
-        expected.append(np.concatenate([share * np.diag(joint), share @ joint, share]))
-    return tally_people("main", np.array(predictions), labels, owners), np.array(expected)
+        predictions.append(np.eye(COUNT)[encode_class(*classes).ravel()])
+        joints.append(np.kron(np.kron(tables[0], tables[1]), tables[2]))
+    best = int(np.argmax([score("main", each, labels)["macro_f1"] for each in predictions]))
+    owners = np.repeat(people, len(SHOT))
+    return FoldPredictions(labels, owners, predictions[best], np.array(predictions)), best, joints
 
 
 def _confusion(attribute: int, epoch: int, random: np.random.Generator, *, shuffled: bool) -> np.ndarray:

@@ -65,10 +65,15 @@ def _check_conflicts(config: Any) -> None:
         raise UserError("--weight-decay and --run-decay both set the weight decay. Pass one of the two.")
     if "crop_scale" in config.given and config.transform_type == "facecrop":
         raise UserError("--crop-scale has no effect with transform facecrop, which crops a fixed size. Leave it out.")
-    if config.freeze and not config.pretrained and not config.load_state_dict:
+    given = config.load_state_dict or config.extend_from
+    if config.freeze and not config.pretrained and not given:
         raise UserError("--freeze keeps the random backbone of --no-pretrained. Drop one, or pass --load-state-dict.")
-    if config.new_head and not config.load_state_dict:
-        raise UserError("--new-head needs the weights of --load-state-dict. Pass both or neither.")
+    if config.new_head and not given:
+        raise UserError("--new-head needs the weights of --load-state-dict or --extend-from. Pass both or neither.")
+    if config.load_state_dict and config.extend_from:
+        raise UserError("--load-state-dict and --extend-from both set the first weights. Pass one of the two.")
+    if "extend_weights" in config.given and not config.extend_from:
+        raise UserError("--extend-weights has no effect without --extend-from. Pass both or neither.")
     if config.resume and config.overwrite:
         raise UserError("--resume continues a run and --overwrite deletes it. Pass one of the two.")
 

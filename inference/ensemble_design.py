@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.ensemble_report import write_ensemble
-from analysis.intervals import Estimate, describe_difference
-from analysis.metrics import log_loss, tempered
+from analysis.intervals import Estimate, describe_difference, describe_intervals
+from analysis.metrics import absent_classes, describe_classes, log_loss, tempered
 from analysis.summary import as_plain
 from data.tasks import SCORE_TITLES, TASKS
 from inference import voting
@@ -62,8 +62,9 @@ def design_ensemble(
     """
     task, monitor = scorer.task, scorer.record.monitor
     voters = list_voters(runs, task)
+    about = _describe_data(scorer)
     rows = compare_votes(voters, scorer, top_k=top_k, views=validation.settings.views)
-    print_votes(rows, monitor)
+    print_votes(rows, monitor, about)
     if (folder / RECIPE).is_file():
         print(f"Replacing the earlier recipe in {folder}.")
         (folder / RECIPE).unlink()
@@ -85,7 +86,7 @@ def design_ensemble(
     temperature, offsets, scores = calibrate(library, selection, scorer) if calibrated else (1.0, None, {})
     taken = [(each, weight) for each, weight in zip(candidates, selection.weights, strict=True) if weight > 0]
     made = {"runs": [str(run.folder.path.resolve()) for run in runs], "top_k": top_k, "seed": scorer.seed}
-    made |= {"people": len(np.unique(scorer.people)), "images": len(scorer.labels), "versions": library_versions()}
+    made |= {"people": scorer.count, "images": len(scorer.labels), "versions": library_versions()}
     recipe = {
         "format": RECIPE_FORMAT,
         "task": task,
@@ -98,9 +99,16 @@ def design_ensemble(
         "made": made,
     }
     write_json(folder / RECIPE, recipe)
-    about = f"{made['people']} people, {made['images']} images, each predicted by folds that held it out."
     write_ensemble(folder / "ensemble.html", rows, recipe, gain=describe_difference(selection.gain), about=about)
     print_recipe(folder, views, taken)
+
+
+def _describe_data(scorer: Scorer) -> str:
+    absent = absent_classes(scorer.task, scorer.labels)[0]
+    return (
+        f"{scorer.count} people, {len(scorer.labels)} images, each predicted by folds that held it out. "
+        f"{describe_intervals(scorer.count)}{f' {describe_classes(scorer.task, absent)}' if absent else ''}"
+    )
 
 
 def print_recipe(folder: Path, views: int, taken: Sequence[tuple[Candidate, float]]) -> None:
@@ -145,7 +153,7 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
     goodness = scorer.sign * np.array([row[monitor] for row in rows])
     best = int(np.argmax(goodness))
     gains = [scorer.gain(measured[best], each) for each in measured]
-    equal = [n for n, gain in enumerate(gains) if gain.low <= 0]
+    equal = [n for n, gain in enumerate(gains) if gain.low <= 0 or gain.value == 0]  # the latter without intervals
     cheapest = min(equal, key=lambda n: (-rows[n]["images_per_s"], -goodness[n]))
     for n, (row, gain) in enumerate(zip(rows, gains, strict=True)):
         row |= {"behind": gain.value, "behind_low": gain.low, "behind_high": gain.high}
@@ -184,12 +192,12 @@ def _weigh_rows(run: OofRun, ranked: np.ndarray, *, higher_is_better: bool) -> n
     return weights
 
 
-def print_votes(rows: Sequence[dict[str, Any]], monitor: str) -> None:
-    """Print the rows of `compare_votes` as a table for each run."""
+def print_votes(rows: Sequence[dict[str, Any]], monitor: str, about: str) -> None:
+    """Print the rows of `compare_votes` as a table for each run, after a few sentences about them."""
     title = SCORE_TITLES[monitor]
     print(
-        f"\nOut-of-fold {title} and its gap to the best, with 95 % intervals over people. images/s is the measured "
-        "speed of\npredicting an image with folds x top-k x views networks, decoding and cropping included."
+        f"\n{about}\nOut-of-fold {title} and its gap to the best. images/s is the measured speed of predicting an "
+        "image with folds x top-k\nx views networks, decoding and cropping included."
     )
     for run in dict.fromkeys(row["run"] for row in rows):
         print(f"{run}:\n{'views':>5} {'top-k':>5}  {'vote':<14}{title:<25} {'behind the best':<28}{'images/s':>8}")

@@ -51,7 +51,8 @@ class Scorer:
     def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
         self.task, self.record, self.labels, self.seed = task, TASKS[task], labels, seed
         names, self.people = np.unique(people, return_inverse=True)
-        self.draws = draw_resamples([len(names)], seed=seed)
+        self.count = len(names)  # of the people
+        self.draws = draw_resamples([self.count], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
         self.sign = 1 if self.record.higher_is_better else -1
 

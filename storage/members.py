@@ -89,6 +89,29 @@ def find_best(folder: Path, expected: Expected) -> Member:
     return _best_of_fold(RunFolder(folder), 0, 1, expected)[0]
 
 
+def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str) -> Member:
+    """Return the checkpoint of a fold that --extend-from starts from, of its "best" or "last" epoch.
+
+    Raises:
+        UserError: there is none, or it was not trained on this fold of the split with this fingerprint.
+    """
+    found, *others = _best_of_fold(run, fold, len(checkpoint_files(run.fold(fold))), Expected())
+    if epoch == "last":
+        last = run.read_config().epochs
+        found = next((member for member in (found, *others) if member.info.epoch == last), None)
+        if found is None:
+            raise UserError(
+                f"{run.fold(fold)} does not hold the weights of epoch {last}, its last, which is not among the best. "
+                "Pass --extend-weights best, or train that run with a larger --top-n."
+            )
+    if (found.info.fold, found.info.split_fingerprint) != (fold, fingerprint):
+        raise UserError(
+            f"{found.path} was trained on other people than fold {fold} of this run, whose score would be too high. "
+            "Pass the run with the same images, --cv and --seed."
+        )
+    return found
+
+
 def find_members(
     run: RunFolder, expected: Expected = Expected(), *, top_k: int, folds: Sequence[int] | None
 ) -> list[Member]:

@@ -323,9 +323,12 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
         )
     changed = changed_options(earlier, config)
     if changed:
+        longer = (
+            f" To train it longer, also pass --extend-from {run.path}." if config.epochs > earlier["epochs"] else ""
+        )
         raise UserError(
             f"{run.path} was started with other options: {', '.join(changed)}. Pass the same to continue it with "
-            "--resume, --overwrite to train again, or another --save-path."
+            f"--resume, --overwrite to train again, or another --save-path.{longer}"
         )
     return True
 

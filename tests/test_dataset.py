@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -340,6 +341,28 @@ def test_an_image_that_disappears_is_an_error_of_one_line(workers, capsys, tmp_p
     assert run_command(command, Context("train.py")) == 2
     expected = f"train.py: {tmp_path / 'lost.jpg'} cannot be read as an image (No such file or directory).\n"
     assert capsys.readouterr().err == expected
+
+
+class Slow(torch.utils.data.Dataset):
+    """Images that take these seconds to read."""
+
+    def __init__(self, *seconds):
+        self.seconds = seconds
+
+    def __len__(self):
+        return len(self.seconds)
+
+    def __getitem__(self, key):
+        time.sleep(self.seconds[key])
+        return torch.zeros(3, 2, 2), {}
+
+
+def test_loader_processes_that_give_no_first_batch_are_ended(monkeypatch, capsys):
+    monkeypatch.setattr("training.loaders.FIRST_BATCH", 2)
+    assert len(list(view_loader(Slow(0, 2.5), batch_size=1, workers=1, device=CPU))) == 2  # a later one may take longer
+    loader = view_loader(Slow(600), batch_size=1, workers=1, device=CPU)
+    assert run_command(lambda: list(loader), Context("train.py")) == 2
+    assert "The loader processes gave no batch in 2 s. They may hang: pass --num-workers 0." in capsys.readouterr().err
 
 
 def test_an_unreadable_image_is_blank_views_and_a_reason(small_data, tmp_path):

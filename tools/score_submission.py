@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.metrics import score
+from analysis.metrics import absent_classes, describe_classes, score
 from config import ScoreConfig
 from data.label_math import decode_class
 from data.prediction_files import read_answers
@@ -39,10 +39,11 @@ def run(config: ScoreConfig) -> None:
     if task.regression:
         if max(true) < len(TASKS["main"].classes):
             raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
-        scores = score(task.name, predicted[:, None], true)
+        answered = predicted[:, None]
     else:
         true, predicted = true.astype(int), predicted.astype(int)
-        scores = score(task.name, np.eye(len(task.classes))[predicted], true)
+        answered = np.eye(len(task.classes))[predicted]
+    scores, absent = score(task.name, answered, true), absent_classes(task.name, true, answered)
     if task.name == "main":
         parts = zip(("mask", "gender", "age group"), decode_class(true), decode_class(predicted), strict=True)
         scores |= {f"{name} accuracy": float((a == b).mean()) for name, a, b in parts}
@@ -50,3 +51,5 @@ def run(config: ScoreConfig) -> None:
         "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
         f" {len(true)} images",
     )
+    if absent[0]:
+        print(describe_classes(task.name, *absent))

@@ -1,13 +1,14 @@
 """Train one fold of a run, from its start or from its saved state."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from analysis.metrics import score
+from analysis.metrics import absent_classes, describe_classes, score
 from augmentation import BatchMixing
 from cli.checks import train_size
 from cli.choices import MODELS
@@ -17,6 +18,8 @@ from loss import create_criterion
 from model import Network, check_train_size, create_model, inference_network
 from optim import create_optimizer, create_scheduler, run_decay, step_average
 from storage.checkpoint import load_checkpoint, load_weights
+from storage.members import find_start
+from storage.run_folder import RunFolder
 from training.device import random_state, seed_everything, set_random_state
 from training.engine import (
     EpochProgress,
@@ -56,39 +59,62 @@ def train_fold(session: Session, number: int) -> None:
         raise UserError(f"No epoch of fold {number} has a finite score. Lower --lr.")
 
 
-def initial_weights(config: TrainConfig) -> dict[str, torch.Tensor] | None:
-    """Return the weights of --load-state-dict, or None, after checking that a network can be built.
+@dataclass(frozen=True)
+class Weights:
+    """Weights to start from, and the file that they were read from."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+
+
+def initial_weights(config: TrainConfig, fold: int, fingerprint: str) -> Weights | None:
+    """Return the weights that the first fold starts from by `read_weights`, after trying to load them.
 
     Raises:
         UserError: the weights do not fit, or the ImageNet weights cannot be loaded.
     """
-    if not config.load_state_dict:
-        build_network(config, None)
-        return None
-    weights, info = load_checkpoint(config.load_state_dict)
-    if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
-        raise UserError(
-            f"{config.load_state_dict} holds {info.model_type} with {info.backbone}, not {config.model_type} with "
-            f"{config.backbone}. Pass --model-type {info.model_type} --backbone {info.backbone}, or other weights."
-        )
-    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
-        raise UserError(
-            f"{config.load_state_dict} was trained on task {info.task}, not {config.task}. Pass --task {info.task}, "
-            "other weights, or --new-head to load only the backbone."
-        )
-    if not config.valid_root:
+    weights = read_weights(config, fold, fingerprint)
+    if config.load_state_dict and not config.valid_root:
         print(
-            f"Starting from {config.load_state_dict}. If these weights were trained on people of this data set, the "
-            "validation scores are too high, since the folds validate on them."
+            f"Starting from {weights.path}. If these weights were trained on people of this data set, the validation "
+            "scores are too high, since the folds validate on them."
         )
     left_out = build_network(config, weights)[1]
     if left_out:
         names = shorten_list(left_out, len(left_out))
-        print(f"The head starts from random weights. Left out of {config.load_state_dict}: {names}.")
+        print(f"The head starts from random weights. Left out of {weights.path}: {names}.")
     return weights
 
 
-def build_network(config: TrainConfig, weights: dict[str, torch.Tensor] | None) -> tuple[Network, list[str]]:
+def read_weights(config: TrainConfig, fold: int, fingerprint: str) -> Weights | None:
+    """Return the weights that a fold starts from, or None for ImageNet or random ones.
+
+    With --extend-from they are those of the fold itself in the earlier run, which must have the split with this
+    fingerprint.
+
+    Raises:
+        UserError: there are none, or they are of another network, task or split.
+    """
+    if not config.load_state_dict and not config.extend_from:
+        return None
+    path = Path(config.load_state_dict or "")
+    if config.extend_from:
+        path = find_start(RunFolder(config.extend_from), fold, config.extend_weights, fingerprint).path
+    tensors, info = load_checkpoint(path)
+    if info is not None and (info.model_type, info.backbone) != (config.model_type, config.backbone):
+        raise UserError(
+            f"{path} holds {info.model_type} with {info.backbone}, not {config.model_type} with {config.backbone}. "
+            f"Pass --model-type {info.model_type} --backbone {info.backbone}, or other weights."
+        )
+    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
+        raise UserError(
+            f"{path} was trained on task {info.task}, not {config.task}. Pass --task {info.task}, other weights, or "
+            "--new-head to load only the backbone."
+        )
+    return Weights(path, tensors)
+
+
+def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network, list[str]]:
     """Return a network with the given, ImageNet or random weights, and the names of the given ones that it left out.
 
     Raises:
@@ -106,7 +132,7 @@ def build_network(config: TrainConfig, weights: dict[str, torch.Tensor] | None) 
     if weights is None:
         return network, []
     kind = f"{config.model_type} ({config.backbone}, task {config.task})"
-    return network, load_weights(network, weights, config.load_state_dict, kind, new_head=config.new_head)
+    return network, load_weights(network, weights.tensors, weights.path, kind, new_head=config.new_head)
 
 
 class FoldTrainer:
@@ -120,7 +146,11 @@ class FoldTrainer:
         self.loaders = session.loaders[self.number]
         self.sampler = self.loaders.train.batch_sampler
         seed_everything("weights", config.seed, self.number)
-        self.network = prepare(build_network(config, session.weights)[0], self.device)
+        weights = session.weights
+        if config.extend_from and "network" not in files.state:
+            weights = self.dist.run_on_main(lambda: read_weights(config, self.number, files.fingerprint))
+            print(f"fold {self.number}: starting from {weights.path}")
+        self.network = prepare(build_network(config, weights)[0], self.device)
         self.average = step_average(self.network, config.ema) if config.ema else None
         if config.compile:
             self.network.compile()
@@ -133,6 +163,9 @@ class FoldTrainer:
         self.machine = self._describe_machine()  # that the fold was started on
         if "network" in files.state:
             self._resume()
+        targets = self.loaders.valid.dataset.targets[config.task]
+        if absent := absent_classes(config.task, targets)[0]:
+            print(f"fold {self.number}, validation: {describe_classes(config.task, absent)}")
 
     @property
     def eval_model(self) -> Network:

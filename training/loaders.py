@@ -1,6 +1,8 @@
 """Load batches with processes that all folds share."""
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from augmentation import build_transform
 from cli.checks import train_size
-from cli.interrupts import ignore_signals, note_progress
+from cli.interrupts import end_workers, ignore_signals, note_progress
 from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
@@ -18,10 +20,11 @@ from data.tasks import TASKS
 from dataset import EpochSampler, TrainDataset, ViewBatches, ViewDataset, balanced_weights
 from training.device import count_workers
 from training.distributed import ALONE, Processes
-from utils import derive_seed
+from utils import UserError, derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
 PIXEL = 3 * 4  # bytes: three float32
+FIRST_BATCH = 600.0  # seconds until the first batch of a pass, before the loader processes count as hanging
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
 
@@ -54,12 +57,45 @@ class Loader:
     def __iter__(self) -> Iterator:
         turn = self.processes.batch_sampler
         turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
-        for batch in self.processes:
-            note_progress()
-            yield batch
+        with _ending_workers_without_batch(self.processes.num_workers) as came:
+            for batch in self.processes:
+                came.set()
+                note_progress()
+                yield batch
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
+
+
+@contextmanager
+def _ending_workers_without_batch(workers: int) -> Iterator[threading.Event]:
+    """End the loader processes if the event that is returned is not set within FIRST_BATCH of the start of a block.
+
+    The timeout of DataLoader would also delay the error of a process that dies.
+
+    Raises:
+        UserError: they were ended.
+    """
+    came, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not came.wait(FIRST_BATCH):
+            ended.set()
+            end_workers()
+
+    if workers:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield came
+    except RuntimeError:
+        if ended.is_set():
+            raise UserError(
+                f"The loader processes gave no batch in {FIRST_BATCH:.0f} s. They may hang: pass --num-workers 0. If "
+                "the disk is that slow, copy the images to a faster one."
+            ) from None
+        raise
+    finally:
+        came.set()
 
 
 class _Turn(Sampler):

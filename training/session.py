@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
     from training.distributed import Processes
+    from training.fold import Weights
     from training.loaders import FoldLoaders
 
 # What each fingerprint of a run covers.
@@ -48,6 +49,7 @@ FINGERPRINTS = {
     "split": "people or another split",
     "labels": "images or labels (files added, lost or unreadable, train.csv, --corrections)",
     "load_state_dict": "weights in --load-state-dict",
+    "extend_from": "options of the run in --extend-from",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -75,9 +77,32 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         cv=config.cv,
         seed=config.seed,
     )
+    if config.extend_from:
+        _check_extended(config, run, folds, tables.split.fingerprint)
     if process_number() == 0:
         check_tracker(config)  # last: it imports torch
     return tables
+
+
+def _check_extended(config: TrainConfig, run: RunFolder, folds: Sequence[int], fingerprint: str) -> None:
+    """Check that --extend-from names another run over the same folds of the same people, in which they are finished."""
+    source = RunFolder(config.extend_from)
+    if not source.config.is_file():
+        raise UserError(f"--extend-from {source.path} is not the folder of a run, which has a config.json. Pass one.")
+    if source.path.resolve() == run.path.resolve():
+        raise UserError(f"--extend-from {source.path} is where this run saves. Pass another --save-path.")
+    if source.read_split()["fingerprint"] != fingerprint:
+        earlier = source.read_config()
+        raise UserError(
+            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other people), so its "
+            "folds were trained on people that these validate. Pass the same images, --cv and --seed."
+        )
+    finished = source.finished(source.read_config().epochs)
+    missing = [k for k in folds if k not in finished or not checkpoint_files(source.fold(k))]
+    if missing:
+        raise UserError(
+            f"Fold {shorten_list(missing)} of {source.path} is not finished. Train it with --resume, or pass --folds."
+        )
 
 
 def lock_folds(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> FoldLocks:
@@ -137,7 +162,7 @@ class Session:
     run: RunFolder
     folds: Sequence[int]  # to train
     data: Data
-    weights: dict[str, torch.Tensor] | None  # to start from, with --load-state-dict
+    weights: Weights | None  # to start from; of the first fold with --extend-from
     dist: Processes
     device: torch.device
     loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
@@ -212,6 +237,8 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
+    if config.extend_from:
+        fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
         _check_fingerprints(run, fingerprints)
         run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training

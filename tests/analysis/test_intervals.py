@@ -9,8 +9,10 @@ from analysis.intervals import (
     FoldPredictions,
     compute_scores,
     correct_sums,
+    describe_intervals,
     draw_resamples,
     estimate_differences,
+    estimate_run,
     estimate_scores,
     sum_run,
     sum_tallies,
@@ -151,18 +153,87 @@ def test_the_interval_of_a_paired_difference_is_narrow():
     assert corrected.low == 0 < corrected.value  # the correction alone proves no difference
 
 
-def test_folds_of_one_person_have_no_correction_and_alone_no_interval():
-    probabilities, labels = draw_predictions("gender", 10)
+def folds_of(labels, probabilities, parts):
+    epochs = np.stack([probabilities, probabilities])
+    return [FoldPredictions(labels[p], np.array(p), probabilities[p], epochs[:, p]) for p in parts]
 
-    def fold(rows):
-        return FoldPredictions(labels[rows], np.array(rows), probabilities[rows], probabilities[None, rows])
 
-    assert list(sum_run("gender", [fold(range(9)), fold([9])])) == ["best_epochs", "last_epochs"]
-    sums = sum_run("gender", [fold([k]) for k in range(10)])
-    alone = estimate_scores("gender", sums["best_epochs"])["accuracy"]
-    assert alone.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
-    assert np.isnan(alone.low)
-    assert str(alone) == f"{alone.value:.4f}"
+def test_folds_of_one_person_are_drawn_from_together_and_have_no_correction():
+    probabilities, labels = draw_predictions("gender", 24)
+    sums = sum_run("gender", folds_of(labels, probabilities, [[k] for k in range(24)]))
+    assert list(sums) == ["best_epochs", "last_epochs"]
+    found = estimate_run("gender", sums)
+    best, last = (found[what]["accuracy"] for what in sums)
+    assert best.value == last.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
+    assert str(best) == f"{best.value:.4f}"  # chosen on single people: no interval would hold the truth
+    whole = estimate_run("gender", sum_run("gender", folds_of(labels, probabilities, [range(24)])))["last_epochs"]
+    assert last.high - last.low == pytest.approx(whole["accuracy"].high - whole["accuracy"].low, rel=0.05)
+    mixed = estimate_run("gender", sum_run("gender", folds_of(labels, probabilities, [range(23), [23]])))
+    assert list(mixed) == ["best_epochs", "last_epochs"]
+    assert mixed["last_epochs"]["accuracy"].low < last.value < mixed["last_epochs"]["accuracy"].high
+
+
+@pytest.mark.parametrize(("people", "known"), [(11, False), (12, True)])
+def test_too_few_people_have_no_interval(people, known):
+    tallies = tally_people("gender", *draw_predictions("gender", people), np.arange(people))
+    found = estimate("gender", [tallies], draw_resamples([people], seed=0))["accuracy"]
+    assert np.isfinite([found.low, found.high]).tolist() == [known, known]
+    assert ("95 %" in describe_intervals(people)) == known
+    assert ("11, and 12 are needed" in describe_intervals(people)) == (not known)
+
+
+def test_an_absent_class_is_left_out_of_all_resamples():
+    labels = np.repeat([0, 1], 12)
+    right = np.arange(24) % 6 > 0
+    tallies = tally_people("mask", np.eye(3)[np.where(right, labels, 1 - labels)], labels, np.arange(24))
+    draws = draw_resamples([24], seed=0)
+    found = estimate("mask", [tallies], draws)
+    assert str(found["bare"]) == "undefined"
+    assert found["macro_f1"].value == pytest.approx(np.mean([found["worn"].value, found["wrong"].value]))
+    assert 0.5 < found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high < 1
+    perfect = estimate("mask", [tally_people("mask", np.eye(3)[labels], labels, np.arange(24))], draws)
+    assert str(perfect["macro_f1"]) == "1.0000"
+
+
+def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
+    labels = np.append(np.repeat([0, 1], 12), 2)
+    predicted = np.where(np.arange(25) % 6 > 0, labels, 1)
+    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(25))
+    found = estimate("mask", [tallies], draw_resamples([25], seed=0))
+    assert str(found["bare"]) == f"{found['bare'].value:.4f}"
+    assert found["worn"].low < found["worn"].high
+    assert found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high
+
+
+def test_the_best_epochs_have_the_interval_of_their_correction():
+    """Each of the folds has an epoch of random predictions that happens to fit."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 40)
+    epochs = random.dirichlet([1, 1], (8, 40))
+    best = max(epochs, key=lambda each: np.mean(each.argmax(axis=1) == labels))
+    found = estimate_run("gender", sum_run("gender", [FoldPredictions(labels, np.arange(40), best, epochs)]))
+    chosen, corrected = found["best_epochs"]["accuracy"], found["corrected"]["accuracy"]
+    assert chosen.value > corrected.value + 0.05
+    assert (chosen.low, chosen.high) == (corrected.low, max(corrected.high, chosen.value))
+
+
+def test_intervals_of_few_people_contain_the_truth():
+    """The people over 60 are few, and each is right or wrong in all seven images with a probability of one half."""
+    share, right = np.array([0.46, 0.46, 0.08]), np.array([0.8, 0.7, 0.5])
+    held = []
+    for seed in range(80):
+        random = np.random.default_rng(seed)
+        labels = random.choice(3, 24, p=share)
+        predicted = np.where(random.random(24) < right[labels], labels, (labels + 1) % 3)
+        rows = np.repeat(np.arange(24), 7)
+        tallies = tally_people("ageg", np.eye(3)[predicted[rows]], labels[rows], rows)
+        found = estimate("ageg", [tallies], draw_resamples([24], seed=0))["macro_f1"]
+        there = share * np.isin(range(3), labels)
+        true, wrong = there / there.sum() * right, there / there.sum() * (1 - right)
+        f1 = 2 * true / (there / there.sum() + true + np.roll(wrong, 1))
+        scored = np.isin(range(3), [*labels, *predicted])
+        held.append(found.low <= f1[scored].mean() <= found.high)
+    assert np.mean(held) > 0.87  # of 80 intervals; 95 % expected
 
 
 def test_people_whom_every_fold_validates_count_once():

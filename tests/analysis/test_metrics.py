@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from analysis.metrics import score
+from analysis.metrics import absent_classes, score
 from data.tasks import TASKS
 
 
@@ -16,9 +17,9 @@ from data.tasks import TASKS
         # class 1: two correct of 3 predicted and 2 true  F1 = 2*2 / (3 + 2) = 4/5
         # class 2: one correct of 1 predicted and 2 true   F1 = 2*1 / (1 + 2) = 2/3
         ("mask", [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0], (1 / 2 + 4 / 5 + 2 / 3) / 3, 4 / 6),
-        ("mask", [0, 1, 1], [0, 1, 1], 2 / 3, 1),  # class 2 is neither true nor predicted: it has F1 0, the others 1
+        ("mask", [0, 1, 1], [0, 1, 1], 1, 1),  # class 2 is neither true nor predicted: it is left out
         ("gender", [0, 0], [0, 1], 1 / 3, 1 / 2),  # class 0 has F1 2*1 / (1 + 2) = 2/3, class 1 is only predicted: 0
-        ("main", [4], [4], 1 / 18, 1),
+        ("main", [4], [4], 1, 1),
         ("main", range(18), range(18), 1, 1),
     ],
 )
@@ -26,6 +27,19 @@ def test_macro_f1_by_hand(task, true, predicted, macro_f1, accuracy):
     got = score(task, np.eye(TASKS[task].outputs)[predicted], np.array(true))
     assert got == {"macro_f1": pytest.approx(macro_f1), "accuracy": pytest.approx(accuracy)}
     assert all(type(value) is float for value in got.values())
+
+
+@pytest.mark.parametrize("classes", [range(18), range(3, 18), [7], [0, 1, 8]])
+def test_macro_f1_is_that_of_scikit_learn_whatever_classes_are_absent(classes):
+    random = np.random.default_rng(0)
+    for predicted_classes in (classes, range(18), [7, 8]):
+        true, predicted = (random.choice(list(names), 40) for names in (classes, predicted_classes))
+        got = score("main", np.eye(18)[predicted], true)["macro_f1"]
+        assert got == pytest.approx(f1_score(true, predicted, average="macro"))
+        absent, zero = absent_classes("main", true, np.eye(18)[predicted])
+        known = f1_score(true, predicted, average=None, labels=range(18), zero_division=np.nan)
+        assert len(absent) == 18 - len(set(true))
+        assert len(zero) == np.isfinite(known).sum() - len(set(true))
 
 
 def test_ages_by_hand():

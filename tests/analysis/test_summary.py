@@ -16,7 +16,7 @@ def summary(folds: int = 2, **estimates) -> dict:
         **{"task": "mask", "folds_planned": 2, "folds_finished": folds},
         "folds": [{"fold": k, "best_epoch": k + 3, "seconds": 12.3, **scores} for k in range(folds)],
         **{"mean": scores, "std": {"macro_f1": 0.1, "accuracy": math.nan}},
-        "oof": {**scores, "people": 12, "images": 84},
+        "oof": {**scores, "people": 12, "images": 84, "absent": ["wrong", "bare"], "absent_predicted": ["bare"]},
         "estimates": {"best_epochs": dict.fromkeys(scores, INTERVAL), **estimates},
     }
 
@@ -40,7 +40,7 @@ def test_the_table_of_scores():
     assert rows == [["best epochs", text, text], ["best, corrected", text, text]]
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5000"), (None, "unknown"), (math.nan, "unknown")])
+@pytest.mark.parametrize(("value", "text"), [(0.5, "0.5000"), (None, "undefined"), (math.nan, "undefined")])
 def test_an_estimate_with_missing_values(value, text):
     assert estimate_text({"value": value, "low": None, "high": None}) == text
 
@@ -52,4 +52,7 @@ def test_the_console_prints_both_tables(capsys):
         assert any(all(cell in line for cell in row) for line in out.splitlines())
     assert "out-of-fold" in out
     assert "12 people, 84 images" in out
+    assert (
+        "mean over 2 of 3 classes. No image is of class wrong, bare. Predicted all the same, so counted 0: bare." in out
+    )
     assert "1 of 2 folds are not trained yet." in out

@@ -79,7 +79,8 @@ def test_a_run_without_predictions_of_some_epochs_is_not_corrected(train_once, r
     assert f"{path} is damaged" in outcome.err
     path.unlink()  # as in runs of earlier versions
     outcome = run("join_folds", "--root", folds_folder)
-    assert "Not corrected for the choice of epochs: predictions of some epochs are missing" in outcome.out
+    assert "no interval and no correction, since predictions of some epochs are missing" in outcome.out
+    assert "95 %" not in outcome.out  # there is no interval
     assert list(read_json(folds_folder / "summary.json")["estimates"]) == ["best_epochs"]
 
 
@@ -192,12 +193,14 @@ def test_a_compiled_network_is_trained_or_a_missing_compiler_reported(compiler, 
 
 def test_valid_root_validates_every_fold_there(train, make_data, make_person, folds_folder):
     valid = make_data(name="valid", people=[make_person("100001", "male", 25), make_person("100002", "female", 70)])
-    train("--cv", 2, "--valid-root", valid.train_root)
+    outcome = train("--cv", 2, "--valid-root", valid.train_root)
     oof = pd.read_csv(folds_folder / "oof.csv", dtype={"person": str})
     assert set(oof["person"]) == {"100001", "100002"}
     assert oof.groupby("fold").size().to_dict() == {0: 14, 1: 14}
-    summary = read_json(folds_folder / "summary.json")
-    assert summary["estimates"]["corrected"]["accuracy"]["high"] > 0  # though there are two people only
+    assert read_json(folds_folder / "summary.json")["estimates"]["corrected"]["accuracy"]["high"] is None
+    assert "Too few people for an interval: 2, and 12 are needed." in outcome.out
+    assert "fold 1, validation: No image is of class worn male 30-59," in outcome.out
+    assert "Macro F1 is the mean over " in outcome.out
 
 
 def first_layer(folder):

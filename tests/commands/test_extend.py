@@ -1,0 +1,100 @@
+"""--extend-from: every fold of a run starts from the weights of the same fold of an earlier one."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from broken import assert_same_weights, weights_of
+from test_resume import interrupt_evaluation
+
+from storage.checkpoint import load_checkpoint
+
+SOURCE = ("--cv", 2, "--epochs", 3, "--top-n", 3)
+LONGER = ("--cv", 2, "--epochs", 1, "--top-n", 1)
+STILL = (*LONGER, "--lr", 1e-30, "--lr-scheduler", "none")  # the weights stay as they start, but for BatchNorm
+
+
+@pytest.fixture
+def source(train_once, folds_folder):
+    """A finished run with all checkpoints of its two folds; later ones are better."""
+    train_once(*SOURCE)
+    return folds_folder
+
+
+def read_epochs(folder):
+    """Return the weights and the description of each checkpoint in the folder of a fold, by epoch."""
+    found = [load_checkpoint(path) for path in folder.glob("*.pt")]
+    return {info.epoch: (weights, info) for weights, info in found}
+
+
+def equal_parameters(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one if "running" not in name and "num_" not in name)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_each_fold_starts_from_its_own_fold(train, source, tmp_path, which):
+    outcome = train(*STILL, "--extend-from", source, "--extend-weights", which, "--save-path", tmp_path / "longer")
+    for number in (0, 1):
+        earlier = read_epochs(source / f"fold0{number}")
+        best = max(earlier, key=lambda epoch: (earlier[epoch][1].score, -epoch))
+        (now,) = read_epochs(tmp_path / "longer" / "main" / source.name / f"fold0{number}").values()
+        start = 3 if which == "last" else best
+        others = read_epochs(source / f"fold0{1 - number}").values()
+        assert equal_parameters(now[0], earlier[start][0])
+        assert not any(equal_parameters(now[0], each) for each, _ in others)
+        assert now[1].split_fingerprint == earlier[start][1].split_fingerprint
+        assert f"fold {number}: starting from {source / f'fold0{number}' / f'epoch00{start}'}" in outcome.out
+
+
+def test_an_extended_run_that_was_cut_resumes_to_the_same_end(train, run, source, tmp_path, monkeypatch):
+    words = ("--cv", 2, "--epochs", 2, "--extend-from", source)
+    train(*words, "--save-path", tmp_path / "whole")
+    interrupt_evaluation(monkeypatch, 4)  # fold 1, second epoch
+    train(*words, "--save-path", tmp_path / "cut", code=130)
+    train(*words, "--save-path", tmp_path / "cut", "--resume")
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_another_task_takes_the_backbone_of_its_fold(train, source, tmp_path):
+    outcome = train(*STILL, "--task", "gender", "--new-head", "--extend-from", source, "--save-path", tmp_path / "g")
+    assert "The head starts from random weights" in outcome.out
+    (first, second) = (weights for weights in weights_of(tmp_path / "g").values())
+    assert not torch.equal(first["backbone.conv1.0.weight"], second["backbone.conv1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seed 1", "another split .*--cv 2, --seed 42.* Pass the same images, --cv and --seed"),
+        ("--cv 3", "another split"),
+        ("--save-path {models} --overwrite", "is where this run saves. Pass another --save-path"),
+        ("--extend-from {models}", "not the folder of a run"),
+        ("--task gender", "was trained on task main, not gender"),
+        ("--load-state-dict x.pt", "--load-state-dict and --extend-from"),
+        ("--train-root {other}", "another split"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_training(train, source, make_data, make_person, tmp_path, words, message):
+    people = [make_person(f"10000{k}", ("male", "female")[k % 2], 20 + 10 * k) for k in range(6)]
+    places = {"models": tmp_path / "models", "other": make_data(name="other", people=people).train_root}
+    words = words.format_map(places).split()
+    outcome = train(*LONGER, "--extend-from", source, "--save-path", tmp_path / "longer", *words, code=2)
+    assert re.search(message, outcome.err)
+    assert not (tmp_path / "longer").exists()
+
+
+def test_missing_weights_of_the_run_are_named(train, source, tmp_path):
+    words = (*LONGER, "--extend-from", source, "--save-path", tmp_path / "longer")
+    (last,) = (source / "fold01").glob("epoch003*")
+    last.unlink()
+    outcome = train(*words, "--extend-weights", "last", "--folds", 1, code=2)
+    assert "fold01 does not hold the weights of epoch 3, its last" in outcome.err
+    shutil.rmtree(source / "fold01")
+    assert "Fold 1 of" in train(*words, code=2).err
+    train(*words, "--folds", 0)
+
+
+def test_more_epochs_of_a_finished_run_are_refused_with_the_way_to_train_longer(train, source):
+    outcome = train(*SOURCE, "--epochs", 10, "--resume", code=2)
+    assert f"To train it longer, also pass --extend-from {source}." in outcome.err
