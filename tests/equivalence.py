@@ -1,6 +1,6 @@
 """Show that a new checkout does byte for byte what an old one does: both are run on the same things and compared.
 
-    python tests/equivalence.py OLD NEW [--data ROOT] [--people 100] [--work DIR]
+    python tests/equivalence.py OLD NEW [--data ROOT] [--people 150] [--work DIR]
 
 Each draws a sample set, trains three small networks on it, looks for wrong labels, predicts, designs an ensemble and
 predicts by its recipe, predicts with OLD's checkpoints, and resumes a run that OLD was stopped in. With --data, a
@@ -61,7 +61,7 @@ LEFT_OUT = {"seconds", "versions", "digest"}  # digest: the checkpoints are comp
 
 def plan(data: bool) -> list[str]:
     """Return the commands of a side, in order, as they are typed in its folder."""
-    sample = "make_sample --root sample --people 24 --eval-people 6 --seed 3 --num-workers 0"
+    sample = "make_sample --root sample --people 40 --eval-people 6 --seed 3 --num-workers 0"
     commands = [sample, *on_images("on-sample", *SAMPLE), f"{CUT} resumed --resume"]
     return commands + (on_images("on-real", *REAL) if data else [])
 
@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("old", type=Path, help="the checkout that is right")
     parser.add_argument("new", type=Path, help="the checkout that has to do the same")
     parser.add_argument("--data", type=Path, help="a data set to try both on, too (default: none)")
-    parser.add_argument("--people", type=int, default=100, help="people of it to train on (default: 100)")
+    parser.add_argument("--people", type=int, default=150, help="people of it to train on (default: 100)")
     parser.add_argument("--work", type=Path, help="folder to keep all files in (default: none are kept)")
     chosen = parser.parse_args()
     data, commands = chosen.data and chosen.data.resolve(), plan(chosen.data is not None)
