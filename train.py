@@ -44,7 +44,7 @@ def train(config: TrainConfig, context: Context) -> None:
     set_deterministic(config.deterministic)
     with dist.connect(device):
         context.joined = True
-        weights = dist.run_on_main(lambda: initial_weights(config, folds[0], tables.split.fingerprint))
+        weights = dist.run_on_main(lambda: initial_weights(config, folds[0]))
         data = load_data(config, tables, dist)
         session = Session(config, run, folds, data, weights, dist, device)
         with session.open(context):

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from math import isnan
 
 import pandas as pd
 
 from analysis.intervals import (
+    FEWEST,
     HOW,
     Estimate,
     Sums,
     describe_difference,
     describe_intervals,
     estimate_differences,
-    estimate_scores,
+    estimate_run,
     sum_run,
 )
 from analysis.metrics import absent_classes, describe_classes
@@ -23,7 +25,7 @@ from analysis.summary import Rows, print_rows, read_folds
 from cli.options import flag
 from config import TrainConfig
 from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
-from storage.run_folder import RunFolder, labels_and_predictions, lasting_options
+from storage.run_folder import RunFolder, lasting_options
 from utils import UserError, shorten_list
 
 
@@ -42,20 +44,23 @@ class Comparison:
     def about(self) -> str:
         """Return a sentence that describes the scores."""
         every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
-        return f"Scores {HOW[self.scored]}, {self.tables['A']['person'].nunique()} people{every}"
+        return f"Scores {HOW[self.scored]}, {self.people} people{every}"
 
     def notes(self) -> str:
         """Return sentences on the intervals, and on the classes without images."""
-        found = [describe_intervals(self.tables["A"]["person"].nunique())]
-        for letter, table in self.tables.items():
-            absent = absent_classes(self.task, *labels_and_predictions(table, self.task))
-            found += [f"{letter}: {describe_classes(self.task, *absent)}"] if absent[0] else []
-        return " ".join(found)
+        absent, _ = absent_classes(self.task, self.tables["A"]["label"].to_numpy())
+        classes = f" {describe_classes(self.task, absent)}" if absent else ""
+        return f"{describe_intervals(self.people)}{classes}"
+
+    @property
+    def people(self) -> int:
+        """The number of people."""
+        return self.tables["A"]["person"].nunique()
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """The scores of each run, by letter."""
-        return {letter: estimate_scores(self.task, sums) for letter, sums in self.sums.items()}
+        return {letter: estimate_run(self.task, {self.scored: sums})[self.scored] for letter, sums in self.sums.items()}
 
     @cached_property
     def differences(self) -> dict[tuple[str, str], dict[str, Estimate]]:
@@ -144,7 +149,8 @@ def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
         return f"{better} is {describe_difference(gain)}"
     if gain.value == 0:
         return f"No clear difference between {first} and {second}: they score the same"
-    return f"No clear difference between {first} and {second}: {better} scores better by {gain}"
+    unclear = "" if isnan(gain.low) else f"No clear difference between {first} and {second}: "
+    return f"{unclear}{better} scores better by {gain}"
 
 
 def print_comparison(compared: Comparison) -> None:
@@ -159,4 +165,5 @@ def print_comparison(compared: Comparison) -> None:
     for sentence, of_classes in compared.verdicts():
         print("\n    ".join([sentence, *of_classes]))
     count = len(compared.differences) * (1 + len(TASKS[compared.task].classes))
-    print(f"{count} differences were tested. Between equal runs, 1 of 20 is called clear by chance.")
+    if compared.people >= FEWEST:
+        print(f"{count} differences were tested. Between equal runs, 1 of 20 is called clear by chance.")

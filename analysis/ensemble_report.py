@@ -69,7 +69,8 @@ def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
     return grid(
         ["run", "views", "top-k", "vote", SCORE_TITLES[monitor], "behind the best", "images/s", ""],
         cells,
-        "Out of fold. The cheapest is the fastest of those without a clear difference from the best.",
+        "Out of fold. The cheapest is the fastest of those without a clear difference from the best, or without "
+        "intervals of those with the best score.",
     )
 
 

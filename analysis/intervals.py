@@ -102,19 +102,22 @@ def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
     return scores
 
 
-def _score_parts(task: str, sums: Sums) -> list[dict[str, np.ndarray]]:
+def _score_parts(task: str, sums: Sums, *, labelled: bool = False) -> list[dict[str, np.ndarray]]:
     """Return the scores and the F1 of each class, by name, for the value, total, without and drawn of the sums.
 
-    All are over the classes of the total. A class that a resample lacks is left out of its macro F1. One that is gone
-    without a person keeps its F1, since that person alone cannot say how much it varies.
+    All are over the classes of the total, macro F1 with `labelled` over those of them that have images. A class that a
+    resample neither has nor predicts is left out of its macro F1. One for which that is so without a person keeps its
+    F1, since that person alone cannot say how much it varies.
     """
-    whole = _class_f1(task, sums.total)
+    whole, count = _class_f1(task, sums.total), len(TASKS[task].classes)
+    counted = np.isfinite(whole) & (sums.total[2 * count : 3 * count] > 0 if labelled else True)
     found = []
     for part in (sums.value, sums.total, sums.without, sums.drawn):
         f1 = np.where(np.isfinite(whole), _class_f1(task, part), np.nan)
         if part is sums.without:
             f1 = np.where(np.isnan(f1), whole, f1)
         of_classes = dict(zip(TASKS[task].classes, np.moveaxis(f1, -1, 0), strict=True))
+        f1 = np.where(counted, f1, np.nan)
         found.append(compute_scores(task, part) | {"macro_f1": macro_f1(f1)} | of_classes)
     return found
 
@@ -197,22 +200,33 @@ def estimate_run(task: str, sums: Mapping[str, Sums]) -> dict[str, dict[str, Est
     score of the best epochs. That score has none without a correction: it is too high for one.
     """
     found = {what: estimate_scores(task, each) for what, each in sums.items()}
-    for name, each in found[BEST].items():
+    for name, each in found.get(BEST, {}).items():
         known = found[CORRECTED][name] if CORRECTED in found else Estimate(each.value, np.nan, np.nan)
         found[BEST][name] = Estimate(each.value, min(known.low, each.value), max(known.high, each.value))
     return found
 
 
 def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
-    """Return the difference of every score, second minus first, of the same people in the same draws."""
-    one, other = _score_parts(task, first), _score_parts(task, second)
-    parts = [{name: b[name] - a[name] for name in a} for a, b in zip(one, other, strict=True)]
+    """Return the difference of every score, second minus first, of the same people in the same draws.
+
+    A class without images that only one run predicts changes its macro F1 by much, if by a single image. So the
+    interval is that of the classes with images, extended to the difference itself.
+    """
+    whole, parts = (
+        [
+            {name: b[name] - a[name] for name in a}
+            for a, b in zip(*(_score_parts(task, each, labelled=labelled) for each in (first, second)), strict=True)
+        ]
+        for labelled in (False, True)
+    )
     found = _estimate_parts(task, first, parts, _DIFFERENCES, _DIFFERENCES)
     for name, each in found.items():
+        value, most = whole[0][name], np.inf if name in IN_YEARS else 1
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
-        most = np.inf if name in IN_YEARS else 1
-        low, high = np.clip([np.minimum(each.low, parts[1][name]), np.maximum(each.high, parts[1][name])], -most, most)
-        found[name] = Estimate(each.value, float(low), float(high))
+        low, high = min(each.low, value, whole[1][name]), max(each.high, value, whole[1][name])
+        if low == high != 0:  # all people differ alike, who may be few
+            low = high = np.nan
+        found[name] = Estimate(float(value), *np.clip([low, high], -most, most).tolist())
     return found
 
 
@@ -253,14 +267,19 @@ def describe_run(people: int, known: Container[str]) -> str:
     choice = "The best epochs were chosen on these people; the corrected score removes that advantage."
     if CORRECTED not in known:
         choice = (
-            "A fold validates one person, so the score of the best epochs is far too high, and has no interval and no "
-            "correction. Go by the last epochs."
+            "A fold validates one person, who alone chooses its best epoch: the score of the best epochs is too high, "
+            "and has no interval and no correction. Go by the last epochs."
         )
     return f"{describe_intervals(people)} {choice}"
 
 
 def describe_difference(gain: Estimate) -> str:
-    """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero."""
+    """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero.
+
+    Without an interval it is "a difference of 0.0120".
+    """
+    if np.isnan(gain.low):
+        return f"a difference of {gain}"
     if gain.low > 0:
         return f"better by {gain}"
     return f"worse by {-gain}" if gain.high < 0 else f"no clear difference, {gain}"

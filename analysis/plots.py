@@ -58,7 +58,8 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, epochs + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(fontsize=8, frameon=False)
+        if len(axes.get_legend_handles_labels()[0]) <= 10:  # colours, more of which would repeat
+            axes.legend(fontsize=8, frameon=False)
     return figure
 
 

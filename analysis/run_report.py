@@ -25,7 +25,7 @@ from analysis.error_analysis import (
     year_errors,
 )
 from analysis.html import DIGITS, Figures, grid, render, thumbnail
-from analysis.intervals import BEST, HOW, describe_run
+from analysis.intervals import BEST, CORRECTED, HOW, describe_run
 from analysis.label_errors import find_suspects, suspect_name
 from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind, score_rows
@@ -110,8 +110,8 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions, oof: pd.DataFrame) -> dict[str, Any]:
-    absent = absent_classes(config.task, *labels_and_predictions(oof, config.task))
-    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.task, *absent)} "
+    absent, _ = absent_classes(config.task, oof["label"].to_numpy())
+    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.task, absent)} "
     if not TASKS[config.task].regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
         constant = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
@@ -131,10 +131,9 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
         if row["count"]:
             shown[f"{name} ({row['count']})"] = read_estimate(f1)
     figures.add("classes", plots.intervals({"": shown}, "F1 of each class (images) and its interval"), "F1 by class.")
-    note = (
-        "Of the best epochs, as everything below. A class of one person has no interval, nor one that is always right "
-        "or always wrong."
-    )
+    note = "Of the best epochs, as everything below."
+    if CORRECTED in summary["estimates"]:
+        note += " A class of one person has no interval, nor one that is always right or always wrong."
     return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 

@@ -4,6 +4,7 @@ The epochs that were kept, and the soups, were chosen by the score on the same p
 too high, but they are so for all ensembles alike.
 """
 
+import math
 import os
 import shlex
 from collections.abc import Callable, Sequence
@@ -208,7 +209,10 @@ def print_votes(rows: Sequence[dict[str, Any]], monitor: str, about: str) -> Non
                 f"{row['views']:>5} {row['top_k']:>5}  {row['method']:<14}{score!s:<25} "
                 f"{str(behind) if behind.value else '':<28}{row['images_per_s']:>8.3g}  {row['mark']}".rstrip()
             )
-    print("cheapest: the least work among those that a paired comparison cannot distinguish from the best.")
+    unclear = (
+        "have the best score" if math.isnan(rows[0]["low"]) else "a paired comparison cannot distinguish from the best"
+    )
+    print(f"cheapest: the least work among those that {unclear}.")
 
 
 @dataclass(frozen=True)

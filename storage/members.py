@@ -89,13 +89,16 @@ def find_best(folder: Path, expected: Expected) -> Member:
     return _best_of_fold(RunFolder(folder), 0, 1, expected)[0]
 
 
-def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str) -> Member:
+def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str | None = None) -> Member:
     """Return the checkpoint of a fold that --extend-from starts from, of its "best" or "last" epoch.
 
     Raises:
-        UserError: there is none, or it was not trained on this fold of the split with this fingerprint.
+        UserError: there is none, or it is of another fold, or of another split than that with this fingerprint.
     """
-    found, *others = _best_of_fold(run, fold, len(checkpoint_files(run.fold(fold))), Expected())
+    files = checkpoint_files(run.fold(fold))
+    if not files:
+        raise UserError(f"There are no checkpoints in {run.fold(fold)} to start from. Restore them.")
+    found, *others = _best_of_fold(run, fold, len(files), Expected())
     if epoch == "last":
         last = run.read_config().epochs
         found = next((member for member in (found, *others) if member.info.epoch == last), None)
@@ -104,7 +107,7 @@ def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str) -> Membe
                 f"{run.fold(fold)} does not hold the weights of epoch {last}, its last, which is not among the best. "
                 "Pass --extend-weights best, or train that run with a larger --top-n."
             )
-    if (found.info.fold, found.info.split_fingerprint) != (fold, fingerprint):
+    if found.info.fold != fold or fingerprint not in (None, found.info.split_fingerprint):
         raise UserError(
             f"{found.path} was trained on other people than fold {fold} of this run, whose score would be too high. "
             "Pass the run with the same images, --cv and --seed."

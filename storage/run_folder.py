@@ -127,7 +127,10 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """Return summary.json; a UserError says how to write one that is missing, damaged or of an earlier version."""
         try:
-            return read_json(self.summary, ("oof", "folds", "estimates"))
+            summary = read_json(self.summary, ("oof", "folds", "estimates"))
+            if "absent" not in summary["oof"]:
+                raise UserError(f"{self.summary} is of an earlier version, with other intervals.")
+            return summary
         except UserError as error:
             raise UserError(f"{error} Write it again with: {self._how_to_join()}") from None
 
@@ -323,12 +326,11 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
         )
     changed = changed_options(earlier, config)
     if changed:
-        longer = (
-            f" To train it longer, also pass --extend-from {run.path}." if config.epochs > earlier["epochs"] else ""
-        )
+        longer = config.epochs > earlier["epochs"] and not config.extend_from
         raise UserError(
             f"{run.path} was started with other options: {', '.join(changed)}. Pass the same to continue it with "
-            f"--resume, --overwrite to train again, or another --save-path.{longer}"
+            "--resume, --overwrite to train again, or another --save-path."
+            + (f" To train it longer, pass another --save-path and --extend-from {run.path}." if longer else "")
         )
     return True
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from analysis.metrics import absent_classes, describe_classes, score
+from analysis.metrics import absent_classes, score
 from augmentation import BatchMixing
 from cli.checks import train_size
 from cli.choices import MODELS
@@ -67,13 +67,13 @@ class Weights:
     tensors: dict[str, torch.Tensor]
 
 
-def initial_weights(config: TrainConfig, fold: int, fingerprint: str) -> Weights | None:
+def initial_weights(config: TrainConfig, fold: int) -> Weights | None:
     """Return the weights that the first fold starts from by `read_weights`, after trying to load them.
 
     Raises:
         UserError: the weights do not fit, or the ImageNet weights cannot be loaded.
     """
-    weights = read_weights(config, fold, fingerprint)
+    weights = read_weights(config, fold)
     if config.load_state_dict and not config.valid_root:
         print(
             f"Starting from {weights.path}. If these weights were trained on people of this data set, the validation "
@@ -86,11 +86,11 @@ def initial_weights(config: TrainConfig, fold: int, fingerprint: str) -> Weights
     return weights
 
 
-def read_weights(config: TrainConfig, fold: int, fingerprint: str) -> Weights | None:
+def read_weights(config: TrainConfig, fold: int, fingerprint: str | None = None) -> Weights | None:
     """Return the weights that a fold starts from, or None for ImageNet or random ones.
 
     With --extend-from they are those of the fold itself in the earlier run, which must have the split with this
-    fingerprint.
+    fingerprint, if one is given.
 
     Raises:
         UserError: there are none, or they are of another network, task or split.
@@ -165,7 +165,7 @@ class FoldTrainer:
             self._resume()
         targets = self.loaders.valid.dataset.targets[config.task]
         if absent := absent_classes(config.task, targets)[0]:
-            print(f"fold {self.number}, validation: {describe_classes(config.task, absent)}")
+            print(f"fold {self.number} validates no image of class {shorten_list(absent)}, which macro F1 leaves out")
 
     @property
     def eval_model(self) -> Network:

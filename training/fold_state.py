@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from analysis.metrics import absent_classes
 from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
@@ -18,7 +19,7 @@ from storage.run_folder import RunFolder, lasting_options, prediction_columns
 from training.distributed import ALONE, Processes
 from utils import UserError, library_versions, shorten_list
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2  # 1 is read too; its scores count a class without images as 0
 STATE_KEYS = {"format", "split", "epoch", "rows", "kept", "best"}  # of every resume state
 UNFINISHED_KEYS = STATE_KEYS | {  # of the state of a fold that is not finished
     *("network", "optimizer", "scheduler", "random", "images", "seconds", "losses", "rates", "machine", "scaler")
@@ -59,8 +60,15 @@ class FoldFiles:
         needed, epochs = UNFINISHED_KEYS, self.config.epochs
         if state.get("epoch") == epochs:
             needed = STATE_KEYS
-        if not needed <= state.keys() or state["format"] != STATE_FORMAT or state["epoch"] not in range(epochs + 1):
+        formats = (1, STATE_FORMAT)
+        if not needed <= state.keys() or state["format"] not in formats or state["epoch"] not in range(epochs + 1):
             raise UserError(f"{path} is not a resume state of this run and this toolkit. {advice}")
+        absent, _ = absent_classes(self.task.name, make_targets(self.valid_table)[self.task.name])
+        if state["format"] == 1 and state["epoch"] < epochs and absent:
+            raise UserError(
+                f"{path} is of an earlier version, which counted classes without images as 0 in macro F1, and fold "
+                f"{self.number} has no images of {shorten_list(absent)} to validate. {advice}"
+            )
         if state["split"] != self.fingerprint:
             raise UserError(
                 f"{path} belongs to another split ({state['split']}, this run's is {self.fingerprint}). Restore the "

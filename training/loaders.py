@@ -24,7 +24,7 @@ from utils import UserError, derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
 PIXEL = 3 * 4  # bytes: three float32
-FIRST_BATCH = 600.0  # seconds until the first batch of a pass, before the loader processes count as hanging
+FIRST_BATCH = 600  # seconds until the first batch of a pass, before the loader processes count as hanging
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
 
@@ -79,9 +79,11 @@ def _ending_workers_without_batch(workers: int) -> Iterator[threading.Event]:
     came, ended = threading.Event(), threading.Event()
 
     def watch() -> None:
-        if not came.wait(FIRST_BATCH):
-            ended.set()
-            end_workers()
+        for _ in range(FIRST_BATCH):  # a job that is suspended for minutes does not hang, so count seconds
+            if came.wait(1):
+                return
+        ended.set()
+        end_workers()
 
     if workers:
         threading.Thread(target=watch, daemon=True).start()
@@ -90,7 +92,7 @@ def _ending_workers_without_batch(workers: int) -> Iterator[threading.Event]:
     except RuntimeError:
         if ended.is_set():
             raise UserError(
-                f"The loader processes gave no batch in {FIRST_BATCH:.0f} s. They may hang: pass --num-workers 0. If "
+                f"The loader processes gave no batch in {FIRST_BATCH} s. They may hang: pass --num-workers 0. If "
                 "the disk is that slow, copy the images to a faster one."
             ) from None
         raise

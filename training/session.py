@@ -19,6 +19,7 @@ from cli.interrupts import Interrupted, StopRequest
 from config import LabelErrorConfig, TrainConfig
 from data.images import needed_side
 from data.prepare import Data, Tables, prepare_images, read_tables
+from data.split import Split
 from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
@@ -78,30 +79,37 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         seed=config.seed,
     )
     if config.extend_from:
-        _check_extended(config, run, folds, tables.split.fingerprint)
+        _check_extended(config, run, folds, tables.split)
     if process_number() == 0:
         check_tracker(config)  # last: it imports torch
     return tables
 
 
-def _check_extended(config: TrainConfig, run: RunFolder, folds: Sequence[int], fingerprint: str) -> None:
-    """Check that --extend-from names another run over the same folds of the same people, in which they are finished."""
+def _check_extended(config: TrainConfig, run: RunFolder, folds: Sequence[int], split: Split) -> None:
+    """Check that --extend-from names another run of the same split, in which the folds are finished."""
     source = RunFolder(config.extend_from)
     if not source.config.is_file():
         raise UserError(f"--extend-from {source.path} is not the folder of a run, which has a config.json. Pass one.")
-    if source.path.resolve() == run.path.resolve():
+    if source.path.resolve().is_relative_to(run.path.resolve()):
         raise UserError(f"--extend-from {source.path} is where this run saves. Pass another --save-path.")
-    if source.read_split()["fingerprint"] != fingerprint:
-        earlier = source.read_config()
-        raise UserError(
-            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other people), so its "
-            "folds were trained on people that these validate. Pass the same images, --cv and --seed."
-        )
+    if config.on_bad_image == "stop":  # otherwise the split is known once all images are read
+        _check_same_split(config, split)
     finished = source.finished(source.read_config().epochs)
     missing = [k for k in folds if k not in finished or not checkpoint_files(source.fold(k))]
     if missing:
         raise UserError(
             f"Fold {shorten_list(missing)} of {source.path} is not finished. Train it with --resume, or pass --folds."
+        )
+
+
+def _check_same_split(config: TrainConfig, split: Split) -> None:
+    """Check that the run of --extend-from has the same people in the same folds."""
+    source = RunFolder(config.extend_from)
+    if source.read_split()["fingerprint"] != split.fingerprint:
+        earlier = source.read_config()
+        raise UserError(
+            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other people), so its "
+            "folds were trained on people that these validate. Pass the same images, --cv and --seed."
         )
 
 
@@ -238,6 +246,7 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
     if config.extend_from:
+        _check_same_split(config, data.split)
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
         _check_fingerprints(run, fingerprints)

@@ -9,6 +9,7 @@ from analysis.intervals import (
     FoldPredictions,
     compute_scores,
     correct_sums,
+    describe_difference,
     describe_intervals,
     draw_resamples,
     estimate_differences,
@@ -203,6 +204,43 @@ def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
     assert str(found["bare"]) == f"{found['bare'].value:.4f}"
     assert found["worn"].low < found["worn"].high
     assert found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high
+
+
+def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval():
+    labels = np.append(np.repeat([0, 1], 12), 2)
+    predicted = np.where(np.arange(25) % 6 > 0, labels, 0)
+    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(25))
+    found = estimate("mask", [tallies], draw_resamples([25], seed=0))["macro_f1"]
+    assert found.high - found.value > 0.3 * (found.high - found.low)
+
+
+def test_a_single_fold_of_one_person_is_drawn_from_with_the_smallest_other_one():
+    large, small, single = draw_resamples([9, 3, 1], seed=0)
+    assert large.sum(axis=1) == pytest.approx(9)
+    assert single.std() > 0
+    assert (small.sum(axis=1) + single.sum(axis=1)) == pytest.approx(4)
+
+
+def test_a_class_that_only_one_of_two_runs_predicts_makes_no_clear_difference():
+    """One image of 24 people is predicted as a class without images: macro F1 falls by a third."""
+    labels, draws = np.repeat([0, 1], 12), draw_resamples([24], seed=0)
+    predicted = np.where(np.arange(24) % 6 > 0, labels, 1 - labels)
+    stray = np.where(np.arange(24) == 3, 2, predicted)
+    tallies = [tally_people("mask", np.eye(3)[each], labels, np.arange(24)) for each in (predicted, stray)]
+    first, second = (sum_tallies([each], draws) for each in tallies)
+    found = estimate_differences("mask", first, second)["macro_f1"]
+    assert found.value < -0.2
+    assert found.low == found.value < found.high
+    assert found.high >= 0
+
+
+def test_people_who_all_differ_alike_prove_no_difference():
+    labels, draws = np.append(np.repeat([0, 1], 12), [2, 2]), draw_resamples([26], seed=0)
+    wrong = np.where(labels == 2, 0, labels)
+    tallies = [tally_people("mask", np.eye(3)[each], labels, np.arange(26)) for each in (wrong, labels)]
+    first, second = (sum_tallies([each], draws) for each in tallies)
+    found = estimate_differences("mask", first, second)["bare"]
+    assert (found.value, str(found), describe_difference(found)) == (1, "1.0000", "a difference of 1.0000")
 
 
 def test_the_best_epochs_have_the_interval_of_their_correction():

@@ -95,6 +95,43 @@ def test_missing_weights_of_the_run_are_named(train, source, tmp_path):
     train(*words, "--folds", 0)
 
 
+def test_weights_of_another_fold_are_refused(train, source, tmp_path):
+    (source / "fold00").rename(source / "moved")
+    (source / "fold01").rename(source / "fold00")
+    (source / "moved").rename(source / "fold01")
+    outcome = train(*LONGER, "--extend-from", source, "--save-path", tmp_path / "longer", code=2)
+    assert "was trained on other people than fold 0 of this run" in outcome.err
+
+
+def test_a_run_in_the_folder_that_overwrite_would_delete_is_refused(train, source, tmp_path):
+    moved = shutil.copytree(source, source / "earlier")
+    outcome = train(*LONGER, "--extend-from", moved, "--save-path", tmp_path / "models", "--overwrite", code=2)
+    assert "is where this run saves" in outcome.err
+    assert (moved / "fold00").is_dir()
+
+
+def test_an_extended_run_is_not_resumed_from_another_one(train, source, tmp_path):
+    words = (*LONGER, "--extend-from", source, "--save-path", tmp_path / "longer")
+    train(*words, "--folds", 0)
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+    outcome = train(*words, "--resume", code=2)
+    assert "was started with other options of the run in --extend-from" in outcome.err
+
+
+def test_the_split_is_that_of_the_images_that_can_be_read(train, make_data, small_data, tmp_path, folds_folder):
+    data = make_data(name="damaged")
+    person = sorted(data.train_root.iterdir())[0]
+    for path in person.glob("*.jpg"):
+        path.write_bytes(b"")
+    words = ("--cv", 2, "--epochs", 1, "--train-root", data.train_root, "--on-bad-image", "skip")
+    train(*words)
+    train(*words, "--save-path", tmp_path / "longer", "--extend-from", folds_folder)
+    words = (*words, "--train-root", small_data.train_root, "--save-path", tmp_path / "other")
+    outcome = train(*words, "--extend-from", folds_folder, code=2)
+    assert "another split" in outcome.err
+    assert not list(tmp_path.glob("other/*/*/config.json"))
+
+
 def test_more_epochs_of_a_finished_run_are_refused_with_the_way_to_train_longer(train, source):
     outcome = train(*SOURCE, "--epochs", 10, "--resume", code=2)
-    assert f"To train it longer, also pass --extend-from {source}." in outcome.err
+    assert f"To train it longer, pass another --save-path and --extend-from {source}." in outcome.err

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from config import TrainConfig
+from data.label_math import decode_class
 from storage.checkpoint import load_checkpoint
 from storage.run_folder import RunFolder
 from training.fold_state import FoldFiles
@@ -52,12 +54,23 @@ def test_a_choice_that_changes_results_is_not_replaced(run):
         run.read_config()
 
 
+def fold_of(classes):
+    """Return data whose only fold validates an image of each of these classes of main."""
+    mask, gender, ageg = decode_class(np.array(classes))
+    table = pd.DataFrame({"mask": mask, "gender": gender, "ageg": ageg, "age": 15 + 30 * ageg})
+    split = SimpleNamespace(fingerprint="d86e7050681348db", folds=[None])
+    return SimpleNamespace(split=split, fold_tables=lambda fold: (table, table))
+
+
+def test_a_resume_state_is_refused_if_its_scores_count_absent_classes(run):
+    with pytest.raises(
+        UserError, match=r"counted classes .* fold 0 has no images of bare female >=60 to validate. Delete"
+    ):
+        FoldFiles(run.read_config(), run, fold_of(range(17)), 0)
+
+
 def test_a_resume_state_continues_the_fold(run):
-    data = SimpleNamespace(
-        split=SimpleNamespace(fingerprint="d86e7050681348db", folds=[None]),
-        fold_tables=lambda fold: (pd.DataFrame(), pd.DataFrame()),
-    )
-    files = FoldFiles(run.read_config(), run, data, 0)
+    files = FoldFiles(run.read_config(), run, fold_of(range(18)), 0)
     assert (files.state["epoch"], files.state["images"], len(files.state["losses"])) == (1, 16, 1)
     assert files.state["rows"][0]["macro_f1"] == files.checkpoints.kept[0][1] == pytest.approx(0.03907, abs=1e-5)
     assert files.checkpoints.kept[0][2] == "epoch001_f1-0.0391.pt"
