@@ -223,6 +223,11 @@ def as_on_disk(text: str) -> str:
     return text.encode(errors="surrogateescape").decode(encoding, "surrogateescape")
 
 
+def as_text(name: str) -> str:
+    """Return a name from the disk as text that does not depend on the locale it was read in."""
+    return name.encode(errors="surrogateescape").decode("utf-8", "surrogateescape")
+
+
 def file_digest(path: str | Path) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of a file."""
     with Path(path).open("rb") as file:
@@ -258,6 +263,7 @@ def _plain(value: Any) -> Any:
 
 def derive_seed(*parts: Any) -> int:
     """Return a seed in [0, 2**63) that depends only on the parts, such as run seed, fold, epoch, image and view."""
+    parts = tuple(as_text(part) if isinstance(part, str) else part for part in parts)
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -125,6 +125,8 @@ def _memory_advice(error: BaseException) -> str | None:
     # torch's own error is recognised by its name, so that torch need not be imported here.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
         return f"Out of memory ({first_line(error)}). Pass a smaller --batch-size, --image-size or --backbone."
+    if "Too many open files" in text:
+        return "Too many files are open. Raise the limit with ulimit -n, or pass fewer --num-workers, or 0 for none."
     if any(sign in text for sign in ("DataLoader worker (pid", "shared memory(shm)", "</torch_")):
         return (
             f"A loader process failed ({_user_message(error).rstrip('.')}), usually because memory or shared memory "

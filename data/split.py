@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data.tasks import AGE_GROUPS, GENDERS
-from utils import UserError, shorten_list
+from utils import UserError, as_text, shorten_list
 
 HOLD_OUT = 10  # --cv 1 holds out a tenth of the people
 
@@ -38,8 +38,8 @@ class Split:
     @property
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that two splits share only if every person has the same place in both."""
-        people = json.dumps([[fold.train, fold.valid] for fold in self.folds])
-        return hashlib.sha256(people.encode()).hexdigest()[:16]
+        people = [[[as_text(name) for name in part] for part in (fold.train, fold.valid)] for fold in self.folds]
+        return hashlib.sha256(json.dumps(people).encode()).hexdigest()[:16]
 
 
 def label_fingerprint(*tables: pd.DataFrame) -> str:

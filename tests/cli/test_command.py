@@ -46,6 +46,7 @@ IN_WORKER = "Caught UserError in DataLoader worker process 0.\nTraceback:\n  x.p
         (MemoryError(), 1, "Out of memory .* --batch-size.*"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 1, ".*--num-workers.*"),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space"), 1, ".*--shm-size.*"),
+        (RuntimeError("unable to open file </torch_1>: Too many open files (24)"), 1, ".*ulimit -n.*--num-workers.*"),
         (RuntimeError(NO_SHM), 1, r"A loader process failed \(unable to write to file .*--shm-size\."),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -29,6 +29,8 @@ def test_images_whose_names_the_locale_cannot_encode_are_found(make_data, make_p
     assert child.returncode == 0, child.stderr
     folder = tmp_path / "models" / "main" / "kfold-ensemble-VanillaTorchvision"
     assert "가나00" in (folder / "oof.csv").read_text(encoding="utf-8")
+    child = run_script("train.py", *words, "--resume")  # the split is the same in another locale
+    assert "fold 1: finished earlier" in child.stdout, child.stderr
     child = run_script("-m", "tools", "find_label_errors", "--root", folder, **locale)
     assert child.stdout.endswith(f"Contact sheet: {folder / 'suspects.jpg'}\n"), child.stderr
 
