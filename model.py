@@ -104,6 +104,20 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
         ) from None
 
 
+def pretrained_normalisation(model_type: str, backbone: str) -> dict[str, tuple[float, ...]]:
+    """Return the mean and the std of pixels, from 0 to 1, that the pretrained weights of a backbone expect, by name.
+
+    They are those of timm's configuration. It is empty for all other backbones, which expect the defaults of
+    `augmentation.Settings`.
+    """
+    if MODELS[model_type].library != "timm":
+        return {}
+    import timm
+
+    about = timm.get_pretrained_cfg(backbone)
+    return {} if about is None else {"mean": tuple(about.mean), "std": tuple(about.std)}
+
+
 def _check_size(name: str, image_size: int, create: Callable[[], nn.Module]) -> nn.Module:
     """Return a new backbone that was run once: many accept only sizes that they can divide into parts."""
     return _run_once(create, image_size, f"{name} does not fit --image-size {image_size}", "Use a size such as 224.")

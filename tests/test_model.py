@@ -23,7 +23,7 @@ from augmentation import MEAN, STD
 from cli.choices import EFFICIENTNETS, MODELS, RESNETS
 from data.tasks import TASKS
 from loss import create_criterion
-from model import create_backbone, create_model, inference_network, predict_task
+from model import create_backbone, create_model, inference_network, predict_task, pretrained_normalisation
 from utils import UserError
 
 EITHER = ("efficientnet-b0", "resnet18")
@@ -466,7 +466,8 @@ def timm(monkeypatch):
         return network
 
     library.is_model, library.list_models = classes.__contains__, lambda: list(classes)
-    library.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name == "sized")
+    about = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+    library.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name == "sized", **about)
     library.create_model = make_one
     monkeypatch.setitem(sys.modules, "timm", library)
     return library
@@ -478,6 +479,15 @@ def test_networks_of_timm_have_the_head_on_their_outputs(backbone, width, timm):
     assert network.linear.in_features == width
     assert network(images(2))["gender"].shape == (2, 2)
     assert timm.asked == [(backbone, {"pretrained": False, **({"img_size": 32} if backbone == "sized" else {})})]
+
+
+def test_weights_of_timm_say_how_images_are_normalised(timm):
+    found = pretrained_normalisation("VanillaTimm", "plain")
+    assert found == {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+    timm.get_pretrained_cfg = lambda name: None
+    assert (
+        pretrained_normalisation("VanillaTimm", "plain") == pretrained_normalisation("VanillaResNet", "resnet18") == {}
+    )
 
 
 def test_errors_of_timm_are_reported(timm):

@@ -17,7 +17,7 @@ from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 from loss import create_criterion
 from model import Network, check_train_size, create_model, inference_network
 from optim import create_optimizer, create_scheduler, run_decay, step_average
-from storage.checkpoint import load_checkpoint, load_weights
+from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
 from storage.members import find_start
 from storage.run_folder import RunFolder
 from training.device import random_state, seed_everything, set_random_state
@@ -48,7 +48,9 @@ def train_fold(session: Session, number: int) -> None:
         UserError: a loss is not finite, no epoch has a score, or files of the fold are missing or of another run.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    files = FoldFiles(session.config, session.run, session.data, number, session.dist)
+    files = FoldFiles(
+        session.config, session.run, session.data, number, session.dist, normalisation=session.normalisation
+    )
     session.stop_if_asked(lambda: f"before fold {number}")
     files.restore()
     if files.epoch == session.config.epochs:
@@ -61,10 +63,11 @@ def train_fold(session: Session, number: int) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to start from, and the file that they were read from."""
+    """Weights to start from, the file that they were read from, and their description; None for a bare state dict."""
 
     path: Path
     tensors: dict[str, torch.Tensor]
+    info: ModelInfo | None
 
 
 def initial_weights(config: TrainConfig, fold: int) -> Weights | None:
@@ -111,7 +114,7 @@ def read_weights(config: TrainConfig, fold: int, fingerprint: str | None = None)
             f"{path} was trained on task {info.task}, not {config.task}. Pass --task {info.task}, other weights, or "
             "--new-head to load only the backbone."
         )
-    return Weights(path, tensors)
+    return Weights(path, tensors, info)
 
 
 def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network, list[str]]:

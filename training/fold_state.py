@@ -35,8 +35,18 @@ class FoldFiles:
         UserError: the resume state is damaged or belongs to another run.
     """
 
-    def __init__(self, config: TrainConfig, run: RunFolder, data: Data, number: int, dist: Processes = ALONE) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        data: Data,
+        number: int,
+        dist: Processes = ALONE,
+        *,
+        normalisation: dict[str, tuple[float, ...]] | None = None,
+    ) -> None:
         self.config, self.run, self.number, self.main = config, run, number, dist.is_main
+        self.normalisation = normalisation or {}
         self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
         self.state: dict[str, Any] = dist.run_on_main(self._read_state)
@@ -146,6 +156,7 @@ class FoldFiles:
             backbone=config.backbone,
             image_size=config.image_size,
             transform_type=config.transform_type,
+            **self.normalisation,
             crop_scale=config.crop_scale,
             inference_crop=config.inference_crop,
             classes=self.task.classes,

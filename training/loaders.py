@@ -171,12 +171,22 @@ class FoldLoaders(NamedTuple):
 
 
 def fold_loaders(
-    config: TrainConfig, data: Data, numbers: Sequence[int], device: torch.device, dist: Processes = ALONE
+    config: TrainConfig,
+    data: Data,
+    numbers: Sequence[int],
+    device: torch.device,
+    dist: Processes = ALONE,
+    *,
+    normalisation: dict[str, tuple[float, ...]] | None = None,
 ) -> dict[int, FoldLoaders]:
-    """Return the loaders of each fold, with processes that start once in a run."""
+    """Return the loaders of each fold, with processes that start once in a run.
+
+    `normalisation` has the mean and std of the images if they are not those of `augmentation.Settings`.
+    """
     sizes = {"train": train_size(config.train_side, config.image_size), "valid": config.image_size}
     transforms = {
-        phase: build_transform(config.transform_type, phase, size, **config.cuts()) for phase, size in sizes.items()
+        phase: build_transform(config.transform_type, phase, size, **config.cuts(), **(normalisation or {}))
+        for phase, size in sizes.items()
     }
     train, valid, plain = [], [], []
     for number in numbers:

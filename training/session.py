@@ -51,6 +51,7 @@ FINGERPRINTS = {
     "labels": "images or labels (files added, lost or unreadable, train.csv, --corrections)",
     "load_state_dict": "weights in --load-state-dict",
     "extend_from": "options of the run in --extend-from",
+    "normalisation": "mean and standard deviation of the images",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -173,6 +174,7 @@ class Session:
     weights: Weights | None  # to start from; of the first fold with --extend-from
     dist: Processes
     device: torch.device
+    normalisation: dict[str, tuple[float, ...]] = field(init=False)  # mean and std of the images, if not the defaults
     loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
     locks: FoldLocks = field(init=False)  # of the folds; only the main process locks them
     stop: StopRequest = field(init=False)  # notes the signals that ask to stop
@@ -180,9 +182,18 @@ class Session:
     report: Path | None = field(default=None, init=False)  # of the finished folds
 
     def __post_init__(self) -> None:
+        from augmentation import MEAN, STD
+        from model import pretrained_normalisation
         from training.loaders import fold_loaders
 
-        self.loaders = fold_loaders(self.config, self.data, self.folds, self.device, self.dist)
+        config, info = self.config, self.weights and self.weights.info
+        expected = pretrained_normalisation(config.model_type, config.backbone)
+        if info:  # the weights were trained with it
+            expected = {"mean": info.mean, "std": info.std}
+        self.normalisation = {} if expected == {"mean": MEAN, "std": STD} else expected
+        self.loaders = fold_loaders(
+            config, self.data, self.folds, self.device, self.dist, normalisation=self.normalisation
+        )
         self.locks = lock_folds(self.config, self.run, self.folds) if self.dist.is_main else FoldLocks({})
         self.stop = StopRequest(patient=self.dist.world_size > 1)
 
@@ -193,7 +204,7 @@ class Session:
             make_folder(self.run.path.parent)
         with self.locks:
             if self.dist.is_main:
-                start_run(self.config, self.run, self.data, self.folds)
+                start_run(self.config, self.run, self.data, self.folds, self.normalisation)
                 context.started = True
             print(self.describe())
             with self.stop:
@@ -238,18 +249,22 @@ class Session:
             print_result(self.config, self.summary, f"Saved in {self.run.path}", self.report)
 
 
-def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int]) -> None:
+def start_run(
+    config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int], normalisation: dict[str, tuple[float, ...]]
+) -> None:
     """Start a run in its folder, or raise a UserError if the one in it cannot be continued."""
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
+    if normalisation:
+        fingerprints["normalisation"] = "; ".join(f"{name} {values}" for name, values in normalisation.items())
     if config.extend_from:
         _check_same_split(config, data.split)
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
-        _check_fingerprints(run, fingerprints)
+        _check_fingerprints(run, {"normalisation": None, **fingerprints})
         run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
@@ -266,7 +281,7 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         write_text(run.unreadable, rows.to_csv(index=False))
 
 
-def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str]) -> None:
+def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str | None]) -> None:
     earlier = run.fingerprints()
     for name, now in fingerprints.items():
         if earlier.get(name) != now:
