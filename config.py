@@ -124,6 +124,7 @@ class Optimization:
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float | None = option(None, "weight decay", low=0, text="0.05 adamw, 0.01 adamp, else 0")
     run_decay: float = option(0.0, "adamw weight decay scaled to the run's length; 0 disables it", low=0)
+    clip_grad: float = option(0.0, "largest norm of the gradients of a step; 0 disables clipping", low=0)
     ema: float = option(0.0, "decay of the averaged weights (EMA), as in 0.99; 0 disables it", low=0, high=0.99999)
     precise_bn: int = option(0, "images to recompute BatchNorm statistics from; 0 disables it", low=0)
     seed: int = option(42, "seed of the split, the weights and the augmentation", low=0)

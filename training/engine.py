@@ -103,6 +103,7 @@ class TrainStep:
     dtype: torch.dtype = torch.float32  # of torch.autocast, see `training_dtype`
     scaler: GradScaler | None = None  # of the gradients; by default the one that fits the dtype
     mixing: Callable[[Tensor, dict[str, Tensor]], Batch] = lambda *batch: batch  # see `augmentation.BatchMixing`
+    clip_grad: float = 0.0  # largest norm of the gradients of all weights together; 0 does not clip
     dist: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
@@ -122,6 +123,9 @@ class TrainStep:
         part = loss if total == count else loss * (count * self.dist.world_size / total)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(part).backward()
+        if self.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()

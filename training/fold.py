@@ -204,6 +204,7 @@ class FoldTrainer:
             scheduler,
             self.device,
             training_dtype(config.precision, self.device),
+            clip_grad=config.clip_grad,
             mixing=BatchMixing(mixup=config.mixup, cutmix=config.cutmix, age_sigma=config.age_sigma, bounds=bounds),
             dist=self.dist,
         )

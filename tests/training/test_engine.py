@@ -118,6 +118,20 @@ def test_an_epoch_is_the_training_loop_written_out_and_its_loss_the_mean_over_im
         assert torch.allclose(network.state_dict()[name], value, atol=1e-6), name
 
 
+@pytest.mark.parametrize("share", [0.5, 2])
+def test_gradients_are_clipped_by_their_norm_over_all_weights(share):
+    images, network = Images(8), Toy("mask", "gender")
+    free, before = copy.deepcopy(network), state_of(network)
+    train(free, loader_of(images, 8), lr=1)
+
+    def change(of):
+        return torch.cat([(of.state_dict()[name] - before[name]).flatten() for name, _ in of.named_parameters()])
+
+    norm = change(free).norm().item()  # that of the gradients
+    train(network, loader_of(images, 8), lr=1, clip_grad=share * norm)
+    assert torch.allclose(change(network), min(share, 1) * change(free), atol=1e-6)
+
+
 def test_the_losses_of_all_heads_are_summed_and_all_heads_are_trained():
     network, images = Toy("mask", "gender", "ageg", "main"), Images(8)
     before, outputs = state_of(network), outputs_of(copy.deepcopy(network), images.images)
