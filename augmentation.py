@@ -92,7 +92,7 @@ def crop_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image
 def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
     """Join crops, the augmentations of the settings, and those of the transform."""
     mirror = [v2.RandomHorizontalFlip()] if settings.mirror else []
-    erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to 0, the mean colour
+    erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to 0, for most weights the mean colour
     return v2.Compose([*crops, *mirror, *augmentations, to_tensor(settings.mean, settings.std), *erase])
 
 

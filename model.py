@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -24,7 +25,7 @@ from torchvision.models.vision_transformer import interpolate_embeddings
 
 from cli.choices import EFFICIENTNETS, MODELS, nearest
 from data.tasks import ATTRIBUTES, TASKS
-from utils import UNREADABLE, UserError, first_line
+from utils import UNREADABLE, UserError, first_line, shorten_list
 
 FEATURES = 1000  # outputs of a backbone: its ImageNet logits
 
@@ -90,7 +91,7 @@ def _from_timm(name: str, image_size: int, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         names = timm.list_models()
         raise UserError(f"--backbone {name} is not a network of timm {timm.__version__}.{nearest(name, names)}")
-    about = timm.get_pretrained_cfg(name)
+    about = _timm_config(name)
     size = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
     backbone = _check_size(name, image_size, lambda: timm.create_model(name, pretrained=False, **size))
     if not pretrained:
@@ -110,12 +111,21 @@ def pretrained_normalisation(model_type: str, backbone: str) -> dict[str, tuple[
     They are those of timm's configuration. It is empty for all other backbones, which expect the defaults of
     `augmentation.Settings`.
     """
-    if MODELS[model_type].library != "timm":
-        return {}
+    about = _timm_config(backbone) if MODELS[model_type].library == "timm" else None
+    return {} if about is None else {"mean": tuple(about.mean), "std": tuple(about.std)}
+
+
+def _timm_config(name: str) -> Any:
+    """Return what timm knows about the pretrained weights of a network, or None if it has none."""
     import timm
 
-    about = timm.get_pretrained_cfg(backbone)
-    return {} if about is None else {"mean": tuple(about.mean), "std": tuple(about.std)}
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        names = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
+        raise UserError(
+            f"--backbone {name}: {first_line(error).rstrip('.')}. Use one of {shorten_list(names)}."
+        ) from None
 
 
 def _check_size(name: str, image_size: int, create: Callable[[], nn.Module]) -> nn.Module:

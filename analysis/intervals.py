@@ -276,10 +276,10 @@ def describe_run(people: int, known: Container[str]) -> str:
 def describe_difference(gain: Estimate) -> str:
     """Return "better by 0.0120 (0.0030 to 0.0210)", "worse by ...", or "no clear difference" around zero.
 
-    Without an interval it is "a difference of 0.0120".
+    Without an interval it is "a difference of 0.0120" or "the same score".
     """
     if np.isnan(gain.low):
-        return f"a difference of {gain}"
+        return f"a difference of {gain}" if gain.value else "the same score"
     if gain.low > 0:
         return f"better by {gain}"
     return f"worse by {-gain}" if gain.high < 0 else f"no clear difference, {gain}"

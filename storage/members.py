@@ -8,7 +8,7 @@ from cli.checks import check_network
 from cli.choices import MODELS, flag, resolve_name
 from config import TrainConfig
 from data.tasks import TASKS
-from model import Network
+from model import Network, pretrained_normalisation
 from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
 from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
 from storage.run_folder import RunFolder, changed_options
@@ -74,10 +74,12 @@ def _describe_bare(expected: Expected, named_after: str | None) -> ModelInfo:
     model_type = expected.model_type or named_after or TrainConfig.model_type
     model_type = resolve_name("The network of weights without a description", model_type, MODELS)
     task = expected.task or TrainConfig.task
+    backbone = check_network(task, model_type, expected.backbone)
     return ModelInfo(
         task=task,
         model_type=model_type,
-        backbone=check_network(task, model_type, expected.backbone),
+        backbone=backbone,
+        **pretrained_normalisation(model_type, backbone),
         image_size=expected.image_size or TrainConfig.image_size,
         transform_type="base",
         classes=TASKS[task].classes,

@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("old", type=Path, help="the checkout that is right")
     parser.add_argument("new", type=Path, help="the checkout that has to do the same")
     parser.add_argument("--data", type=Path, help="a data set to try both on, too (default: none)")
-    parser.add_argument("--people", type=int, default=150, help="people of it to train on (default: 100)")
+    parser.add_argument("--people", type=int, default=150, help="people of it to train on (default: 150)")
     parser.add_argument("--work", type=Path, help="folder to keep all files in (default: none are kept)")
     chosen = parser.parse_args()
     data, commands = chosen.data and chosen.data.resolve(), plan(chosen.data is not None)

@@ -490,6 +490,17 @@ def test_weights_of_timm_say_how_images_are_normalised(timm):
     )
 
 
+def test_an_unknown_tag_of_timm_is_reported(timm):
+    def unknown(name):
+        raise RuntimeError("Invalid pretrained tag (x) for plain.")
+
+    timm.get_pretrained_cfg, timm.list_models = unknown, lambda pattern, pretrained: ["plain.a", "plain.b"]
+    with pytest.raises(
+        UserError, match=r"--backbone plain: Invalid pretrained tag \(x\) .* one of plain\.a, plain\.b\."
+    ):
+        make("VanillaTimm", "plain")
+
+
 def test_errors_of_timm_are_reported(timm):
     with pytest.raises(UserError, match=r"plan is not a network of timm 9\.9\. Did you mean 'plain'\?"):
         make("VanillaTimm", "plan")

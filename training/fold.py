@@ -168,7 +168,10 @@ class FoldTrainer:
             self._resume()
         targets = self.loaders.valid.dataset.targets[config.task]
         if absent := absent_classes(config.task, targets)[0]:
-            print(f"fold {self.number} validates no image of class {shorten_list(absent)}, which macro F1 leaves out")
+            names = shorten_list(absent)
+            print(
+                f"fold {self.number} validates no image of {names}, which macro F1 leaves out unless they are predicted"
+            )
 
     @property
     def eval_model(self) -> Network:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from training.fold import Weights
     from training.loaders import FoldLoaders
 
+IMAGENET = "ImageNet's"  # normalisation
 # What each fingerprint of a run covers.
 FINGERPRINTS = {
     "split": "people or another split",
@@ -264,7 +265,7 @@ def start_run(
         _check_same_split(config, data.split)
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
-        _check_fingerprints(run, {"normalisation": None, **fingerprints})
+        _check_fingerprints(run, {"normalisation": IMAGENET, **fingerprints})
         run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
@@ -281,8 +282,8 @@ def start_run(
         write_text(run.unreadable, rows.to_csv(index=False))
 
 
-def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str | None]) -> None:
-    earlier = run.fingerprints()
+def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str]) -> None:
+    earlier = {"normalisation": IMAGENET, **run.fingerprints()}
     for name, now in fingerprints.items():
         if earlier.get(name) != now:
             raise UserError(

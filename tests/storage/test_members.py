@@ -176,6 +176,15 @@ def test_typed_options_describe_bare_weights(make_run):
     assert {name: getattr(member.info, name) for name in options} == options
 
 
+def test_bare_weights_get_the_normalisation_of_their_backbone(make_run, monkeypatch):
+    half = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    monkeypatch.setattr("storage.members.pretrained_normalisation", lambda *network: half)
+    run = make_run({}, name="kfold-ensemble-VanillaTimm")
+    bare(run, 0, "a.pth")
+    (member,) = find_members(run, Expected(backbone="test_resnet"), top_k=1, folds=None)
+    assert {"mean": member.info.mean, "std": member.info.std} == half
+
+
 def test_bare_weights_cannot_be_ranked(make_run):
     run = make_run({})
     bare(run, 0, "a.pth", "b.pth", "c.pth")
