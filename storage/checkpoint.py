@@ -26,6 +26,11 @@ FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
+WRAPPERS = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+)  # prefixes of names from DistributedDataParallel, torch.compile, Lightning
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,10 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not _is_state_dict(weights):
         raise UserError(f"{path} holds neither a checkpoint nor a state dict. Use another file.")
-    # Networks that were wrapped for several GPUs save their weights with this prefix.
-    return {name.removeprefix("module."): value for name, value in weights.items()}, None
+    for prefix in WRAPPERS * 2:  # which may be nested in any order
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights, None
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -145,8 +145,8 @@ def test_a_description_holds_plain_values_and_keys_of_later_versions_are_ignored
     assert load_checkpoint(path)[1] == info()
 
 
-def prefixed(weights):
-    return {f"module.{name}": value for name, value in weights.items()}
+def prefixed(weights, prefix="module."):
+    return {f"{prefix}{name}": value for name, value in weights.items()}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,11 @@ def prefixed(weights):
         prefixed,
         lambda weights: {"state_dict": weights},
         lambda weights: {"state_dict": prefixed(weights), "epoch": 3, "best": 0.5},
+        lambda weights: prefixed(weights, "module._orig_mod."),
+        lambda weights: prefixed(weights, "_orig_mod.module."),
+        lambda weights: {"state_dict": prefixed(weights, "model.")},
     ],
-    ids=["bare", "module.", "state_dict", "both"],
+    ids=["bare", "module.", "state_dict", "both", "of a compiled network", "compiled first", "of Lightning"],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_state_dict_made_elsewhere_is_accepted(wrap, zipped, path, resnet):
