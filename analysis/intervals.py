@@ -7,7 +7,7 @@ people (`tally_people`), so that all resamples together cost one matrix product.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
@@ -212,22 +212,22 @@ def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Esti
     A class without images that only one run predicts changes its macro F1 by much, if by a single image. So the
     interval is that of the classes with images, extended to the difference itself.
     """
-    whole, parts = (
-        [
-            {name: b[name] - a[name] for name in a}
-            for a, b in zip(*(_score_parts(task, each, labelled=labelled) for each in (first, second)), strict=True)
-        ]
-        for labelled in (False, True)
-    )
+    parts = _subtract_parts(*(_score_parts(task, each, labelled=True) for each in (first, second)))
+    alone = (replace(each, without=each.without[:0], drawn=each.drawn[:0]) for each in (first, second))
+    values, totals, *_ = _subtract_parts(*(_score_parts(task, each) for each in alone))
     found = _estimate_parts(task, first, parts, _DIFFERENCES, _DIFFERENCES)
     for name, each in found.items():
-        value, most = whole[0][name], np.inf if name in IN_YEARS else 1
+        value, most = values[name], np.inf if name in IN_YEARS else 1
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
-        low, high = min(each.low, value, whole[1][name]), max(each.high, value, whole[1][name])
+        low, high = min(each.low, value, totals[name]), max(each.high, value, totals[name])
         if low == high != 0:  # all people differ alike, who may be few
             low = high = np.nan
         found[name] = Estimate(float(value), *np.clip([low, high], -most, most).tolist())
     return found
+
+
+def _subtract_parts(first: list[dict], second: list[dict]) -> list[dict[str, np.ndarray]]:
+    return [{name: b[name] - a[name] for name in a} for a, b in zip(first, second, strict=True)]
 
 
 def _estimate_parts(

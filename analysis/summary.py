@@ -7,14 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.intervals import (
-    TITLES,
-    Estimate,
-    FoldPredictions,
-    describe_run,
-    estimate_run,
-    sum_run,
-)
+from analysis.intervals import TITLES, Estimate, FoldPredictions, describe_run, estimate_run, sum_run
 from analysis.metrics import absent_classes, describe_classes, score
 from config import TrainConfig
 from data.tasks import SCORE_TITLES, TASKS

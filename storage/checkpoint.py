@@ -26,11 +26,7 @@ FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
-WRAPPERS = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-)  # prefixes of names from DistributedDataParallel, torch.compile, Lightning
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DistributedDataParallel, torch.compile and Lightning
 
 
 @dataclass(frozen=True)
@@ -169,8 +165,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
     if not _is_state_dict(weights):
         raise UserError(f"{path} holds neither a checkpoint nor a state dict. Use another file.")
     for prefix in WRAPPERS * 2:  # which may be nested in any order
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights, None
 
 
