@@ -4,6 +4,7 @@ Crops are boxes in the image's own pixels that are then resized, so sizes are sh
 images and networks of any size. Images come in as PIL RGB and leave as normalised `(3, S, S) float32`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,11 +37,17 @@ class Settings:
 
     `inference_crop` is the side of the square cut at validation and inference, as a share of the shorter side of the
     image or of the width of the face box; None is the transform's own.
+
+    `mean`, `std`, `interpolation` and `crop_share` are those that the weights of the network expect. With a crop share,
+    the transforms that show the whole square make the shorter side of the image S / `crop_share` pixels long and cut
+    the centre, as timm and torchvision do to evaluate their weights. None resizes the whole square to S.
     """
 
     image_size: int  # side S of the result in pixels
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    interpolation: str = "bilinear"  # a value of `torchvision.transforms.InterpolationMode`
+    crop_share: float | None = None
     crop_scale: float = CROP_SCALE  # smallest area of a random resized crop, as a share of the centre square
     mirror: bool = False  # every second training image
     erasing: float = 0.0  # probability in training (Zhong et al. 2020, https://arxiv.org/abs/1708.04896)
@@ -57,12 +64,12 @@ class CentreSquare(v2.Transform):
 class FaceCrop(v2.Transform):
     """Cut the face, or the centre if none is found, and resize it to `size` = (height, width)."""
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], interpolation: str = "bilinear") -> None:
         super().__init__()
-        self.size = size
+        self.size, self.interpolation = size, interpolation
 
     def transform(self, inpt: Image.Image, params: dict) -> Image.Image:
-        return crop_box(inpt, face_crop_box(inpt)[0], self.size)
+        return crop_box(inpt, face_crop_box(inpt)[0], self.size, self.interpolation)
 
 
 def to_tensor(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> v2.Compose:
@@ -76,14 +83,15 @@ def to_image(tensor: Tensor, *, mean: Sequence[float] = MEAN, std: Sequence[floa
     return Image.fromarray((255 * shares).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def crop_box(image: Image.Image, box: Box, size: tuple[int, int]) -> Image.Image:
+def crop_box(image: Image.Image, box: Box, size: tuple[int, int], interpolation: str = "bilinear") -> Image.Image:
     """Return the part of an image inside `box`, resized to `size` = (height, width) with antialiasing."""
     left, top, width, height = box
     width, height = min(max(width, 1.0), image.width), min(max(height, 1.0), image.height)
     # Both edges are rounded inside the image: one pixel too far would be padded with black.
     x, y = (round(min(max(at, 0.0), most)) for at, most in ((left, image.width - width), (top, image.height - height)))
     right, bottom = min(x + max(1, round(width)), image.width), min(y + max(1, round(height)), image.height)
-    return F.resized_crop(image, y, x, bottom - y, right - x, list(size), antialias=True)
+    mode = v2.InterpolationMode(interpolation)
+    return F.resized_crop(image, y, x, bottom - y, right - x, list(size), interpolation=mode, antialias=True)
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -97,7 +105,8 @@ def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations:
 
 
 def _random_resized(settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
-    crop = v2.RandomResizedCrop(settings.image_size, scale=(settings.crop_scale, 1), antialias=True)
+    mode = v2.InterpolationMode(settings.interpolation)
+    crop = v2.RandomResizedCrop(settings.image_size, (settings.crop_scale, 1), interpolation=mode, antialias=True)
     return _training([CentreSquare(), crop], settings, *augmentations)
 
 
@@ -108,7 +117,7 @@ def _rand_augment(settings: Settings) -> v2.Compose:
 
 def _random_face(settings: Settings) -> v2.Compose:
     size = tuple(round(side * settings.image_size / SOURCE_CROP) for side in FACE_SIZE)
-    return _training([FaceCrop(size), v2.RandomCrop(settings.image_size)], settings)
+    return _training([FaceCrop(size, settings.interpolation), v2.RandomCrop(settings.image_size)], settings)
 
 
 # ------------------------------------------------------------------------------------------------ validation, inference
@@ -142,24 +151,40 @@ class FixedViews:
     """A fixed crop and its test-time views, see `VIEWS`: first plain, then mirrored, then zoomed and shifted.
 
     `fraction` is the side of the square that is cut, as a share of the shorter side of the image, or with `face` of the
-    width of the face box, unless the settings have an inference crop.
+    width of the face box, unless the settings have an inference crop. None is the crop share of the settings, or the
+    whole square if they have none.
     """
 
-    def __init__(self, settings: Settings, *, fraction: float, face: bool = False) -> None:
+    def __init__(self, settings: Settings, *, fraction: float | None = None, face: bool = False) -> None:
         self.size, self.face = (settings.image_size, settings.image_size), face
-        self.fraction = fraction if settings.inference_crop is None else settings.inference_crop
+        self.interpolation = settings.interpolation
+        self.resize: int | None = None  # shorter side of the image in pixels, whose centre is the plain view
+        if settings.inference_crop is not None:
+            fraction = settings.inference_crop
+        elif fraction is None and settings.crop_share is not None:
+            self.resize = math.floor(settings.image_size / settings.crop_share)  # as timm rounds it
+            fraction = settings.image_size / self.resize
+        self.fraction = 1.0 if fraction is None else fraction
         self.to_tensor = to_tensor(settings.mean, settings.std)
         self.max_views: int | None = len(VIEWS)
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
         """Return view number `view` of a PIL RGB image as `(3, S, S) float32`; `key` is not used."""
+        v = VIEWS[view]
+        if self.resize is not None and (v.zoom, v.dx, v.dy) == (1, 0, 0):
+            mode = v2.InterpolationMode(self.interpolation)
+            shown = F.center_crop(F.resize(image, [self.resize], mode, antialias=True), list(self.size))
+        else:
+            shown = self._cut(image, v)
+        return self.to_tensor(F.horizontal_flip(shown) if v.mirror else shown)
+
+    def _cut(self, image: Image.Image, v: View) -> Image.Image:
         left, top, width, height = face_crop_box(image)[0] if self.face else (0, 0, *image.size)
-        v, side = VIEWS[view], self.fraction * min(width, height)
+        side = self.fraction * min(width, height)
         cut = side * v.zoom
         middle_x = left + (width - side) / 2 + side / 2 + v.dx * side
         middle_y = top + (height - side) / 2 + side / 2 + v.dy * side
-        shown = crop_box(image, (middle_x - cut / 2, middle_y - cut / 2, cut, cut), self.size)
-        return self.to_tensor(F.horizontal_flip(shown) if v.mirror else shown)
+        return crop_box(image, (middle_x - cut / 2, middle_y - cut / 2, cut, cut), self.size, self.interpolation)
 
 
 class RandomViews:
@@ -176,15 +201,14 @@ class RandomViews:
             return self.transform(image)
 
 
-_whole_square = partial(FixedViews, fraction=1.0)
 _source_crop = partial(FixedViews, fraction=SOURCE_CROP / SOURCE_SIDE)
 _centre_of_face = partial(FixedViews, fraction=SOURCE_CROP / FACE_SIZE[1], face=True)
 
 
 TRANSFORMS = {
-    "base": {"train": _random_resized, "valid": _whole_square, "inference": _whole_square},
-    "random": {"train": _rand_augment, "valid": _whole_square, "inference": _whole_square},
-    "tta": {"train": _rand_augment, "valid": _whole_square, "inference": RandomViews},
+    "base": {"train": _random_resized, "valid": FixedViews, "inference": FixedViews},
+    "random": {"train": _rand_augment, "valid": FixedViews, "inference": FixedViews},
+    "tta": {"train": _rand_augment, "valid": FixedViews, "inference": RandomViews},
     "facecrop": {"train": _random_face, "valid": _centre_of_face, "inference": _centre_of_face},
     "base_source": {"train": _random_resized, "valid": _source_crop, "inference": _source_crop},
     "random_source": {"train": _rand_augment, "valid": _source_crop, "inference": _source_crop},

@@ -74,14 +74,16 @@ class Model:
     """Model."""
 
     model_type: str = option("VanillaEfficientNet", "network", choices=choices.MODELS)
-    backbone: str | None = option(None, "efficientnet-b0 to b7, resnet18 to 152, torchvision, timm", text="by network")
+    backbone: str | None = option(None, "efficientnet-b0 to b7, or a name of torchvision or timm", text="by network")
     image_size: int = option(224, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
-    pretrained: bool = option(True, "start the backbone from ImageNet weights")
+    pretrained: bool | str = option(True, "start the backbone from published weights, or from a file of them")
     load_state_dict: str | None = option(None, "checkpoint or state dict to start from", path=True, text="none")
     extend_from: str | None = option(None, "run to train longer, each fold from its own", path=True, text="none")
     extend_weights: str = option("best", "epoch that --extend-from starts from", choices=choices.EXTEND_WEIGHTS)
     new_head: bool = option(False, "load only the backbone from --load-state-dict or --extend-from")
     freeze: bool = option(False, "train only the head")
+    drop_path: float | None = option(None, "highest rate of skipped blocks", low=0, high=0.95, text="by network")
+    grad_checkpointing: bool = option(False, "recompute activations, which saves memory; timm only")
 
 
 @dataclass

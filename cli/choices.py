@@ -17,7 +17,7 @@ class ModelRecord:
     backbone: str  # the default
     backbones: tuple[str, ...] = ()  # those that fit
     heads: tuple[str, ...] = ()  # a task each; empty for a single head, of the task that the network is trained on
-    library: str | None = None  # of which every backbone fits too
+    library: str | None = None  # torchvision, timm or any: every backbone of which fits too
 
     def answers(self, task: str, trained_on: str) -> bool:
         """Return whether a network that was trained on one task answers another."""
@@ -33,7 +33,7 @@ MODELS = {
     "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
     "MultiLabelTHANet": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender")),
     "THANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
-    "JointHeads": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender", "main"), library="torchvision"),
+    "JointHeads": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender", "main"), library="any"),
     "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }

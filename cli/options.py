@@ -170,6 +170,10 @@ def _add_option(group: Any, f: dataclasses.Field, hint: Any) -> None:
     names = f": {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
     text = f"{f.metadata['help']}{names} (default: {default_text(f)})"
     kwargs: dict[str, Any] = {"dest": f.name, "help": text, "default": argparse.SUPPRESS}
+    if hint == bool | str:
+        group.add_argument(flag(f.name), nargs="?", const=True, metavar="FILE", **kwargs)
+        group.add_argument(f"--no-{flag(f.name)[2:]}", action="store_false", dest=f.name, default=argparse.SUPPRESS)
+        return
     if hint is bool:
         group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **kwargs)
         return
@@ -209,12 +213,13 @@ def parse_config(cls: type[AnyConfig], argv: Sequence[str] | None = None) -> Any
 
 def options_table(cls: type[Config]) -> str:
     """Return the options of a command as the Markdown tables of docs/options.md, one per group."""
-    tables = []
+    tables, hints = [], get_type_hints(cls)
     for title, fields in option_groups(cls).items():
         rows = [] if title == "Options" else [f"**{title}**", ""]
         rows += ["| option | default | what it does |", "|---|---|---|"]
         for f in fields:
-            name = flag(f.name) + (f", --no-{flag(f.name)[2:]}" if isinstance(f.default, bool) else "")
+            name = flag(f.name) + (" [FILE]" if hints[f.name] == bool | str else "")
+            name += f", --no-{flag(f.name)[2:]}" if isinstance(f.default, bool) else ""
             names = ": " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"]) if f.metadata["choices"] else ""
             rows.append(f"| `{name}` | {default_text(f)} | {f.metadata['help'].replace('%%', '%')}{names} |")
         tables.append("\n".join(rows))

@@ -195,8 +195,16 @@ def build_transforms(members: Sequence[Member], views: int, transform_type: str 
         if name != info.transform_type and crop is not None:  # it need not suit another transform
             ignored.add(crop)
             crop = None
-        mean, std = tuple(info.mean), tuple(info.std)
-        cuts.append((name, Settings(info.image_size, mean, std, crop_scale=info.crop_scale, inference_crop=crop)))
+        settings = Settings(
+            info.image_size,
+            mean=tuple(info.mean),
+            std=tuple(info.std),
+            interpolation=info.interpolation,
+            crop_share=info.crop_share,
+            crop_scale=info.crop_scale,
+            inference_crop=crop,
+        )
+        cuts.append((name, settings))
     if ignored:
         print(f"Transform {transform_type} ignores the inference crop of the training ({shorten_list(ignored)}).")
     made = {cut: _build_transform(views, *cut) for cut in dict.fromkeys(cuts)}

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
 
 from augmentation import MEAN, STD
+from backbones.weights import FileWeights
 from cli.checks import MIN_IMAGE_SIZE
 from cli.choices import MODELS, TRANSFORMS, resolve_name
 from config import CROP_SCALE
@@ -26,6 +28,7 @@ FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
 CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
+INNER = "backbone."  # prefix of the backbone in the weights of a whole network
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DistributedDataParallel, torch.compile and Lightning
 
 
@@ -43,8 +46,11 @@ class ModelInfo:
     transform_type: str
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+    interpolation: str = "bilinear"
+    crop_share: float | None = None
     crop_scale: float = CROP_SCALE
     inference_crop: float | None = None
+    pooled: bool = False  # see `model.Network`; checkpoints of earlier versions lack it
     classes: tuple[str, ...] = ()
     fold: int | None = None
     epoch: int | None = None
@@ -65,7 +71,12 @@ class ModelInfo:
     def build(self) -> Network:
         """Return a network of this kind with random weights."""
         return create_model(
-            self.model_type, task=self.task, backbone=self.backbone, image_size=self.image_size, pretrained=False
+            self.model_type,
+            task=self.task,
+            backbone=self.backbone,
+            image_size=self.image_size,
+            pretrained=False,
+            on_logits=not self.pooled,
         )
 
 
@@ -98,6 +109,8 @@ def read_tensors(path: Path, advice: str | None = None) -> Any:
             head = file.read(len(OLD_FORMAT))
         if head[:2] == b"PK":
             _check_zip(path)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol|.*TorchScript")  # an error follows
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -108,6 +121,18 @@ def read_tensors(path: Path, advice: str | None = None) -> Any:
     if advice is None:
         advice = "Copy or download it again." if reason == DAMAGED else "Use a file with weights alone, a state_dict."
     raise UserError(f"{path} cannot be read as a checkpoint ({reason}). {advice}")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path} needs safetensors. Run pip install safetensors.") from None
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(first_line(error)) from None
 
 
 def _check_zip(path: Path) -> None:
@@ -161,12 +186,31 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], ModelInfo | No
             raise UserError(
                 f"{path} is a checkpoint with missing or wrong parts ({first_line(error)}). Use another file."
             ) from None
-    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    content = content if isinstance(content, dict) else {}
+    weights = content.get("state_dict", content.get("model", content))
     if not _is_state_dict(weights):
         raise UserError(f"{path} holds neither a checkpoint nor a state dict. Use another file.")
     for prefix in WRAPPERS * 2:  # which may be nested in any order
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights, None
+
+
+def has_logits_head(weights: dict[str, Tensor]) -> bool:
+    """Return whether weights have the head of VanillaTorchvision and VanillaTimm of earlier versions."""
+    return "batchnorm.weight" in weights
+
+
+def read_file_weights(path: str | Path) -> FileWeights:
+    """Return the weights of a backbone in a file of timm, torchvision or another training.
+
+    Raises:
+        UserError: the file cannot be read, or is a checkpoint of this toolkit.
+    """
+    weights, info = load_checkpoint(path)
+    if info is not None:
+        raise UserError(f"{path} is a checkpoint of train.py. Pass --load-state-dict {path} instead of --pretrained.")
+    inner = {name.removeprefix(INNER): value for name, value in weights.items() if name.startswith(INNER)}
+    return FileWeights(Path(path), inner or weights)
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -199,6 +243,8 @@ def _read_info(values: dict[str, Any], path: str | Path) -> ModelInfo:
         "image_size": isinstance(info.image_size, int) and info.image_size >= MIN_IMAGE_SIZE,
         "mean": _are_numbers(info.mean, 3),
         "std": _are_numbers(info.std, 3),
+        "interpolation": info.interpolation in {mode.value for mode in InterpolationMode},
+        "crop_share": info.crop_share is None or _is_share(info.crop_share),
         "crop_scale": _is_share(info.crop_scale),
         "inference_crop": info.inference_crop is None or _is_share(info.inference_crop),
         "scores": info.scores is None or _are_numbers([info.scores[info.monitor], *info.scores.values()]),
@@ -230,8 +276,12 @@ def load_weights(
     own, left_out = network.state_dict(), []
     if new_head:
         prefix = f"{network.backbone_name}."
-        left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if not name.startswith(prefix)]
-        weights, own = ({k: v for k, v in part.items() if k.startswith(prefix)} for part in (weights, own))
+        if not any(name.startswith(prefix) for name in weights):
+            weights = _name_as_inner(weights, prefix)
+        out = {name for name in weights if not name.startswith(prefix) or _is_of_removed_layer(network, name)}
+        left_out = [f"{name} {tuple(value.shape)}" for name, value in weights.items() if name in out]
+        weights = {name: value for name, value in weights.items() if name not in out}
+        own = {name: value for name, value in own.items() if name.startswith(prefix)}
     different = [f"{name} is missing" for name in own if name not in weights]
     different += [f"{name} is not part of it" for name in weights if name not in own]
     shapes = {name: (tuple(weights[name].shape), tuple(own[name].shape)) for name in own if name in weights}
@@ -244,3 +294,18 @@ def load_weights(
         raise UserError(f"{source} contains NaN or infinite weights: {names}. Use an earlier checkpoint.")
     network.load_state_dict({**network.state_dict(), **weights})
     return left_out
+
+
+def _name_as_inner(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the weights of another training with `prefix` before the names of its backbone, which may be all."""
+    whole = any(name.startswith(INNER) for name in weights)
+    inner = (name for name in weights if name.startswith(INNER) or not whole)
+    names = {name: prefix + name.removeprefix(INNER) for name in inner}
+    return {names.get(name, name): value for name, value in weights.items()}
+
+
+def _is_of_removed_layer(network: Network, name: str) -> bool:
+    try:
+        return isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Identity)
+    except AttributeError:
+        return False

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbones.create import expected_pixels
 from cli.checks import check_network
 from cli.choices import MODELS, flag, resolve_name
 from config import TrainConfig
 from data.tasks import TASKS
-from model import Network, pretrained_normalisation
-from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
+from model import Network
+from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights
 from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
 from storage.run_folder import RunFolder, changed_options
 from utils import UserError, shorten_list
@@ -52,9 +53,9 @@ def open_member(
     Raises:
         UserError: the file cannot be read, or an option contradicts it.
     """
-    _, info = load_checkpoint(path)
+    weights, info = load_checkpoint(path)
     if info is None:
-        return Member(path, _describe_bare(expected, named_after), fold)
+        return Member(path, _describe_bare(expected, named_after, pooled=not has_logits_head(weights)), fold)
     for name in ("model_type", "backbone", "image_size"):
         typed, own = getattr(expected, name), getattr(info, name)
         if typed is not None and str(typed).lower() != str(own).lower():
@@ -70,7 +71,7 @@ def open_member(
     return Member(path, info, fold)
 
 
-def _describe_bare(expected: Expected, named_after: str | None) -> ModelInfo:
+def _describe_bare(expected: Expected, named_after: str | None, *, pooled: bool) -> ModelInfo:
     model_type = expected.model_type or named_after or TrainConfig.model_type
     model_type = resolve_name("The network of weights without a description", model_type, MODELS)
     task = expected.task or TrainConfig.task
@@ -79,7 +80,8 @@ def _describe_bare(expected: Expected, named_after: str | None) -> ModelInfo:
         task=task,
         model_type=model_type,
         backbone=backbone,
-        **pretrained_normalisation(model_type, backbone),
+        **expected_pixels(model_type, backbone),
+        pooled=pooled,
         image_size=expected.image_size or TrainConfig.image_size,
         transform_type="base",
         classes=TASKS[task].classes,
@@ -175,7 +177,17 @@ def _check_consistency(members: Sequence[Member], expected: Expected) -> None:
     ignored = {"transform_type", "inference_crop"} if expected.transform_type else set()
     if (expected.transform_type or first.info.transform_type) != "tta":
         ignored.add("crop_scale")  # only random views depend on it
-    compared = ("task", "image_size", "mean", "std", "crop_scale", "inference_crop", "transform_type")
+    compared = (
+        "task",
+        "image_size",
+        "mean",
+        "std",
+        "interpolation",
+        "crop_share",
+        "crop_scale",
+        "inference_crop",
+        "transform_type",
+    )
     for member in members[1:]:
         for name in (*compared, "split_fingerprint"):
             own, other = getattr(member.info, name), getattr(first.info, name)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {
     *("train.py", "submit_singular.py", "submit_ensemble.py", "model.py", "dataset.py", "augmentation.py", "loss.py"),
     *("optim.py", "utils.py", "config.py", "tests", "requirements.txt", "README.md"),
-    *("cli", "data", "storage", "analysis", "training", "inference", "tools"),
+    *("cli", "data", "backbones", "storage", "analysis", "training", "inference", "tools"),
     *("docs", "benchmarks", ".ci", "pyproject.toml", "requirements-dev.txt", "LICENSE", "CHANGELOG.md", ".gitignore"),
 }
 # A module may import modules of its own level and of earlier ones.
@@ -20,7 +20,7 @@ LEVELS = (
     ("utils", "loss", "optim"),
     ("data",),
     ("cli",),
-    ("dataset",),
+    ("dataset", "backbones"),
     ("config", "augmentation", "model"),
     ("storage",),
     ("analysis",),

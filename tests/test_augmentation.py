@@ -6,10 +6,13 @@ import random
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageDraw
+from torchvision.transforms import v2
 
 import augmentation
 from augmentation import TRANSFORMS, VIEWS, BatchMixing, build_transform, to_image, to_tensor
+from backbones.create import expected_pixels
 from cli import choices
 from data.face_box import face_box, face_crop_box
 from data.label_math import encode_class
@@ -166,6 +169,62 @@ def test_the_default_inference_crop_shows_what_training_is_cut_from(name):
     got = apply(name, "inference", image, 224, **PLAIN)
     expected = pixels(image.crop((0, 64, 384, 448)).resize((224, 224), Image.Resampling.BILINEAR))
     assert torch.allclose(got, expected, atol=1.5 / 255)
+
+
+@pytest.mark.parametrize("backbone", ["convnext_tiny", "vit_b_16", "efficientnet_v2_s", "swin_t"])
+@pytest.mark.parametrize("size", [(384, 512), (301, 227)])
+def test_images_are_evaluated_as_torchvision_evaluates_its_weights(backbone, size):
+    theirs = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()
+    settings = expected_pixels("VanillaTorchvision", backbone)
+    for image in (portrait(size), noise(size)):
+        for phase in ("valid", "inference"):
+            got = apply("base", phase, image, theirs.crop_size[0], **settings)
+            assert torch.allclose(got, theirs(image), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "share"), [(224, 0.95), (224, 0.9), (260, 0.89), (256, 0.888), (97, 1.0)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_images_are_evaluated_as_timm_evaluates_its_weights(size, share, interpolation):
+    """timm 1.0.31 resizes the shorter side to the size / the share, rounded down, and cuts the centre."""
+    mode = v2.InterpolationMode(interpolation)
+    theirs = v2.Compose([v2.Resize(int(size // share), mode), v2.CenterCrop(size), to_tensor((0.5,) * 3, (0.5,) * 3)])
+    image = noise((301, 427))
+    settings = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": interpolation, "crop_share": share}
+    assert torch.allclose(apply("random", "inference", image, size, **settings), theirs(image), atol=1e-5)
+    mirrored = apply("random", "inference", image, size, view=1, **settings)
+    assert torch.allclose(mirrored, theirs(image).flip(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_base_patch16_224", "vit_base_patch16_clip_224", "mobilevitv2_050"])
+def test_images_are_evaluated_as_timm_says_itself(name):
+    timm = pytest.importorskip("timm")
+    about = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    theirs, image = timm.data.create_transform(**about, is_training=False), portrait((384, 512))
+    got = apply("base", "inference", image, about["input_size"][1], **expected_pixels("VanillaTimm", name))
+    assert torch.allclose(got, theirs(image), atol=1e-5)
+
+
+def test_zoomed_views_of_a_crop_share_are_parts_of_its_crop():
+    whole, zoomed = (apply("base", "inference", ramp(0, 250), 64, view=k, crop_share=0.8, **PLAIN) for k in (0, 2))
+    assert 0.19 < 1 - (whole.max() - whole.min()) / (250 / 255) < 0.23
+    assert (zoomed.max() - zoomed.min()) / (whole.max() - whole.min()) == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_typed_inference_crop_replaces_the_crop_share():
+    image, crop = portrait(), {"inference_crop": 0.7}
+    assert torch.equal(apply("base", "valid", image, **crop), apply("base", "valid", image, crop_share=0.9, **crop))
+    assert torch.equal(apply("facecrop", "valid", image), apply("facecrop", "valid", image, crop_share=0.9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_interpolation_of_the_weights_is_used(name):
+    image = noise((96, 96))
+    for phase in PHASES:
+        found = []
+        for kind in ("bilinear", "bicubic"):
+            torch.manual_seed(3)
+            found.append(apply(name, phase, image, interpolation=kind))
+        assert 0.01 < (found[0] - found[1]).abs().mean() < 0.4
 
 
 def test_validation_of_tta_has_no_random_views():

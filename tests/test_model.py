@@ -20,10 +20,11 @@ from torch import nn
 import config
 import model
 from augmentation import MEAN, STD
+from backbones.create import create_backbone, expected_pixels, find_library
 from cli.choices import EFFICIENTNETS, MODELS, RESNETS
 from data.tasks import TASKS
 from loss import create_criterion
-from model import create_backbone, create_model, inference_network, predict_task, pretrained_normalisation
+from model import create_model, inference_network, predict_task
 from utils import UserError
 
 EITHER = ("efficientnet-b0", "resnet18")
@@ -188,7 +189,8 @@ def millions(module: nn.Module) -> float:
 @pytest.mark.parametrize("name", SIZES)
 def test_every_backbone_of_the_command_line_can_be_made(name):
     with torch.device("meta"):  # shapes without numbers
-        backbone = create_backbone(name, 224, pretrained=False)
+        backbone, width = create_backbone(name, 224, library=find_library("THANet_MK1", name))
+    assert width == 1000
     assert millions(backbone) == pytest.approx(SIZES[name], abs=0.01)
 
 
@@ -238,7 +240,7 @@ def test_the_head_is_batchnorm_dropout_relu_linear(name):
 
 @pytest.mark.parametrize("size", [32, 47, 64])
 def test_an_efficientnet_has_the_outputs_of_the_library(size):
-    own = create_backbone("efficientnet-b0", size, pretrained=False)
+    own, _ = create_backbone("efficientnet-b0", size, library="efficientnet_pytorch")
     library = EfficientNet.from_name("efficientnet-b0", image_size=None)
     library.load_state_dict(own.state_dict())
     batch = images(2, size)
@@ -446,7 +448,7 @@ def test_a_backbone_with_another_normalisation_applies_it():
 
 def test_a_missing_timm_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"VanillaTimm needs timm\. Run pip install timm"):
+    with pytest.raises(UserError, match=r"Backbones of timm need timm\. Run pip install timm"):
         make("VanillaTimm", "convnext_nano")
 
 
@@ -455,39 +457,56 @@ def timm(monkeypatch):
     """A stand-in for timm, which need not be installed; `asked` are the names and options of its networks."""
     library = types.ModuleType("timm")
     library.__version__, library.asked = "9.9", []
-    classes = {"plain": 1000, "large": 21841, "features": 0, "sized": 1000}
+    names = ["plain", "sized", "straight"]
 
-    def make_one(name, **how):
+    class Straight(nn.Sequential):
+        def reset_classifier(self, num_classes):
+            self[2] = nn.Linear(3, num_classes) if num_classes else nn.Identity()
+
+    def make_one(name, *, pretrained, **how):
         library.asked.append((name, how))
-        if how["pretrained"]:
+        if name == "straight" and "drop_path_rate" in how:
+            raise TypeError("VGG.__init__() got an unexpected keyword argument 'drop_path_rate'")
+        if pretrained:
             raise OSError("We couldn't connect to huggingface.co\nand more")
-        network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes[name] or 5))
-        network.num_classes, network.head_hidden_size = classes[name], 5
-        return network
+        return Straight(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
 
-    library.is_model, library.list_models = classes.__contains__, lambda: list(classes)
-    about = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+    library.is_model, library.list_models = names.__contains__, lambda: names
+    about = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "interpolation": "bicubic", "crop_pct": 0.9}
+    about["hf_hub_id"] = "timm/plain.a"
     library.get_pretrained_cfg = lambda name: types.SimpleNamespace(fixed_input_size=name == "sized", **about)
     library.create_model = make_one
     monkeypatch.setitem(sys.modules, "timm", library)
     return library
 
 
-@pytest.mark.parametrize(("backbone", "width"), [("plain", 1000), ("large", 21841), ("features", 5), ("sized", 1000)])
-def test_networks_of_timm_have_the_head_on_their_outputs(backbone, width, timm):
-    network = make("VanillaTimm", backbone, task="gender").eval()
-    assert network.linear.in_features == width
-    assert network(images(2))["gender"].shape == (2, 2)
-    assert timm.asked == [(backbone, {"pretrained": False, **({"img_size": 32} if backbone == "sized" else {})})]
+@pytest.mark.parametrize("backbone", ["plain", "sized"])
+@pytest.mark.parametrize(("name", "head"), [("VanillaTimm", "gender"), ("JointHeads", "main")])
+def test_networks_of_timm_have_the_head_on_their_features(name, head, backbone, timm):
+    network, batch = make(name, backbone, task="gender").eval(), images(2)
+    assert torch.equal(network.features(batch), batch.mean(dim=(2, 3)))
+    assert network(batch)[head].shape == (2, OUTPUTS[head])
+    assert timm.asked == [(backbone, {"img_size": 32} if backbone == "sized" else {})]
 
 
-def test_weights_of_timm_say_how_images_are_normalised(timm):
-    found = pretrained_normalisation("VanillaTimm", "plain")
-    assert found == {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
+def test_a_network_of_an_earlier_version_has_its_head_on_the_logits(timm):
+    for network in (make("VanillaTimm", "plain", on_logits=True), make("VanillaTorchvision", on_logits=True)):
+        assert not network.pooled
+        assert set(dict(network.named_children())) == {"backbone", "batchnorm", "dropout", "relu", "linear"}
+        assert network.linear.in_features == 1000
+
+
+def test_the_weights_of_a_backbone_say_how_they_expect_images(timm):
+    found = expected_pixels("VanillaTimm", "plain")
+    assert found == {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1), "interpolation": "bicubic", "crop_share": 0.9}
+    assert expected_pixels("JointHeads", "plain") == found
     timm.get_pretrained_cfg = lambda name: None
-    assert (
-        pretrained_normalisation("VanillaTimm", "plain") == pretrained_normalisation("VanillaResNet", "resnet18") == {}
-    )
+    assert expected_pixels("VanillaTimm", "plain") == {}
+    large = expected_pixels("VanillaTorchvision", "efficientnet_v2_l")
+    assert large == {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_share": 1.0}
+    small = expected_pixels("JointHeads", "resnet18")
+    assert (small["mean"], small["interpolation"], small["crop_share"]) == (MEAN, "bilinear", 0.875)
+    assert expected_pixels("VanillaResNet", "resnet18") == expected_pixels("JointHeads", "efficientnet-b0") == {}
 
 
 def test_an_unknown_tag_of_timm_is_reported(timm):
@@ -504,7 +523,15 @@ def test_an_unknown_tag_of_timm_is_reported(timm):
 def test_errors_of_timm_are_reported(timm):
     with pytest.raises(UserError, match=r"plan is not a network of timm 9\.9\. Did you mean 'plain'\?"):
         make("VanillaTimm", "plan")
-    message = r"weights of timm's plain could not be loaded \(We couldn't connect to huggingface\.co\).*--no-pretrained"
+    with pytest.raises(UserError, match="straigt is not a classification network of torchvision"):
+        make("JointHeads", "straigt")
+    with pytest.raises(UserError, match="--drop-path has no effect on straight"):
+        make("VanillaTimm", "straight", drop_path=0.1)
+    with pytest.raises(UserError, match="--grad-checkpointing does not work with plain"):
+        make("VanillaTimm", "plain", grad_checkpointing=True)
+    message = (
+        r"timm's plain could not be loaded \(We couldn't connect to huggingface\.co\).*timm/plain\.a .*--pretrained"
+    )
     with pytest.raises(UserError, match=message):
         make("VanillaTimm", "plain", pretrained=True)
 
@@ -530,7 +557,8 @@ def test_imagenet_weights_are_loaded(name, backbone, torch_home):
     torch.save(library, torch_home / FILES[backbone], _use_new_zipfile_serialization=not old)
     got = make(name, backbone, pretrained=True).features.state_dict()
     gone = set(library) - set(got)
-    assert gone == ({key for key in gone if re.match(r"_?fc\.", key)} if name == "JointHeads" else set())
+    pooled = name in ("JointHeads", "VanillaTorchvision")
+    assert gone == ({key for key in library if re.match(r"_?fc\.", key)} if pooled else set())
     assert all(torch.equal(library[key], value) for key, value in got.items())
 
 
@@ -544,7 +572,10 @@ def test_imagenet_weights_of_other_backbones_are_loaded(backbone, torch_home):
     torch.save(published, torch_home / url.rsplit("/", 1)[1])
     got = make("VanillaTorchvision", backbone, size=64, pretrained=True).features.state_dict()
     assert all(torch.equal(own[key], value) for key, value in got.items())
-    assert {key.split(".")[0] for key in set(own) - set(got)} <= {"aux1", "aux2"}
+    last = {"aux1", "aux2", "fc", "classifier"} if backbone != "squeezenet1_1" else set()
+    gone = set(own) - set(got)
+    assert {key.split(".")[0] for key in gone} <= last
+    assert {"mobilenet_v3_small": "classifier.0.weight"}.get(backbone) not in gone  # a layer below the last one
 
 
 def test_imagenet_weights_of_a_vision_transformer_fit_another_size(torch_home):
@@ -553,7 +584,8 @@ def test_imagenet_weights_of_a_vision_transformer_fit_another_size(torch_home):
     got = make("VanillaTorchvision", "vit_b_16", size=64, pretrained=True).features.state_dict()
     assert got["encoder.pos_embedding"].shape[1] == 1 + (64 // 16) ** 2
     assert torch.equal(got["encoder.pos_embedding"][:, 0], own["encoder.pos_embedding"][:, 0])
-    assert all(torch.equal(got[key], own[key]) for key in own if key != "encoder.pos_embedding")
+    kept = {key for key in own if key != "encoder.pos_embedding" and not key.startswith("heads.")}
+    assert kept == {key for key in kept if torch.equal(got[key], own[key])} == set(got) - {"encoder.pos_embedding"}
 
 
 @pytest.mark.parametrize("backbone", FILES)
@@ -564,7 +596,7 @@ def test_a_failed_download_is_reported(backbone, error, torch_home, monkeypatch)
     monkeypatch.setattr("torch.hub.urlopen", Mock(side_effect=error))
     name = next(name for name, backbones in SMALL.items() if backbone in backbones)
     url, path = (re.escape(str(place)) for place in (FILES[backbone], torch_home / FILES[backbone]))
-    advice = rf"Put https://\S+/{url} at {path}, or pass --no-pretrained"
+    advice = rf"Put https://\S+/{url} at {path}, pass another file as --pretrained FILE, or pass --no-pretrained"
     with pytest.raises(UserError, match=rf"could not be downloaded \({error.args[0]}\)\. {advice}"):
         make(name, backbone, pretrained=True)
     assert list(torch_home.iterdir()) == []

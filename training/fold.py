@@ -10,14 +10,15 @@ import torch
 
 from analysis.metrics import absent_classes, score
 from augmentation import BatchMixing
+from backbones.sizes import check_train_size
 from cli.checks import train_size
 from cli.choices import MODELS
 from config import TrainConfig
 from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
 from loss import create_criterion
-from model import Network, check_train_size, create_model, inference_network
+from model import Network, create_model, inference_network
 from optim import create_optimizer, create_scheduler, run_decay, step_average
-from storage.checkpoint import ModelInfo, load_checkpoint, load_weights
+from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights, read_file_weights
 from storage.members import find_start
 from storage.run_folder import RunFolder
 from training.device import random_state, seed_everything, set_random_state
@@ -48,9 +49,7 @@ def train_fold(session: Session, number: int) -> None:
         UserError: a loss is not finite, no epoch has a score, or files of the fold are missing or of another run.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    files = FoldFiles(
-        session.config, session.run, session.data, number, session.dist, normalisation=session.normalisation
-    )
+    files = FoldFiles(session.config, session.run, session.data, number, session.dist, pixels=session.pixels)
     session.stop_if_asked(lambda: f"before fold {number}")
     files.restore()
     if files.epoch == session.config.epochs:
@@ -68,6 +67,11 @@ class Weights:
     path: Path
     tensors: dict[str, torch.Tensor]
     info: ModelInfo | None
+
+    @property
+    def on_logits(self) -> bool:
+        """Return whether their head is on ImageNet logits, not on pooled features."""
+        return not self.info.pooled if self.info else has_logits_head(self.tensors)
 
 
 def initial_weights(config: TrainConfig, fold: int) -> Weights | None:
@@ -128,8 +132,12 @@ def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network
         task=config.task,
         backbone=config.backbone,
         image_size=config.image_size,
-        pretrained=config.pretrained and weights is None,
+        pretrained=weights is None
+        and (read_file_weights(config.pretrained) if isinstance(config.pretrained, str) else config.pretrained),
         freeze=config.freeze,
+        drop_path=config.drop_path,
+        grad_checkpointing=config.grad_checkpointing,
+        on_logits=weights is not None and weights.on_logits,
     )
     check_train_size(network, config.backbone, config.image_size, train_size(config.train_side, config.image_size))
     if weights is None:

@@ -43,10 +43,10 @@ class FoldFiles:
         number: int,
         dist: Processes = ALONE,
         *,
-        normalisation: dict[str, tuple[float, ...]] | None = None,
+        pixels: dict[str, Any] | None = None,
     ) -> None:
         self.config, self.run, self.number, self.main = config, run, number, dist.is_main
-        self.normalisation = normalisation or {}
+        self.pixels = pixels or {}
         self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
         self.state: dict[str, Any] = dist.run_on_main(self._read_state)
@@ -123,7 +123,7 @@ class FoldFiles:
 
         def save(path: Path) -> None:
             if self.main:
-                save_checkpoint(path, network, self._describe(scores))
+                save_checkpoint(path, network, self._describe(scores, pooled=network.pooled))
 
         path = self.checkpoints.offer(self.epoch, scores[self.task.monitor], save)
         if path is not None and path.name == self.checkpoints.kept[0][2]:
@@ -147,7 +147,7 @@ class FoldFiles:
         write_tensors(self.run.state(self.number), state | within)
         self.checkpoints.remove_others()
 
-    def _describe(self, scores: dict[str, float]) -> ModelInfo:
+    def _describe(self, scores: dict[str, float], *, pooled: bool) -> ModelInfo:
         config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)
         classes = {name: task.outputs for name, task in TASKS.items() if not task.regression}
         return ModelInfo(
@@ -156,9 +156,10 @@ class FoldFiles:
             backbone=config.backbone,
             image_size=config.image_size,
             transform_type=config.transform_type,
-            **self.normalisation,
+            **self.pixels,
             crop_scale=config.crop_scale,
             inference_crop=config.inference_crop,
+            pooled=pooled,
             classes=self.task.classes,
             fold=self.number,
             epoch=self.epoch,

@@ -177,15 +177,15 @@ def fold_loaders(
     device: torch.device,
     dist: Processes = ALONE,
     *,
-    normalisation: dict[str, tuple[float, ...]] | None = None,
+    pixels: dict[str, Any] | None = None,
 ) -> dict[int, FoldLoaders]:
     """Return the loaders of each fold, with processes that start once in a run.
 
-    `normalisation` has the mean and std of the images if they are not those of `augmentation.Settings`.
+    `pixels` is what the weights expect of images, see `backbones.create.expected_pixels`.
     """
     sizes = {"train": train_size(config.train_side, config.image_size), "valid": config.image_size}
     transforms = {
-        phase: build_transform(config.transform_type, phase, size, **config.cuts(), **(normalisation or {}))
+        phase: build_transform(config.transform_type, phase, size, **config.cuts(), **(pixels or {}))
         for phase, size in sizes.items()
     }
     train, valid, plain = [], [], []

@@ -45,14 +45,15 @@ if TYPE_CHECKING:
     from training.fold import Weights
     from training.loaders import FoldLoaders
 
-IMAGENET = "ImageNet's"  # normalisation
+DEFAULT = "ImageNet's"  # mean and std, bilinear interpolation, and no crop share
 # What each fingerprint of a run covers.
 FINGERPRINTS = {
     "split": "people or another split",
     "labels": "images or labels (files added, lost or unreadable, train.csv, --corrections)",
     "load_state_dict": "weights in --load-state-dict",
     "extend_from": "options of the run in --extend-from",
-    "normalisation": "mean and standard deviation of the images",
+    "pretrained": "weights in --pretrained",
+    "pixels": "mean, standard deviation, interpolation or crop of the images",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -67,6 +68,8 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         can_continue(run, config)
     if config.load_state_dict:
         existing_checkpoint(config.load_state_dict)
+    if isinstance(config.pretrained, str):
+        existing_checkpoint(config.pretrained)
     missing = [name for name in ("matplotlib", "jinja2") if config.report and not find_spec(name)]
     if missing:
         raise UserError(
@@ -175,7 +178,7 @@ class Session:
     weights: Weights | None  # to start from; of the first fold with --extend-from
     dist: Processes
     device: torch.device
-    normalisation: dict[str, tuple[float, ...]] = field(init=False)  # mean and std of the images, if not the defaults
+    pixels: dict[str, Any] = field(init=False)  # mean, std, interpolation, crop share of images, if not the defaults
     loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
     locks: FoldLocks = field(init=False)  # of the folds; only the main process locks them
     stop: StopRequest = field(init=False)  # notes the signals that ask to stop
@@ -183,18 +186,18 @@ class Session:
     report: Path | None = field(default=None, init=False)  # of the finished folds
 
     def __post_init__(self) -> None:
-        from augmentation import MEAN, STD
-        from model import pretrained_normalisation
+        from augmentation import Settings
+        from backbones.create import expected_pixels
         from training.loaders import fold_loaders
 
         config, info = self.config, self.weights and self.weights.info
-        expected = pretrained_normalisation(config.model_type, config.backbone)
+        expected = expected_pixels(config.model_type, config.backbone)
         if info:  # the weights were trained with it
-            expected = {"mean": info.mean, "std": info.std}
-        self.normalisation = {} if expected == {"mean": MEAN, "std": STD} else expected
-        self.loaders = fold_loaders(
-            config, self.data, self.folds, self.device, self.dist, normalisation=self.normalisation
-        )
+            names = ("mean", "std", "interpolation", "crop_share")
+            expected = {name: getattr(info, name) for name in names}
+        default = Settings(config.image_size)
+        self.pixels = {name: value for name, value in expected.items() if value != getattr(default, name)}
+        self.loaders = fold_loaders(config, self.data, self.folds, self.device, self.dist, pixels=self.pixels)
         self.locks = lock_folds(self.config, self.run, self.folds) if self.dist.is_main else FoldLocks({})
         self.stop = StopRequest(patient=self.dist.world_size > 1)
 
@@ -205,7 +208,7 @@ class Session:
             make_folder(self.run.path.parent)
         with self.locks:
             if self.dist.is_main:
-                start_run(self.config, self.run, self.data, self.folds, self.normalisation)
+                start_run(self.config, self.run, self.data, self.folds, self.pixels)
                 context.started = True
             print(self.describe())
             with self.stop:
@@ -250,22 +253,22 @@ class Session:
             print_result(self.config, self.summary, f"Saved in {self.run.path}", self.report)
 
 
-def start_run(
-    config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int], normalisation: dict[str, tuple[float, ...]]
-) -> None:
+def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int], pixels: dict[str, Any]) -> None:
     """Start a run in its folder, or raise a UserError if the one in it cannot be continued."""
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
-    if normalisation:
-        fingerprints["normalisation"] = "; ".join(f"{name} {values}" for name, values in normalisation.items())
+    if isinstance(config.pretrained, str):
+        fingerprints["pretrained"] = file_digest(config.pretrained)
+    if pixels:
+        fingerprints["pixels"] = "; ".join(f"{name} {value}" for name, value in pixels.items())
     if config.extend_from:
         _check_same_split(config, data.split)
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
-        _check_fingerprints(run, {"normalisation": IMAGENET, **fingerprints})
+        _check_fingerprints(run, {"pixels": DEFAULT, **fingerprints})
         run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
@@ -283,7 +286,7 @@ def start_run(
 
 
 def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str]) -> None:
-    earlier = {"normalisation": IMAGENET, **run.fingerprints()}
+    earlier = {"pixels": DEFAULT, **run.fingerprints()}
     for name, now in fingerprints.items():
         if earlier.get(name) != now:
             raise UserError(

@@ -120,7 +120,6 @@ def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):
         ("--num-workers=-2", r"--num-workers must be at least -1"),
         ("--seed=-1", r"--seed must be at least 0"),
         (f"--seed {2**32}", r"--seed must be below 4294967296"),
-        ("--pretrained=yes", r"--pretrained"),
         ("photos", r"photos"),
     ],
 )

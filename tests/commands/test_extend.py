@@ -89,25 +89,26 @@ def test_what_does_not_fit_is_refused_before_training(train, source, make_data, 
 @pytest.fixture
 def half(monkeypatch):
     """Let the pretrained weights of every backbone expect a mean and a standard deviation of one half."""
-    half = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    monkeypatch.setattr("model.pretrained_normalisation", lambda model_type, backbone: half)
+    half = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_share": 0.8}
+    monkeypatch.setattr("backbones.create.expected_pixels", lambda model_type, backbone: half)
 
 
-def test_images_are_normalised_as_the_first_weights_expect(train, half, folds_folder, tmp_path, monkeypatch):
+def test_images_are_as_the_first_weights_expect(train, half, folds_folder, tmp_path, monkeypatch):
     """Also in a run that is extended from them."""
     train(*LONGER)
     oof = pd.read_csv(folds_folder / "oof.csv").iloc[:, 5:]
     infos = [info for k in (0, 1) for _, info in read_epochs(folds_folder / f"fold0{k}").values()]
     assert {(info.mean, info.std) for info in infos} == {((0.5,) * 3, (0.5,) * 3)}
+    assert {(info.interpolation, info.crop_share) for info in infos} == {("bicubic", 0.8)}
     monkeypatch.undo()
     outcome = train(*LONGER, "--resume", code=2)
-    assert "was started with other mean and standard deviation of the images" in outcome.err
+    assert "was started with other mean, standard deviation, interpolation or crop of the images" in outcome.err
     train(*LONGER, "--save-path", tmp_path / "plain")
     plain = pd.read_csv(tmp_path / "plain" / "main" / folds_folder.name / "oof.csv").iloc[:, 5:]
     assert not np.allclose(oof, plain, atol=1e-3)
     train(*LONGER, "--save-path", tmp_path / "longer", "--extend-from", folds_folder)
     ((_, info),) = read_epochs(tmp_path / "longer" / "main" / folds_folder.name / "fold00").values()
-    assert (info.mean, info.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (info.mean, info.std, info.crop_share) == ((0.5,) * 3, (0.5,) * 3, 0.8)
 
 
 def test_missing_weights_of_the_run_are_named(train, source, tmp_path):

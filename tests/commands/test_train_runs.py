@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from broken import assert_other_weights, assert_same_weights, saved, weights_by_epoch, weights_of
 from cases import NETWORK
 
 from analysis.metrics import score
 from config import PRESETS
 from data.tasks import TASKS
+from storage.checkpoint import load_checkpoint
 from training import fold as training_fold
 
 THREE_EPOCHS = ("--cv", 2, "--epochs", 3, "--top-n", 1)
@@ -217,6 +219,26 @@ def test_training_starts_from_given_weights(train_once, train, tmp_path):
     assert torch.equal(first_layer(tmp_path / "models"), first_layer(tmp_path / "second"))
 
 
+def test_training_starts_from_the_weights_of_a_file_and_resumes_only_with_them(train, tmp_path):
+    network = torchvision.models.shufflenet_v2_x0_5()
+    path = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), path)
+    still = ("--pretrained", path, "--lr", 1e-30, "--lr-scheduler", "none", "--backbone", "shufflenet_v2_x0_5")
+    train(*still)
+    (checkpoint,) = (tmp_path / "models").rglob("*.pt")
+    weights, info = load_checkpoint(checkpoint)
+    assert torch.equal(weights["backbone.conv1.0.weight"], network.conv1[0].weight)
+    assert info.config["pretrained"] == str(path)
+    train(*still, "--resume")
+    torch.save({key: value + 1 for key, value in network.state_dict().items()}, path)
+    outcome = train(*still, "--resume", code=2)
+    assert re.search(r"was started with other weights in --pretrained \(fingerprint \w+, now \w+\)", outcome.err)
+    outcome = train("--pretrained", checkpoint, "--overwrite", code=2)
+    assert f"Pass --load-state-dict {checkpoint} instead of --pretrained" in outcome.err
+    outcome = train("--pretrained", tmp_path / "lost.pth", "--overwrite", code=2)
+    assert "lost.pth" in outcome.err
+
+
 def test_a_new_head_takes_the_backbone_and_lists_what_was_left_out(train, run, tiny_training, tmp_path):
     train("--task", "mask")
     start = next((tmp_path / "models").rglob("*.pt"))
@@ -224,8 +246,7 @@ def test_a_new_head_takes_the_backbone_and_lists_what_was_left_out(train, run, t
     assert "--new-head" in train(*words, code=2).err
     outcome = train(*words, "--new-head", "--freeze", "--lr", 1e-9)
     assert outcome.out.count("The head starts from random weights") == 1
-    assert f"Left out of {start}: batchnorm.weight (1000,), " in outcome.out
-    assert "linear.weight (3, 1000), linear.bias (3,)" in outcome.out
+    assert f"Left out of {start}: linear.weight (3, 1024), linear.bias (3,)" in outcome.out
     assert torch.equal(first_layer(tmp_path / "models"), first_layer(tmp_path / "second"))
     assert run("train", *tiny_training, "--new-head").code == 2
 

@@ -113,7 +113,7 @@ def test_prediction(case, command, world, give):
         ("{bare}", r"bare\.pth do not fit VanillaEfficientNet"),
         (
             f"{{bare}} --model-type {NETWORK} --backbone shufflenet_v2_x0_5 --task mask",
-            rf"bare\.pth do not fit {NETWORK} \(.*, task mask\): linear\.weight has shape \(2, 1000\)",
+            rf"bare\.pth do not fit {NETWORK} \(.*, task mask\): linear\.weight has shape \(2, 1024\)",
         ),
         ("{bare} --model-type VanillaResNet --backbone efficientnet-b0", "efficientnet-b0 does not fit VanillaResNet"),
         ("{bare} --model-type THANet --task age", "THANet_MK1 predicts classes and cannot learn task age"),
