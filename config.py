@@ -121,6 +121,7 @@ class Optimization:
     optim_type: str = option("adam", "optimizer", choices=choices.OPTIMIZERS)
     lr: float = option(0.005, "peak learning rate", low=0)
     backbone_lr: float = option(1.0, "learning rate of the backbone, as a share of --lr", low=0)
+    layer_decay: float = option(1.0, "decay of --lr per layer below the head; 1 disables it", low=0.01, high=1)
     lr_scheduler: str = option("cosine", "learning-rate schedule, stepped per batch", choices=choices.SCHEDULES)
     restart_epochs: int = option(5, "epochs per cycle of cosine_restarts", low=1)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)

@@ -5,7 +5,9 @@ The command line reads the names from here, so torch is imported only where it i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,27 +54,102 @@ OPTIMIZERS = {  # fused: all weights in one pass
     "momentum": torch_optimizer("SGD", momentum=0.9, fused=True),
 }
 WEIGHT_DECAY = {"adamw": 5e-2, "adamp": 1e-2}  # 0 for the others
+# Weights of transformers that do not decay, as in the recipes of their authors; those of timm name their own.
+NO_WEIGHT_DECAY = ("*class_token", "*pos_embedding", "*relative_position_bias_table", "*logit_scale", "*cpb_mlp.*")
 
 
 def create_optimizer(
-    name: str, network: Module, *, lr: float, weight_decay: float | None = None, backbone_lr: float = 1.0
+    name: str,
+    network: Module,
+    *,
+    lr: float,
+    weight_decay: float | None = None,
+    backbone_lr: float = 1.0,
+    layer_decay: float = 1.0,
 ) -> Optimizer:
     """Return an optimizer of the trainable weights of a network.
 
-    Biases and the weights of normalisation do not decay, as is usual (He et al. 2019, https://arxiv.org/abs/1812.01187),
-    except with adamp, whose source decays all. A `weight_decay` of None takes the default of the optimizer;
-    `backbone_lr` is the learning rate of `network.features` as a share of `lr`.
+    Biases, the weights of normalisation, and position embeddings and the like of transformers do not decay, as is usual
+    (He et al. 2019, https://arxiv.org/abs/1812.01187), except with adamp, whose source decays all. A `weight_decay` of
+    None takes the default of the optimizer. `backbone_lr` is the learning rate of `network.features` as a share of
+    `lr`. A `layer_decay` other than 1 replaces it: a layer at depth d below the head learns at `lr x layer_decay^d`.
     """
     decay = WEIGHT_DECAY.get(name, 0.0) if weight_decay is None else weight_decay
-    backbone = {id(weights) for weights in network.features.parameters()} if backbone_lr != 1 else set()
-    groups: dict[tuple[bool, bool], dict] = {}
+    backbone, share = getattr(network, "features", None), backbone_lr
+    depths, exempt = {}, set()  # of the weights of the backbone, by id
+    if layer_decay != 1:
+        depths, share = layer_depths(backbone), layer_decay
+    elif backbone_lr != 1:
+        depths = {id(weights): 1 for weights in backbone.parameters()}
+    if backbone is not None:
+        names = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else NO_WEIGHT_DECAY
+        exempt = {id(w) for key, w in backbone.named_parameters() if any(fnmatchcase(key, each) for each in names)}
+    groups: dict[tuple[int, bool], dict] = {}
     for weights in network.parameters():
         if not weights.requires_grad:
             continue
-        slow, kept = id(weights) in backbone, decay > 0 and weights.ndim < 2 and name != "adamp"
-        options = {"params": [], "lr": lr * (backbone_lr if slow else 1), "weight_decay": 0.0 if kept else decay}
-        groups.setdefault((slow, kept), options)["params"].append(weights)
+        depth = depths.get(id(weights), 0)
+        kept = decay > 0 and name != "adamp" and (weights.ndim < 2 or id(weights) in exempt)
+        options = {"params": [], "lr": lr * share**depth, "weight_decay": 0.0 if kept else decay}
+        groups.setdefault((depth, kept), options)["params"].append(weights)
     return OPTIMIZERS[name]([groups[key] for key in sorted(groups)], lr=lr)  # the head first: its rate is logged
+
+
+def layer_depths(backbone: Module) -> dict[int, int]:
+    """Return the depth below the head of every weight of a backbone, by its id; that of the last layer is 1.
+
+    A layer is a block, or a convolution or linear layer outside the blocks, each with the normalisation after it.
+    Position embeddings belong to the first layer. Linear layers at the end belong to the head: their depth is 0.
+    Networks of timm use timm's own groups, where they have them.
+    """
+    from torch import nn
+
+    if hasattr(backbone, "group_matcher"):
+        return _timm_depths(backbone)
+    units = [unit for unit in _units(backbone) if next(unit.parameters(), None) is not None]
+    head: list[Tensor] = []
+    while units and isinstance(units[-1], nn.Linear):
+        head += units.pop().parameters()
+    layers: list[list[Tensor]] = [[]]
+    for unit in units:
+        if _count_matrices(unit) and any(weights.ndim > 1 for weights in layers[-1]):
+            layers.append([])
+        layers[-1] += unit.parameters()
+    depths = {id(weights): len(layers) for weights in backbone.parameters()}
+    depths |= {id(weights): len(layers) - number for number, layer in enumerate(layers) for weights in layer}
+    return depths | {id(weights): 0 for weights in head}
+
+
+def _timm_depths(backbone: Module) -> dict[int, int]:
+    from timm.models import group_parameters
+
+    # Weights that timm does not match belong to its head. So does ours, whether or not the backbone still has a head.
+    weights, head = dict(backbone.named_parameters()), "\0"
+    named = SimpleNamespace(named_parameters=lambda: [*weights.items(), (head, None)])
+    numbers = group_parameters(named, backbone.group_matcher(coarse=False), reverse=True)
+    return {id(each): numbers[head] - numbers[name] for name, each in weights.items()}
+
+
+def _units(module: Module) -> Iterator[Module]:
+    """Yield the blocks of a network and the layers between them, in order."""
+    from torch import nn
+
+    lists = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+    def is_stage(module: Module) -> bool:  # several blocks of one kind
+        blocks = list(module.children()) if isinstance(module, lists) else []
+        kinds = {type(block) for block in blocks}
+        return len(blocks) > 1 and len(kinds) == 1 and all(_count_matrices(block) > 1 for block in blocks)
+
+    for child in module.children():
+        if type(child) in lists or any(is_stage(each) for each in child.modules()):
+            yield from _units(child)
+        else:
+            yield child
+
+
+def _count_matrices(module: Module) -> int:
+    return sum(weights.ndim > 1 for weights in module.parameters())
 
 
 def run_decay(amount: float, *, lr: float, steps: int) -> float:

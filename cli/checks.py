@@ -59,6 +59,10 @@ def _check_conflicts(config: Any) -> None:
         raise UserError("--pseudo-share has no effect without --pseudo-labels. Pass both or neither.")
     if config.freeze and config.backbone_lr != 1:
         raise UserError("--backbone-lr has no effect with --freeze. Pass one of the two.")
+    if config.freeze and config.layer_decay != 1:
+        raise UserError("--layer-decay has no effect with --freeze. Pass one of the two.")
+    if config.backbone_lr != 1 and config.layer_decay != 1:
+        raise UserError("--backbone-lr and --layer-decay both set the backbone's learning rate. Pass one of the two.")
     if config.run_decay and config.optim_type != "adamw":
         raise UserError(f"--run-decay needs --optim-type adamw, not {config.optim_type}. Leave it out.")
     if config.run_decay and config.weight_decay is not None:

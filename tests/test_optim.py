@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from efficientnet_pytorch import EfficientNet
 from torch import nn
+from torchvision import models
 
-from optim import OPTIMIZERS, SCHEDULES, create_optimizer, create_scheduler, learning_rate, step_average
+from optim import OPTIMIZERS, SCHEDULES, create_optimizer, create_scheduler, layer_depths, learning_rate, step_average
 
 LR = 0.1
 # Of older torch, whose SequentialLR does what it warns of; the loop of training ignores it.
@@ -112,6 +114,97 @@ def test_the_backbone_has_its_share_of_the_learning_rate():
         scheduler.step()
         moved = [old - weights.item() for old, weights in zip(before, network.parameters(), strict=True)]
         assert moved == pytest.approx([0.25 * LR * share, LR * share])
+
+
+def tiny_transformer() -> models.VisionTransformer:
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8}
+    return models.VisionTransformer(**sizes)
+
+
+def with_head(features: nn.Module) -> nn.ModuleDict:
+    return nn.ModuleDict({"features": features, "head": nn.Linear(2, 2)})
+
+
+def test_each_layer_has_its_share_of_the_rate_of_the_layer_above():
+    network = with_head(tiny_transformer())
+    optimizer = create_optimizer("adamw", network, lr=LR, layer_decay=0.5)
+    names = {id(weights): name for name, weights in network.named_parameters()}
+    rates = {names[id(weights)]: group["lr"] for group in optimizer.param_groups for weights in group["params"]}
+    assert learning_rate(optimizer) == rates["head.weight"] == rates["features.heads.head.weight"] == LR
+    expected = {"class_token": 0.125, "conv_proj.weight": 0.125, "encoder.ln.bias": 0.5}
+    assert {name: rates[f"features.{name}"] / LR for name in expected} == expected
+    blocks = [f"features.encoder.layers.encoder_layer_{k}.mlp.0.weight" for k in range(2)]
+    assert [rates[name] / LR for name in blocks] == [0.25, 0.5]
+    assert len(names) == len(rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "expected"),
+    [
+        ("alexnet", 5, {"features.0": 5, "features.10": 1, "classifier.1": 0}),
+        ("convnext_tiny", 22, {"features.0": 22, "features.1.0": 21, "features.2.1": 18, "classifier.0": 1}),
+        ("densenet121", 62, {"features.denseblock1.denselayer2": 60, "features.transition3": 17, "features.norm5": 1}),
+        ("efficientnet_b0", 18, {"features.0": 18, "features.2.1": 15, "features.8": 1, "classifier": 0}),
+        ("googlenet", 12, {"conv1": 12, "inception3a": 9, "inception5b": 1, "fc": 0}),
+        ("inception_v3", 16, {"Conv2d_1a_3x3": 16, "Mixed_7c": 1, "fc": 0}),
+        ("maxvit_t", 13, {"stem.0": 13, "blocks.0.layers.1": 10, "blocks.3.layers.1": 1, "classifier.5": 0}),
+        ("mnasnet0_5", 20, {"layers.0": 20, "layers.8.1": 16, "layers.14": 1, "classifier": 0}),
+        ("mobilenet_v2", 19, {"features.0": 19, "features.1": 18, "features.18": 1, "classifier": 0}),
+        ("mobilenet_v3_small", 13, {"features.0": 13, "features.12": 1, "classifier.0": 0, "classifier.3": 0}),
+        ("regnet_y_400mf", 17, {"stem": 17, "trunk_output.block2.block2-1": 14, "trunk_output.block4": None, "fc": 0}),
+        ("resnet18", 9, {"conv1": 9, "bn1": 9, "layer1.0": 8, "layer1.1": 7, "layer4.1": 1, "fc": 0}),
+        ("resnext50_32x4d", 17, {"conv1": 17, "layer1.0": 16, "layer4.2": 1}),
+        ("shufflenet_v2_x0_5", 18, {"conv1": 18, "stage2.0": 17, "conv5": 1, "fc": 0}),
+        ("squeezenet1_0", 10, {"features.0": 10, "features.3": 9, "classifier.1": 1}),
+        ("swin_t", 16, {"features.0": 16, "features.1.1": 14, "features.2": 13, "norm": 1, "head": 0}),
+        ("swin_v2_t", 16, {"features.0": 16, "features.7.1": 1}),
+        ("vgg11_bn", 8, {"features.0": 8, "features.1": 8, "features.26": 1, "classifier.0": 0}),
+        ("vit_b_16", 13, {"class_token": 13, "encoder.pos_embedding": 13, "encoder.layers.encoder_layer_0": 12}),
+        ("vit_b_16", 13, {"encoder.layers.encoder_layer_11": 1, "encoder.ln": 1, "heads": 0}),
+        ("efficientnet-b0", 18, {"_conv_stem": 18, "_bn0": 18, "_blocks.0": 17, "_blocks.15": 2, "_conv_head": 1}),
+    ],
+)
+def test_layers_are_counted_from_the_head(name, layers, expected):
+    options = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # without memory, but RegNet computes its widths
+        network = EfficientNet.from_name(name) if "-" in name else models.get_model(name, weights=None, **options)
+    depths = layer_depths(network)
+    found = {key: depths[id(weights)] for key, weights in network.named_parameters()}
+    assert set(found.values()) - {0} == set(range(1, layers + 1))
+    for prefix, depth in expected.items():
+        in_layer = {number for key, number in found.items() if f"{key}.".startswith(f"{prefix}.")}
+        assert in_layer == {depth} if depth is not None else len(in_layer) > 1, prefix
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224", "xcit_nano_12_p16_224", "efficientnet_b0"])
+def test_networks_of_timm_have_the_rates_and_weight_decay_of_timm(name):
+    timm = pytest.importorskip("timm")
+    from timm.optim import param_groups_layer_decay
+
+    features = timm.create_model(name)
+    exempt = features.no_weight_decay() if hasattr(features, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(features, 0.1, no_weight_decay_list=exempt, layer_decay=0.7)
+    theirs = {id(w): (group["lr_scale"], group["weight_decay"]) for group in groups for w in group["params"]}
+    optimizer = create_optimizer("adamw", with_head(features), lr=1, weight_decay=0.1, layer_decay=0.7)
+    ours = {id(w): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for w in group["params"]}
+    assert theirs == {key: ours[key] for key in theirs}
+    depths = [layer_depths(each) for each in (features, timm.create_model(name, num_classes=0))]
+    last, without_classes = (depth.values() for depth in depths)
+    assert list(without_classes) == list(last)[: len(without_classes)]
+
+
+@pytest.mark.parametrize(("name", "some_decay"), [("adamw", False), ("adamp", True)])
+def test_embeddings_of_transformers_do_not_decay(name, some_decay):
+    swin = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": [4, 4], "patch_size": [4, 4]}
+    second = models.SwinTransformer(**swin, block=models.swin_transformer.SwinTransformerBlockV2)
+    features = nn.ModuleList([tiny_transformer(), models.SwinTransformer(**swin), second])
+    optimizer = create_optimizer(name, with_head(features), lr=LR, weight_decay=0.1)
+    decays = {id(weights): group["weight_decay"] > 0 for group in optimizer.param_groups for weights in group["params"]}
+    found = {key: decays[id(weights)] for key, weights in features.named_parameters() if weights.ndim > 1}
+    special = ("class_token", "pos_embedding", "relative_position_bias_table", "logit_scale", "cpb_mlp")
+    matches = {key: next((each for each in special if each in key), None) for key in found}
+    assert set(matches.values()) == {*special, None}
+    assert all(decay == (some_decay or matches[key] is None) for key, decay in found.items())
 
 
 def test_a_step_average_is_the_moving_average_of_weights_and_buffers():

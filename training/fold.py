@@ -196,8 +196,18 @@ class FoldTrainer:
         if config.run_decay:
             weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * steps)
         optimizer = create_optimizer(
-            config.optim_type, self.network, lr=config.lr, weight_decay=weight_decay, backbone_lr=config.backbone_lr
+            config.optim_type,
+            self.network,
+            lr=config.lr,
+            weight_decay=weight_decay,
+            backbone_lr=config.backbone_lr,
+            layer_decay=config.layer_decay,
         )
+        if config.layer_decay != 1:
+            rates = {group["lr"] for group in optimizer.param_groups}
+            lowest = f"{min(rates):.2g} for the first of {len(rates) - 1} layers of the backbone"
+            advice = ". Pass a --layer-decay nearer to 1 to train it" if min(rates) < 1e-6 * max(rates) else ""
+            print(f"fold {self.number}: learning rates from {max(rates):.2g} for the head to {lowest}{advice}")
         scheduler = create_scheduler(
             config.lr_scheduler,
             optimizer,
@@ -242,7 +252,13 @@ class FoldTrainer:
             print(f"fold {self.number}: started with {'; '.join(changes)}: results may differ in the last digits")
         self.machine = state["machine"]
         self.network.load_state_dict(state["network"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.step.optimizer.load_state_dict(state["optimizer"])
+        except ValueError:  # they are grouped by their weight decay
+            raise UserError(
+                f"Fold {self.number} was begun by an earlier version, in which the position embeddings of transformers "
+                "had weight decay. Pass --overwrite to train the run again, or another --save-path."
+            ) from None
         self.step.scheduler.load_state_dict(state["scheduler"])
         if self.average:
             self.average.load_state_dict(state["average"])

@@ -49,14 +49,15 @@ def test_a_run_cut_between_epochs_resumes_to_the_same_end(train, run, tmp_path, 
 
 AUGMENTED = (
     *("--mirror", "--crop-scale", 0.5, "--erasing", 0.5, "--mixup", 0.5, "--cutmix", 1, "--balance", 0.5),
-    *("--age-sigma", 3, "--optim-type", "adamw", "--backbone-lr", 0.5, "--warmup-epochs", 0.5, "--ema", 0.9),
+    *("--age-sigma", 3, "--optim-type", "adamw", "--layer-decay", 0.4, "--warmup-epochs", 0.5, "--ema", 0.9),
     *("--precise-bn", 12),
 )
 
 
 def test_a_run_with_all_that_is_drawn_and_averaged_resumes_within_an_epoch(train, tmp_path, monkeypatch):
     options = ("--epochs", 2, "--model-type", "JointHeads", *AUGMENTED)
-    train(*options, "--save-path", tmp_path / "whole")
+    printed = train(*options, "--save-path", tmp_path / "whole").out
+    assert "rates from 0.005 for the head to 3.4e-10 for the first of 18 layers of the backbone. Pass" in printed
     after_step, calls = training_fold.FoldTrainer._after_step, []
 
     def interrupted(trainer, progress):
@@ -87,6 +88,14 @@ def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, tmp_path, monke
     assert_same_weights(tmp_path / "whole", tmp_path / "models")
     whole, _, resumed = (scaler.get_scale() for scaler in scalers)
     assert resumed == whole
+
+
+def test_a_run_with_another_grouping_of_the_weights_is_not_resumed(train, monkeypatch):
+    options = ("--epochs", 2, "--optim-type", "adamw")
+    interrupt_evaluation(monkeypatch, 2)
+    train(*options, code=130)
+    monkeypatch.setattr("optim.NO_WEIGHT_DECAY", ("fc.weight",))
+    train(*options, "--resume", code=2).assert_error("Fold 0 was begun by an earlier version")
 
 
 def test_resume_starts_a_run_where_there_is_none_and_says_so(train):
