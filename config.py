@@ -74,7 +74,7 @@ class Model:
     """Model."""
 
     model_type: str = option("VanillaEfficientNet", "network", choices=choices.MODELS)
-    backbone: str | None = option(None, "efficientnet-b0 to b7, or a name of torchvision or timm", text="by network")
+    backbone: str | None = option(None, "backbone; python -m tools models lists them", text="by network")
     image_size: int = option(224, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
     pretrained: bool | str = option(True, "start the backbone from published weights, or from a file of them")
     load_state_dict: str | None = option(None, "checkpoint or state dict to start from", path=True, text="none")
@@ -328,6 +328,14 @@ class ScoreConfig(Config):
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission", choices=TASKS)
+
+
+@dataclass
+class ModelsConfig(Config):
+    """List backbones: input size, parameters, normalisation, and whether their weights are on this machine."""
+
+    command = "python -m tools models"
+    pattern: str | None = option(None, "part of a name, a glob as in 'vit*', a library", text="all but timm", word=True)
 
 
 def command_configs() -> list[type[Config]]:

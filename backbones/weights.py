@@ -54,6 +54,12 @@ def _load(backbone: nn.Module, name: str, image_size: int, weights: dict[str, Te
     backbone.load_state_dict(weights)
 
 
+def locate_weights(name: str) -> tuple[str, Path]:
+    """Return the URL of the ImageNet weights of a backbone that is not of timm, and the file they are downloaded to."""
+    url = url_map[name] if name in url_map else torchvision.models.get_model_weights(name).DEFAULT.url
+    return url, Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+
+
 def load_published(backbone: nn.Module, name: str, image_size: int, last: str | None) -> None:
     """Load the published ImageNet weights into a backbone of which the layer `last` was removed.
 
@@ -62,8 +68,7 @@ def load_published(backbone: nn.Module, name: str, image_size: int, last: str | 
     Raises:
         UserError: they cannot be downloaded or read.
     """
-    url = url_map[name] if name in url_map else torchvision.models.get_model_weights(name).DEFAULT.url
-    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    url, file = locate_weights(name)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")  # an error below if not weights

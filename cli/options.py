@@ -26,13 +26,14 @@ def option(
     high: float | None = None,
     path: bool = False,
     text: str | None = None,
+    word: bool = False,
 ) -> Any:
     """Return a dataclass field that is an option of a command.
 
     `choices` are the allowed names, `low` and `high` bound a number, `path` marks a file or folder, and --help shows
-    `text` for a default of None.
+    `text` for a default of None. A `word` is typed without the name of the option.
     """
-    about = {"choices": tuple(choices or ()), "low": low, "high": high, "path": path, "text": text}
+    about = {"choices": tuple(choices or ()), "low": low, "high": high, "path": path, "text": text, "word": word}
     return field(default=default, metadata={"help": help, **about})
 
 
@@ -65,7 +66,7 @@ class Config:
 
 
 def _checked(f: dataclasses.Field, value: Any) -> Any:
-    name, low, high = flag(f.name), f.metadata["low"], f.metadata["high"]
+    name, low, high = spelling(f), f.metadata["low"], f.metadata["high"]
     if f.metadata["path"] and not value:
         raise UserError(f"{name} must not be empty.")
     if low is not None and not (math.isfinite(value) and value >= low):
@@ -98,6 +99,11 @@ def options(cls: type[Config]) -> Iterator[dataclasses.Field]:
     """Yield the options of a command in the order of --help."""
     for group in option_groups(cls).values():
         yield from group
+
+
+def spelling(f: dataclasses.Field) -> str:
+    """Return how --help shows the name of an option: --model-type, or PATTERN for a word without a name."""
+    return f.name.upper() if f.metadata["word"] else flag(f.name)
 
 
 def preset_words(preset: dict[str, Any]) -> str:
@@ -144,6 +150,9 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: "):
             unknown = message.removeprefix("unrecognized arguments: ").split()[0]
             known = [name for action in self._actions for name in action.option_strings]
+            words = [action.metavar for action in self._actions if not action.option_strings]
+            if words and not unknown.startswith("-"):  # probably a pattern that the shell replaced by file names
+                self.error(f"one {words[0]} at most, and '{unknown}' is another. Quote a pattern, as in '*vit*'.")
             message = f"there is no option {unknown}.{nearest(unknown.split('=')[0], known)} --help lists all options."
         self.exit(2, f"{self.prog}: {message}\n")
 
@@ -178,6 +187,10 @@ def _add_option(group: Any, f: dataclasses.Field, hint: Any) -> None:
         group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **kwargs)
         return
     kind = get_args(hint)[0] if get_args(hint) else hint  # of `kind | None`
+    if f.metadata["word"]:
+        del kwargs["dest"]
+        group.add_argument(f.name, type=partial(_parse, kind), metavar=spelling(f), nargs="?", **kwargs)
+        return
     metavar = kind.__name__.upper() if kind in (int, float) else "STR"
     group.add_argument(flag(f.name), type=partial(_parse, kind), metavar=metavar, **kwargs)
 
@@ -218,7 +231,7 @@ def options_table(cls: type[Config]) -> str:
         rows = [] if title == "Options" else [f"**{title}**", ""]
         rows += ["| option | default | what it does |", "|---|---|---|"]
         for f in fields:
-            name = flag(f.name) + (" [FILE]" if hints[f.name] == bool | str else "")
+            name = spelling(f) + (" [FILE]" if hints[f.name] == bool | str else "")
             name += f", --no-{flag(f.name)[2:]}" if isinstance(f.default, bool) else ""
             names = ": " + ", ".join(f"`{choice}`" for choice in f.metadata["choices"]) if f.metadata["choices"] else ""
             rows.append(f"| `{name}` | {default_text(f)} | {f.metadata['help'].replace('%%', '%')}{names} |")

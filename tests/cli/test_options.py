@@ -13,7 +13,7 @@ import pytest
 import config
 from cli import options
 from cli.options import parse_config
-from config import PRESETS, EnsembleConfig, ScoreConfig, SingularConfig, TrainConfig
+from config import PRESETS, EnsembleConfig, ModelsConfig, ScoreConfig, SingularConfig, TrainConfig
 
 COMMANDS = config.command_configs()
 ROOT = Path(config.__file__).parent
@@ -26,7 +26,7 @@ def describe(cls) -> str:
     for f in sorted(options.options(cls), key=lambda f: f.name):
         kind = getattr(hints[f.name], "__name__", str(hints[f.name]))
         choices = f" of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
-        lines.append(f"  {options.flag(f.name)} {kind} {json.dumps(f.default)}{choices}")
+        lines.append(f"  {options.spelling(f)} {kind} {json.dumps(f.default)}{choices}")
     return "\n".join(lines) + "\n"
 
 
@@ -83,6 +83,11 @@ def test_dashes_and_underscores_are_the_same_in_names_but_not_in_values():
 def test_names_in_any_case_and_their_aliases(cls, words, name):
     option = words.split()[-2]
     assert getattr(parse_config(cls, words.split()), option[2:].replace("-", "_")) == name
+
+
+def test_a_word_needs_no_name():
+    assert parse_config(ModelsConfig, ["vit_b"]).pattern == "vit_b"
+    assert parse_config(ModelsConfig, []).pattern is None
 
 
 def test_as_dict_returns_plain_values():
@@ -144,7 +149,7 @@ def test_help_and_the_table_of_the_docs_show_every_option(cls, capsys):
         parse_config(cls, ["--help"])
     assert stop.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
-    flags = [options.flag(f.name) for f in options.options(cls)]
+    flags = [options.spelling(f) for f in options.options(cls)]
     assert all(flag in printed for flag in flags)
     assert "%%" not in printed
     rows = [row for row in options.options_table(cls).splitlines() if row.startswith("| `")]
@@ -208,6 +213,7 @@ def test_help_and_wrong_options_import_neither_torch_nor_numpy(tmp_path):
         *("train.py --help", "train.py --epoch 3", "train.py --task age --model-type THANet", "join_folds --help"),
         *("submit_singular.py --help", "submit_ensemble.py --method sofd", "compare_runs --root a,,b", "chek_data"),
         *("check_data --help", "show_views --transform-type rando", "make_sample --help", "score_submission"),
+        *("models --help", "models resnet18 resnet34", "models --patern vit"),
         *("design_ensemble --help", "find_label_errors --help", "make_report --help", "show_views --help"),
     )
     for line, (code, err, heavy) in zip(lines, run_lines(lines, tmp_path), strict=True):
