@@ -94,7 +94,7 @@ def test_a_run_with_another_grouping_of_the_weights_is_not_resumed(train, monkey
     options = ("--epochs", 2, "--optim-type", "adamw")
     interrupt_evaluation(monkeypatch, 2)
     train(*options, code=130)
-    monkeypatch.setattr("optim.NO_WEIGHT_DECAY", ("fc.weight",))
+    monkeypatch.setattr("optim.NO_WEIGHT_DECAY", ("conv1.0.weight",))
     train(*options, "--resume", code=2).assert_error("Fold 0 was begun by an earlier version")
 
 

@@ -23,7 +23,8 @@ def timm(monkeypatch):
     library, hub = types.ModuleType("timm"), types.ModuleType("huggingface_hub")
     library.__version__, library.cached, library.created = "9.9", set(), []
     defaults = {"url": None, "hf_hub_id": None, "hf_hub_filename": None, "input_size": (3, 224, 224)}
-    defaults |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    defaults |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic", "crop_pct": 1}
+    library.is_model = WEIGHTS.__contains__
 
     def create(name, pretrained):
         assert not pretrained
