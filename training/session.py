@@ -221,6 +221,8 @@ class Session:
         trained = train_size(config.train_side, config.image_size)
         size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
         kept = f"\n{data.reader}." if config.cache != "off" else ""
+        if config.preset is None and config.pretrained and self.weights is None:
+            kept += "\nNo --preset: these are the defaults of the source. --preset strong trains better."
         return (
             f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"

@@ -221,10 +221,11 @@ def test_training_starts_from_given_weights(train_once, train, tmp_path):
 
 def test_training_starts_from_the_weights_of_a_file_and_resumes_only_with_them(train, tmp_path):
     network = torchvision.models.shufflenet_v2_x0_5()
-    path = tmp_path / "weights.pth"
+    path, hint = tmp_path / "weights.pth", "--preset strong trains better"
     torch.save(network.state_dict(), path)
     still = ("--pretrained", path, "--lr", 1e-30, "--lr-scheduler", "none", "--backbone", "shufflenet_v2_x0_5")
-    train(*still)
+    assert train(*still).out.count(hint) == 1
+    assert hint not in train("--preset", "strong", *still, "--run-decay", 0, "--save-path", tmp_path / "other").out
     (checkpoint,) = (tmp_path / "models").rglob("*.pt")
     weights, info = load_checkpoint(checkpoint)
     assert torch.equal(weights["backbone.conv1.0.weight"], network.conv1[0].weight)
