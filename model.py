@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,6 +191,7 @@ def create_model(
     freeze: bool = False,
     drop_path: float | None = None,
     grad_checkpointing: bool = False,
+    architecture: dict[str, Any] | None = None,
     on_logits: bool = False,
 ) -> Network:
     """Return the network called `name`, one of `cli.choices.MODELS`, for a task.
@@ -200,7 +202,7 @@ def create_model(
         image_size: side of the images in pixels.
         pretrained: start the backbone from its published weights, or from those of a file.
         freeze: train only the head.
-        drop_path, grad_checkpointing: see `backbones.create.create_backbone`.
+        drop_path, grad_checkpointing, architecture: see `backbones.create.create_backbone`.
         on_logits: return VanillaTorchvision and VanillaTimm as they were in earlier versions.
 
     Raises:
@@ -218,6 +220,7 @@ def create_model(
         pooled=kind.pooled,
         drop_path=drop_path,
         grad_checkpointing=grad_checkpointing,
+        architecture=architecture,
     )
     network = kind(features, record.heads or (task,), width)
     if freeze:

@@ -19,8 +19,8 @@ FEATURES = 1000  # outputs of a backbone with its last layer: ImageNet logits
 def find_library(model_type: str, backbone: str) -> str:
     """Return the library of a backbone: efficientnet_pytorch, torchvision or timm; of a network that takes any.
 
-    Torchvision wins where both know a name. The names of timm's pretrained weights, as in `resnet18.a1_in1k`, are its
-    own.
+    Torchvision wins where both know a name. The names of timm's pretrained weights, as in `resnet18.a1_in1k`, and of
+    networks on huggingface.co, as in `hf-hub:timm/resnet18.a1_in1k`, are timm's.
     """
     library = MODELS[model_type].library
     if library == "timm":
@@ -29,7 +29,7 @@ def find_library(model_type: str, backbone: str) -> str:
         return "efficientnet_pytorch"
     if library != "any" or backbone in torchvision.models.list_models(module=torchvision.models):
         return "torchvision"
-    if "." in backbone or timm_networks.has_network(backbone):
+    if set(".:") & set(backbone) or timm_networks.has_network(backbone):
         return "timm"
     return "torchvision"
 
@@ -43,6 +43,7 @@ def create_backbone(
     pooled: bool = False,
     drop_path: float | None = None,
     grad_checkpointing: bool = False,
+    architecture: dict[str, Any] | None = None,
 ) -> tuple[nn.Module, int]:
     """Return a backbone that maps `(B, 3, S, S)` to its ImageNet logits, or `pooled` to the features below them.
 
@@ -55,6 +56,7 @@ def create_backbone(
         drop_path: highest probability in training to skip a block (stochastic depth, Huang et al. 2016,
             https://arxiv.org/abs/1603.09382), that of the last block; None leaves the network's own.
         grad_checkpointing: recompute activations in the backward pass, which saves memory; only in timm.
+        architecture: timm's name and arguments of a network of huggingface.co, which need not be asked then.
 
     Returns:
         The backbone and the number of its outputs.
@@ -71,6 +73,7 @@ def create_backbone(
             pooled=pooled,
             drop_path=drop_path,
             grad_checkpointing=grad_checkpointing,
+            architecture=architecture,
         )
     if grad_checkpointing:
         raise UserError(f"--grad-checkpointing needs a backbone of timm, and {name} is of {library}. Leave it out.")

@@ -1,7 +1,8 @@
 """Backbones of timm, which need not be installed."""
 
+from dataclasses import fields
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -9,6 +10,16 @@ from backbones.sizes import check_size
 from backbones.weights import FileWeights, describe_unfit
 from cli.choices import nearest
 from utils import UserError, first_line, shorten_list
+
+HUB = ("hf-hub:", "hf_hub:")  # prefixes of names of networks on huggingface.co
+
+
+class Hub(NamedTuple):
+    """A network that huggingface.co describes: its configuration, its architecture in timm, and arguments of that."""
+
+    about: Any
+    architecture: str
+    args: dict[str, Any]
 
 
 def has_network(name: str) -> bool:
@@ -36,16 +47,25 @@ def create(
     pooled: bool,
     drop_path: float | None,
     grad_checkpointing: bool,
+    architecture: dict[str, Any] | None,
 ) -> tuple[nn.Module, int]:
     """Return a backbone of timm and the number of its outputs, see `backbones.create.create_backbone`."""
-    timm, about = import_timm(), find_config(name)
+    timm, args, own = import_timm(), {}, name
+    if architecture is not None:
+        own, args = architecture["name"], architecture["args"]
+        about = find_config(own)
+    elif name.startswith(HUB):
+        about, own, args = _read_hub(name)
+    else:
+        about = find_config(name)
     options: dict[str, Any] = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
+    options = args | options
     if drop_path is not None:
         options["drop_path_rate"] = drop_path
 
     def create_random() -> nn.Module:
         try:
-            return timm.create_model(name, pretrained=False, **options)
+            return timm.create_model(own, pretrained=False, **options)
         except TypeError as error:
             if "drop_path_rate" in str(error):
                 raise UserError(f"--drop-path has no effect on {name}, which skips no blocks. Leave it out.") from None
@@ -53,7 +73,7 @@ def create(
 
     backbone, outputs = check_size(name, image_size, create_random)
     if isinstance(pretrained, FileWeights):
-        backbone = _load_file(name, pretrained, about, options)
+        backbone = _load_file(own, pretrained, about, options)
     elif pretrained:
         backbone = _load_published(name, about, options)
     if pooled:  # after loading, so that all weights must fit
@@ -64,6 +84,8 @@ def create(
             backbone.set_grad_checkpointing(True)
         except (AssertionError, AttributeError):
             raise UserError(f"--grad-checkpointing does not work with {name}. Leave it out.") from None
+    if own != name:
+        backbone.hub_architecture = {"name": own, "args": args}
     return backbone, outputs.shape[1]
 
 
@@ -103,6 +125,8 @@ def find_config(name: str) -> Any:
         UserError: timm does not know the network or the weights.
     """
     timm = import_timm()
+    if name.startswith(HUB):
+        return _read_hub(name).about
     if not timm.is_model(name):
         names = timm.list_models()
         raise UserError(f"--backbone {name} is not a network of timm {timm.__version__}.{nearest(name, names)}")
@@ -113,3 +137,19 @@ def find_config(name: str) -> Any:
         raise UserError(
             f"--backbone {name}: {first_line(error).rstrip('.')}. Use one of {shorten_list(names)}."
         ) from None
+
+
+def _read_hub(name: str) -> Hub:
+    """Return the description of a network on huggingface.co, from the cache or the internet."""
+    import_timm()
+    from timm.models import PretrainedCfg, load_model_config_from_hf
+
+    try:
+        about, architecture, args = load_model_config_from_hf(name.partition(":")[2])
+    except (OSError, ValueError, KeyError) as error:  # of the download
+        raise UserError(
+            f"--backbone {name} could not be read ({first_line(error).rstrip('.')}). Check the name, or copy the "
+            "folder that HF_HOME names from a connected machine."
+        ) from None
+    known = {field.name for field in fields(PretrainedCfg)}
+    return Hub(PretrainedCfg(**{key: value for key, value in about.items() if key in known}), architecture, args or {})

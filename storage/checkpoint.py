@@ -50,6 +50,9 @@ class ModelInfo:
     crop_share: float | None = None
     crop_scale: float = CROP_SCALE
     inference_crop: float | None = None
+    architecture: dict[str, Any] | None = (
+        None  # of a backbone of huggingface.co, see `backbones.create.create_backbone`
+    )
     pooled: bool = False  # see `model.Network`; checkpoints of earlier versions lack it
     classes: tuple[str, ...] = ()
     fold: int | None = None
@@ -76,6 +79,7 @@ class ModelInfo:
             backbone=self.backbone,
             image_size=self.image_size,
             pretrained=False,
+            architecture=self.architecture,
             on_logits=not self.pooled,
         )
 

@@ -123,7 +123,7 @@ class FoldFiles:
 
         def save(path: Path) -> None:
             if self.main:
-                save_checkpoint(path, network, self._describe(scores, pooled=network.pooled))
+                save_checkpoint(path, network, self._describe(scores, network))
 
         path = self.checkpoints.offer(self.epoch, scores[self.task.monitor], save)
         if path is not None and path.name == self.checkpoints.kept[0][2]:
@@ -147,7 +147,7 @@ class FoldFiles:
         write_tensors(self.run.state(self.number), state | within)
         self.checkpoints.remove_others()
 
-    def _describe(self, scores: dict[str, float], *, pooled: bool) -> ModelInfo:
+    def _describe(self, scores: dict[str, float], network: Network) -> ModelInfo:
         config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)
         classes = {name: task.outputs for name, task in TASKS.items() if not task.regression}
         return ModelInfo(
@@ -159,7 +159,8 @@ class FoldFiles:
             **self.pixels,
             crop_scale=config.crop_scale,
             inference_crop=config.inference_crop,
-            pooled=pooled,
+            pooled=network.pooled,
+            architecture=getattr(network.features, "hub_architecture", None),
             classes=self.task.classes,
             fold=self.number,
             epoch=self.epoch,

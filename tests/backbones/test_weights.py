@@ -1,5 +1,7 @@
 """Weights of backbones that come from a file: --pretrained FILE, and foreign ones in --load-state-dict."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from backbones.create import create_backbone
+from backbones.create import create_backbone, expected_pixels
 from model import create_model
 from storage.checkpoint import load_checkpoint, load_weights, read_file_weights
 from utils import UserError
@@ -119,3 +121,28 @@ def test_a_new_head_takes_a_backbone_of_another_training(prefix, resnet, save):
     larger = torchvision.models.resnet34().state_dict()  # which has all layers of resnet18
     with pytest.raises(UserError, match=r"backbone\.layer1\.2\.conv1\.weight is not part of it"):
         load_weights(network, larger, path, "JointHeads", new_head=True)
+
+
+def test_a_network_of_the_hub_is_trained_and_rebuilt_without_it(tmp_path, monkeypatch):
+    timm, safetensors = pytest.importorskip("timm"), pytest.importorskip("safetensors.torch")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    name, network = "hf-hub:someone/hands", timm.create_model("test_vit", num_classes=4, depth=2, img_size=32)
+    with pytest.raises(UserError, match="--backbone hf-hub:someone/hands could not be read"):
+        expected_pixels("VanillaTimm", name)
+    folder = tmp_path / "models--someone--hands"
+    (folder / "snapshots" / "1").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("1")
+    safetensors.save_file(network.state_dict(), folder / "snapshots" / "1" / "model.safetensors")
+    about = {"architecture": "test_vit", "num_classes": 4, "model_args": {"depth": 2}}
+    about["pretrained_cfg"] = {"mean": [0.5, 0.4, 0.3], "crop_pct": 0.9, "fixed_input_size": True, "classifier": "head"}
+    (folder / "snapshots" / "1" / "config.json").write_text(json.dumps(about))
+    assert expected_pixels("VanillaTimm", name)["mean"] == (0.5, 0.4, 0.3)
+    options = {"task": "mask", "backbone": name, "image_size": 32}
+    trained = create_model("JointHeads", pretrained=True, **options)
+    assert torch.equal(trained.backbone.blocks[1].attn.qkv.weight, network.blocks[1].attn.qkv.weight)
+    shutil.rmtree(folder)
+    described = trained.features.hub_architecture
+    rebuilt = create_model("JointHeads", pretrained=False, architecture=described, **options)
+    rebuilt.load_state_dict(trained.state_dict())

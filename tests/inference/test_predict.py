@@ -29,7 +29,8 @@ def members(train_run, tmp_path_factory) -> list[Member]:
     for seed, (size, cut) in enumerate(((32, "base"), (32, "facecrop"), (40, "base"))):
         run = train_run("--seed", seed, "--image-size", size, "--transform-type", cut)
         found.append(open_member(next(run.rglob("*.pt"))))
-    info = replace(found[2].info, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    other = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "crop_share": 0.8}
+    info = replace(found[2].info, **other)
     path = tmp_path_factory.mktemp("members") / "other.pt"
     save_checkpoint(path, found[2].load(), info)
     return [*found, Member(path, info)]
