@@ -115,14 +115,15 @@ class Optimization:
     """Optimization."""
 
     epochs: int = option(30, "passes over the training images", low=1)
-    batch_size: int = option(32, "images per step", low=2)
+    batch_size: int = option(32, "images per batch", low=2)
+    accumulate: int = option(1, "batches whose gradients make one step of the optimizer", low=1)
     loss_type: str | None = option(None, "loss", choices=choices.LOSSES, text=choices.DEFAULT_LOSSES)
     logit_adjustment: float = option(0.0, "logit adjustment for scarce classes; 0 disables it", low=0)
     optim_type: str = option("adam", "optimizer", choices=choices.OPTIMIZERS)
     lr: float = option(0.005, "peak learning rate", low=0)
     backbone_lr: float = option(1.0, "learning rate of the backbone, as a share of --lr", low=0)
     layer_decay: float = option(1.0, "decay of --lr per layer below the head; 1 disables it", low=0.01, high=1)
-    lr_scheduler: str = option("cosine", "learning-rate schedule, stepped per batch", choices=choices.SCHEDULES)
+    lr_scheduler: str = option("cosine", "learning-rate schedule, updated every step", choices=choices.SCHEDULES)
     restart_epochs: int = option(5, "epochs per cycle of cosine_restarts", low=1)
     warmup_epochs: float = option(0.0, "epochs of linear warm-up", low=0)
     weight_decay: float | None = option(None, "weight decay", low=0, text="0.05 adamw, 0.01 adamp, else 0")

@@ -45,7 +45,7 @@ EFFICIENTNET = "--model-type VanillaEfficientNet --backbone efficientnet-b0"
 KINDS = {
     "main, ResNet, 0 workers": f"--task main {RESNET} --num-workers 0 --oversample --transform-type random",
     "main, MultiClassTHANet, 2 workers": f"--task main {THANET} --num-workers 2 --oversample --optim-type adamp",
-    "age, ResNet, 2 workers": f"--task age {RESNET} --num-workers 2 --transform-type tta",
+    "age, ResNet, 2 workers": f"--task age {RESNET} --num-workers 2 --transform-type tta --accumulate 2",
     "age, EfficientNet, 0 workers": f"--task age {EFFICIENTNET} --num-workers 0 --optim-type momentum --lr 0.0001",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -122,6 +122,13 @@ class Processes:
             return network
         devices = [device] if device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
+
+    def exchange(self, network: nn.Module, wanted: bool) -> AbstractContextManager:
+        """Return a block whose forward and backward pass average the gradients of a network of `wrap` only if wanted.
+
+        Otherwise each process adds them to its own, for the next backward pass that exchanges them.
+        """
+        return nullcontext() if wanted or self.world_size == 1 else network.no_sync()
 
     def broadcast_buffers(self, network: nn.Module) -> None:
         """Copy the buffers of the main process to all, such as the running statistics of BatchNorm."""

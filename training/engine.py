@@ -72,12 +72,12 @@ class EpochProgress:
 
     images: int = 0  # trained on
     seconds: float = 0.0  # over all parts of an interrupted epoch
-    losses: list[Tensor] = field(default_factory=list)  # of each step: the sum over its images, on the device
-    rates: list[float] = field(default_factory=list)  # learning rate of each step
+    losses: list[Tensor] = field(default_factory=list)  # of each batch: the sum over its images, on the device
+    rates: list[float] = field(default_factory=list)  # learning rate of each batch
 
     @property
     def step(self) -> int:
-        """Return the number of steps made."""
+        """Return the number of batches trained on, of which a step of the optimizer may take several."""
         return len(self.losses)
 
     @property
@@ -86,19 +86,19 @@ class EpochProgress:
         return _sum(self.losses) / self.images
 
     def first_bad_step(self) -> int | None:
-        """Return the first step (from 0) with a loss that is not finite, or None; a GPU is waited for."""
+        """Return the first batch (from 0) with a loss that is not finite, or None; a GPU is waited for."""
         bad = (~torch.stack(self.losses).cpu().isfinite()).nonzero() if self.losses else ()
         return int(bad[0]) if len(bad) else None
 
 
 @dataclass
 class TrainStep:
-    """One training step: mixing, forward pass, loss, backward pass, optimizer and schedule."""
+    """A training step, over one batch or several: mixing, forward and backward pass, optimizer and schedule."""
 
     network: nn.Module  # for several processes wrapped by `Processes.wrap`
     criterion: Criterion
     optimizer: Optimizer
-    scheduler: LRScheduler  # stepped after every batch
+    scheduler: LRScheduler  # stepped with the optimizer
     device: torch.device
     dtype: torch.dtype = torch.float32  # of torch.autocast, see `training_dtype`
     scaler: GradScaler | None = None  # of the gradients; by default the one that fits the dtype
@@ -109,27 +109,35 @@ class TrainStep:
     def __post_init__(self) -> None:
         self.scaler = self.scaler or gradient_scaler(self.dtype, self.device)
 
-    def run(self, images: Tensor, targets: dict[str, Tensor], total: int) -> tuple[Tensor, Tensor]:
+    def run(
+        self, images: Tensor, targets: dict[str, Tensor], total: int, *, last: bool = True
+    ) -> tuple[Tensor, Tensor]:
         """Train on a batch and return its mean loss, and the sum of the losses over the batches of all processes.
 
-        Images are `(B, 3, S, S)`, targets `{task: (B,)}`; the batches of all processes have `total` images.
+        Images are `(B, 3, S, S)`, targets `{task: (B,)}`. The optimizer steps after the `last` batch of a group, on the
+        mean gradient over the `total` images of the group, of all processes.
         """
         images, targets = self.mixing(*_move(images, targets, self.device))
-        with _autocast(self.device, self.dtype):
-            outputs = self.network(images)
-        loss = self.criterion(_floats(outputs), targets)
         count = len(images)
-        # Gradients are averaged over the processes, whose batches differ in size.
-        part = loss if total == count else loss * (count * self.dist.world_size / total)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(part).backward()
+        with self.dist.exchange(self.network, last):
+            with _autocast(self.device, self.dtype):
+                outputs = self.network(images)
+            loss = self.criterion(_floats(outputs), targets)
+            # Batches differ in size, and gradients are averaged over the processes.
+            part = loss if total == count else loss * (count * self.dist.world_size / total)
+            self.scaler.scale(part).backward()
+        if last:
+            self._step()
+        return loss, self.dist.sum(loss.detach() * count)
+
+    def _step(self) -> None:
         if self.clip_grad:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
-        return loss, self.dist.sum(loss.detach() * count)
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def train_one_epoch(
@@ -137,6 +145,7 @@ def train_one_epoch(
     loader: Loader,
     *,
     sizes: Sequence[int] | None = None,
+    accumulate: int = 1,
     progress: EpochProgress | None = None,
     title: str = "train",
     after_step: Callable[[EpochProgress], None] = lambda progress: None,
@@ -146,12 +155,14 @@ def train_one_epoch(
     Args:
         loader: the batches, of an interrupted epoch those that are left.
         sizes: images of each batch over all processes; by default those of the loader.
-        progress: the progress of an interrupted epoch.
+        accumulate: batches of a step of the optimizer; the last step of the loader may have fewer.
+        progress: the progress of an interrupted epoch, which ended with a step.
         title: of the progress bar.
-        after_step: called after each step with the progress.
+        after_step: called after each step of the optimizer with the progress.
     """
     step.network.train()
     progress = progress or EpochProgress()
+    sizes = [len(keys) for keys in loader.batch_sampler] if sizes is None else sizes
     first, shown = progress.images, time.perf_counter()
     begun, start = shown, shown - progress.seconds
     with _bar(loader, title, initial=progress.step) as bar, warnings.catch_warnings():
@@ -161,13 +172,16 @@ def train_one_epoch(
         warnings.filterwarnings("ignore", message="The epoch parameter in `scheduler.step")
         for number, (images, targets) in enumerate(bar):
             rate = learning_rate(step.optimizer)
-            total = len(images) if sizes is None else sizes[number]
-            loss, summed = step.run(images, targets, total)
+            opened = number - number % accumulate
+            group = sizes[opened : opened + accumulate]
+            last = number + 1 == opened + len(group)
+            loss, summed = step.run(images, targets, sum(group), last=last)
             progress.losses.append(summed)
             progress.rates.append(rate)
-            progress.images += total
+            progress.images += sizes[number]
             progress.seconds = time.perf_counter() - start
-            after_step(progress)
+            if last:
+                after_step(progress)
             if not bar.disable and time.perf_counter() - shown > 0.5:  # reading the loss makes a GPU wait
                 shown = time.perf_counter()
                 speed = (progress.images - first) / (shown - begun)

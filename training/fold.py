@@ -1,5 +1,6 @@
 """Train one fold of a run, from its start or from its saved state."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,11 +188,15 @@ class FoldTrainer:
         return self.average.module if self.average else self.network
 
     def _create_step(self) -> TrainStep:
-        config, steps = self.config, len(self.sampler)
+        config, steps = self.config, self._count_steps(len(self.sampler))
         if config.epochs * steps < LEAST_STEPS and config.lr_scheduler != "none":
             few = f"too few steps for --lr-scheduler {config.lr_scheduler}, {config.epochs * steps} in all"
-            advice = "Pass more --epochs, a smaller --batch-size, or --lr-scheduler none."
+            smaller = "--batch-size" if config.accumulate == 1 else "--accumulate"
+            advice = f"Pass more --epochs, a smaller {smaller}, or --lr-scheduler none."
             print(f"fold {self.number}: {few}. {advice}")
+        if config.accumulate > (batches := len(self.sampler)):
+            more = f"--accumulate {config.accumulate} is more than the batches of an epoch, {batches}"
+            print(f"fold {self.number}: {more}, so that an epoch is one step")
         weight_decay = config.weight_decay
         if config.run_decay:
             weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * steps)
@@ -243,7 +248,7 @@ class FoldTrainer:
     def _resume(self) -> None:
         """Restore the saved state."""
         state, self.files.state = self.files.state, {}  # which may be large
-        step = f" and step {len(state['losses'])} of the next" if len(state["losses"]) else ""
+        step = f" and step {self._count_steps(len(state['losses']))} of the next" if len(state["losses"]) else ""
         print(f"fold {self.number}: continuing after epoch {self.files.epoch}{step}")
         started = {"processes": 1, **state["machine"]}  # states of earlier versions lack the number
         now = self.machine.items()
@@ -323,6 +328,7 @@ class FoldTrainer:
                 self.step,
                 self.loaders.train,
                 sizes=self.sampler.sizes(),
+                accumulate=self.config.accumulate,
                 progress=self.progress,
                 title=title,
                 after_step=self._after_step,
@@ -362,14 +368,20 @@ class FoldTrainer:
 
     # -------------------------------------------------------------------------------------------- steps
 
+    def _count_steps(self, batches: int) -> int:
+        """Return the steps of the optimizer for the first batches of an epoch."""
+        return math.ceil(batches / self.config.accumulate)
+
     def _after_step(self, progress: EpochProgress) -> None:
-        every, step = self.config.save_every_steps, progress.step
+        """Average, check and save after a step of the optimizer, when there are no gradients that a state lacks."""
+        every, step = self.config.save_every_steps, self._count_steps(progress.step)
         if self.average:
             self.average.update_parameters(self.network)
-        is_bad = self.device.type == "cpu" and not progress.losses[-1].isfinite()
+        losses = progress.losses[-self.config.accumulate :]
+        is_bad = self.device.type == "cpu" and not all(loss.isfinite() for loss in losses)
         if is_bad or step % CHECK_EVERY == 0:
             self._check_losses()
-        if every and step % every == 0 and step < len(self.sampler):
+        if every and step % every == 0 and progress.step < len(self.sampler):
             self._save_state()
         self._stop_if_asked()
 
@@ -379,21 +391,20 @@ class FoldTrainer:
     def _save_step(self) -> str:
         """Save the state within an epoch and return its place."""
         self._save_state()
-        return (
-            f"after fold {self.number}, epoch {self.files.epoch + 1}, step {self.progress.step} of {len(self.sampler)}"
-        )
+        step, steps = (self._count_steps(batches) for batches in (self.progress.step, len(self.sampler)))
+        return f"after fold {self.number}, epoch {self.files.epoch + 1}, step {step} of {steps}"
 
     def _check_losses(self) -> None:
-        """Stop the fold if the loss of a step is not finite, from which training does not recover."""
-        step = self.progress.first_bad_step()
-        if step is None:
+        """Stop the fold if the loss of a batch is not finite, from which training does not recover."""
+        batch = self.progress.first_bad_step()
+        if batch is None:
             return
         if not self.dist.is_main:
             raise SystemExit(2)  # all processes find the same step, and the main one prints it
-        images = [self.loaders.train.dataset.name(index) for index in self.sampler.batches()[step]]
+        images = [self.loaders.train.dataset.name(index) for index in self.sampler.batches()[batch]]
         raise UserError(
-            f"The loss of fold {self.number} is {self.progress.losses[step].item()} in epoch {self.files.epoch + 1}, "
-            f"step {step + 1}, at learning rate {self.progress.rates[step]:.3g}, on "
+            f"The loss of fold {self.number} is {self.progress.losses[batch].item()} in epoch {self.files.epoch + 1}, "
+            f"step {self._count_steps(batch + 1)}, at learning rate {self.progress.rates[batch]:.3g}, on "
             f"{shorten_list(images, len(images))}. Check these images, lower --lr, and pass --overwrite or another "
             f"--save-path. The best checkpoints so far are in {self.files.run.fold(self.number)}."
         )

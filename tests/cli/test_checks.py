@@ -118,6 +118,8 @@ def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):
         ("--epochs", r"--epochs: expected one argument"),
         ("--cv 0", r"--cv must be at least 1\. Got 0"),
         ("--batch-size 1", r"--batch-size must be at least 2\. Got 1"),
+        ("--accumulate 0", r"--accumulate must be at least 1\. Got 0"),
+        ("--accumulate 2.5", r"--accumulate.* must be a whole number\. Got '2\.5'"),
         ("--top-n 0", r"--top-n must be at least 1"),
         ("--restart-epochs 0", r"--restart-epochs must be at least 1"),
         ("--image-size 8", r"--image-size must be at least 32"),

@@ -1,7 +1,9 @@
 """Runs that were interrupted, trained fold by fold or changed, and are continued."""
 
 import json
+import os
 import shlex
+import signal
 
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from broken import assert_same_weights, saved
 from cases import NETWORK
 
 from training import fold as training_fold
+from training.engine import TrainStep
 
 FOLDS = ("--cv", 2)
 
@@ -71,6 +74,38 @@ def test_a_run_with_all_that_is_drawn_and_averaged_resumes_within_an_epoch(train
         train(*options, "--save-every-steps", 3, code=130)
     assert "continuing after epoch 1 and step 3 of the next" in train(*options, "--resume").out
     assert_same_weights(tmp_path / "whole", tmp_path / "models")
+
+
+@pytest.mark.parametrize("kind", ["SIGTERM", "killed"])
+def test_a_run_that_is_stopped_between_the_batches_of_a_step_resumes_to_the_same_end(
+    kind, train, tmp_path, monkeypatch
+):
+    """A signal waits for the step, and a run that is killed continues from an earlier one."""
+    options = ("--epochs", 2, "--accumulate", 4, "--save-every-steps", 1, *AUGMENTED)  # 9 batches, 3 steps
+    train(*options, "--save-path", tmp_path / "whole")
+    run, calls = TrainStep.run, []
+
+    def interrupted(step, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 15:  # the second of the four batches of the second step
+            if kind == "killed":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainStep, "run", interrupted)
+        outcome = train(*options, code=130 if kind == "killed" else 143)
+    step = 1 if kind == "killed" else 2
+    assert ("saved after fold 0, epoch 2, step 2 of 3" in outcome.err) == (kind == "SIGTERM")
+    assert f"continuing after epoch 1 and step {step} of the next" in train(*options, "--resume").out
+    assert_same_weights(tmp_path / "whole", tmp_path / "models")
+
+
+def test_a_run_is_not_resumed_with_other_batches_for_a_step(train):
+    train("--accumulate", 2)
+    outcome = train("--accumulate", 3, "--resume", code=2)
+    assert "--accumulate was 2 and is 3" in outcome.err
 
 
 def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, tmp_path, monkeypatch):

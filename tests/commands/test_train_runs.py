@@ -136,10 +136,11 @@ def test_images_are_trained_on_smaller_than_they_are_validated(train, tmp_path):
     assert not np.allclose(*(pd.read_csv(path / "oof.csv")[PROBABILITIES] for path in (folder, small)), atol=1e-4)
 
 
-def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(train, tmp_path):
-    words = ("--epochs", 2, "--optim-type", "adamw", "--lr", 0.01)
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, 9), (4, 3)])  # of 9 batches
+def test_the_decay_of_a_run_is_a_weight_decay_by_its_steps(accumulate, steps, train, tmp_path):
+    words = ("--epochs", 2, "--optim-type", "adamw", "--lr", 0.01, "--accumulate", accumulate)
     train("--save-path", tmp_path / "run", *words, "--run-decay", 0.9)
-    train("--save-path", tmp_path / "steps", *words, "--weight-decay", 0.9 / (0.01 * 2 * 9))  # 9 steps an epoch
+    train("--save-path", tmp_path / "steps", *words, "--weight-decay", 0.9 / (0.01 * 2 * steps))
     assert_same_weights(tmp_path / "run", tmp_path / "steps")
 
 
@@ -156,6 +157,16 @@ def test_a_run_of_one_step_has_the_peak_learning_rate_and_says_that_it_is_short(
     outcome = train("--batch-size", 200, "--lr-scheduler", "onecycle", "--lr", 0.002)
     assert "fold 0: too few steps for --lr-scheduler onecycle, 1 in all. Pass more --epochs," in outcome.out
     assert pd.read_csv(next(tmp_path.rglob("log.csv")))["lr"].tolist() == [0.002]
+
+
+def test_more_batches_for_a_step_than_an_epoch_has_are_named(train, tmp_path):
+    outcome = train("--accumulate", 20)
+    note = "fold 0: --accumulate 20 is more than the batches of an epoch, 9, so that an epoch is one step\n"
+    assert note in outcome.out
+    assert (
+        "too few steps for --lr-scheduler cosine, 1 in all. Pass more --epochs, a smaller --accumulate," in outcome.out
+    )
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
 
 
 def test_a_preset_is_trained_and_kept_with_the_run(run, small_data, tiny_training, tmp_path):
@@ -280,7 +291,8 @@ def test_a_fold_without_a_score_is_never_taken_for_finished(train, monkeypatch):
         assert "No epoch of fold 0 has a finite score" in train(*words, code=2).err
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(accumulate, train, tmp_path, monkeypatch):
     create, calls = training_fold.create_criterion, []
 
     def breaking(name, **options):
@@ -288,15 +300,17 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(tra
 
         def loss(outputs, targets):
             calls.append(len(targets["main"]))
-            bad = torch.is_grad_enabled() and sum(calls) > 100  # in the second epoch
+            bad = torch.is_grad_enabled() and sum(calls) > 117  # in the second epoch
             return criterion(outputs, targets) * (float("nan") if bad else 1.0)
 
         return loss
 
     monkeypatch.setattr(training_fold, "create_criterion", breaking)
-    error = train("--epochs", 2, code=2).err
+    error = train("--epochs", 2, "--accumulate", accumulate, code=2).err
     where = r"loss of fold 0 is nan in epoch 2, step (\d+), at learning rate [\d.e-]+, on (.*?)\. "
-    batch = re.search(where, error)[2].split(", ")
+    step, images = re.search(where, error).groups()
+    batch = images.split(", ")
+    assert int(step) == {1: 5, 3: 2}[accumulate]  # the batch is within the step
     assert len(batch) == 8
     assert all(Path(name).is_file() for name in batch)
     assert "lower --lr" in error

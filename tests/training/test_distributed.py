@@ -156,7 +156,7 @@ class Rows(torch.utils.data.Dataset):
         return self.images[key[1]], {"mask": self.targets[key[1]]}
 
 cpu = torch.device("cpu")
-def train(dist, factor=1.0):
+def train(dist, factor=1.0, accumulate=1):
     torch.manual_seed(0)
     network = Mask(5, 3)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
@@ -166,7 +166,7 @@ def train(dist, factor=1.0):
     def criterion(outputs, targets):
         return factor * nn.functional.cross_entropy(outputs["mask"], targets["mask"])
     step = TrainStep(dist.wrap(network, cpu), criterion, optimizer, scheduler, cpu, dist=dist)
-    done = train_one_epoch(step, loader, sizes=sampler.sizes())
+    done = train_one_epoch(step, loader, sizes=sampler.sizes(), accumulate=accumulate)
     weights = nn.utils.parameters_to_vector(network.parameters()).detach()
     return weights, done.loss, done.images, done.first_bad_step()
 
@@ -177,6 +177,10 @@ with dist.connect(cpu):
     assert theirs[2] == alone[2] == 25
     assert abs(theirs[1] - alone[1]) < 1e-6, (theirs, alone)
     torch.testing.assert_close(theirs[0], alone[0])
+    for accumulate in (2, 3):
+        groups = train(dist, accumulate=accumulate)[0]
+        torch.testing.assert_close(groups, train(Processes(), accumulate=accumulate)[0])
+        assert not torch.allclose(groups, alone[0])
     bad = train(dist, math.nan if dist.rank else 1.0)
     assert bad[3] == 0, bad  # all processes find a NaN loss at the same step
     values = dist.gather(theirs[0].tolist())

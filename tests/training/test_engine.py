@@ -39,9 +39,9 @@ CROSS_ENTROPY = create_criterion("crossentropyloss")
 class Toy(nn.Module):
     """A linear map of all pixels for each head, by default after BatchNorm; notes the mode it is called in."""
 
-    def __init__(self, *heads: str, norm: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, *heads: str, norm: bool | nn.Module = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(3) if norm else nn.Identity()
+        self.norm = norm if isinstance(norm, nn.Module) else nn.BatchNorm2d(3) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.heads = nn.ModuleDict({head: nn.Linear(3 * 4 * 4, OUTPUTS[head]) for head in heads})
         self.modes: list[bool] = []
@@ -72,13 +72,15 @@ def loader_of(images: Dataset, batch_size: int, *, workers: int = 0) -> Loader:
     return create_loaders([(images, ViewBatches(len(images), batch_size))], workers=workers, device=CPU)[0]
 
 
-def train(network, loader, *, loss="crossentropyloss", lr=0.1, schedule="none", epochs=1, **options):
+def train(
+    network, loader, *, loss="crossentropyloss", lr=0.1, schedule="none", epochs=1, accumulate=1, optim="sgd", **options
+):
     """Train one epoch of `epochs` and return its progress and the optimizer; `options` are of TrainStep."""
-    optimizer = create_optimizer("sgd", network, lr=lr)
-    steps = {"epochs": epochs, "steps_per_epoch": len(loader), "restart_epochs": epochs}
+    optimizer = create_optimizer(optim, network, lr=lr)
+    steps = {"epochs": epochs, "steps_per_epoch": math.ceil(len(loader) / accumulate), "restart_epochs": epochs}
     scheduler = create_scheduler(schedule, optimizer, **steps)
     step = TrainStep(network, create_criterion(loss), optimizer, scheduler, CPU, **options)
-    return train_one_epoch(step, loader), optimizer
+    return train_one_epoch(step, loader, accumulate=accumulate), optimizer
 
 
 @torch.no_grad()
@@ -130,6 +132,47 @@ def test_gradients_are_clipped_by_their_norm_over_all_weights(share):
     norm = change(free).norm().item()  # that of the gradients
     train(network, loader_of(images, 8), lr=1, clip_grad=share * norm)
     assert torch.allclose(change(network), min(share, 1) * change(free), atol=1e-6)
+
+
+@pytest.mark.parametrize("clip_grad", [0, 0.1])
+@pytest.mark.parametrize(
+    ("count", "accumulate"),
+    [
+        (22, 2),  # batches of 4 4, 4 4, 4 2
+        (18, 4),  # 4 4 4 4, 2
+        (10, 3),  # 4 4 2
+        (16, 99),
+    ],
+)
+def test_the_gradients_of_several_batches_make_the_step_of_a_large_one(count, accumulate, clip_grad):
+    images = Images(count)
+    images.images[count - 2 :] *= 30  # the smaller batch weighs by its images
+    networks = [Toy("mask", "gender", norm=nn.LayerNorm([3, 4, 4]))]
+    networks.append(copy.deepcopy(networks[0]))
+    options = {"epochs": 2, "schedule": "cosine", "optim": "adamw", "lr": 0.01, "clip_grad": clip_grad}
+    large, optimizer = train(networks[0], loader_of(images, 4 * accumulate), **options)
+    small, other = train(networks[1], loader_of(images, 4), accumulate=accumulate, **options)
+    assert small.loss == pytest.approx(large.loss, rel=1e-5)
+    assert small.images == large.images == count
+    assert learning_rate(other) == learning_rate(optimizer)
+    for one, two in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.allclose(one, two, atol=1e-5)
+
+
+def test_after_step_is_called_after_the_steps_of_the_optimizer_when_no_gradient_is_left():
+    network, batches = Toy("mask"), []
+    before = state_of(network)
+    optimizer = create_optimizer("sgd", network, lr=0.1)
+    scheduler = create_scheduler("none", optimizer, epochs=1, steps_per_epoch=3, restart_epochs=1)
+
+    def after_step(progress):
+        batches.append(progress.step)
+        assert all(weights.grad is None for weights in network.parameters())
+        assert "heads.mask.weight" in changed(network, before)
+
+    step = TrainStep(network, CROSS_ENTROPY, optimizer, scheduler, CPU)
+    train_one_epoch(step, loader_of(Images(10), 2), accumulate=2, after_step=after_step)
+    assert batches == [2, 4, 5]
 
 
 def test_the_losses_of_all_heads_are_summed_and_all_heads_are_trained():
@@ -369,6 +412,22 @@ def test_a_step_with_gradients_too_large_for_float16_is_skipped():
         assert all(value.isfinite().all() for value in network.state_dict().values())
     assert scaler.get_scale() < 2.0**30
     assert "heads.mask.weight" in changed(network, before)
+
+
+def test_the_scale_of_float16_gradients_changes_between_the_steps_of_several_batches_only():
+    network = Toy("mask", norm=False)
+    before, scaler = state_of(network), gradient_scaler(torch.float16, CPU)
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})
+    train(network, loader_of(Images(20), 4), accumulate=2, dtype=torch.float16, scaler=scaler)
+    assert scaler.get_scale() == 2.0**37  # halved after each of 3 steps of 5 batches
+    assert not changed(network, before)
+    half, full = copy.deepcopy(network), copy.deepcopy(network)
+    train(full, loader_of(Images(20), 4), accumulate=2)
+    scaler = GradScaler("cpu", init_scale=8.0, growth_interval=1)  # another scale for the next step
+    train(half, loader_of(Images(20), 4), accumulate=2, dtype=torch.float16, scaler=scaler)
+    assert scaler.get_scale() == 8.0 * 2**3
+    for got, value in zip(half.parameters(), full.parameters(), strict=True):
+        assert torch.allclose(got, value, atol=0.02)
 
 
 @pytest.mark.parametrize(
