@@ -115,6 +115,7 @@ class Optimization:
     """Optimization."""
 
     epochs: int = option(30, "passes over the training images", low=1)
+    patience: int = option(0, "epochs without a better score that end a fold; 0 disables it", low=0)
     batch_size: int = option(32, "images per batch", low=2)
     accumulate: int = option(1, "batches whose gradients make one step of the optimizer", low=1)
     loss_type: str | None = option(None, "loss", choices=choices.LOSSES, text=choices.DEFAULT_LOSSES)

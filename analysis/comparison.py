@@ -116,10 +116,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     if not folds:
         raise UserError("No fold is finished in all of these runs. Train the same fold in each.")
     tables = {letter: table[table["fold"].isin(folds)] for letter, table in tables.items()}
-    found = {
-        letter: sum_run(task, read_folds(run, task, configs[letter].epochs, tables[letter]))
-        for letter, run in named.items()
-    }
+    found = {letter: sum_run(task, read_folds(run, task, tables[letter])) for letter, run in named.items()}
     scored = next(name for name in HOW if all(name in sums for sums in found.values()))
     sums = {letter: each[scored] for letter, each in found.items()}
     return Comparison(task, named, configs, tables, sums, scored, folds)

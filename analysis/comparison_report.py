@@ -52,7 +52,8 @@ def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
     costs = []
     for letter, run in compared.runs.items():
         config = compared.configs[letter]
-        figures.add(f"curves {letter}", plots.curves(config.task, run.read_log(config.task), config.epochs), "Curves.")
+        epochs = None if config.patience else config.epochs
+        figures.add(f"curves {letter}", plots.curves(config.task, run.read_log(config.task), epochs), "Curves.")
         parts = split_predictions(config.task, *labels_and_predictions(compared.tables[letter], config.task))
         whole = next(iter(parts.values()))
         wide = len(whole.classes) > 6

@@ -38,8 +38,11 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
         return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
-    """Draw the losses and the score over the epochs in log.csv, a line for each fold."""
+def curves(task: str, log: pd.DataFrame, epochs: int | None) -> Figure:
+    """Draw the losses and the score over the epochs in log.csv, a line for each fold.
+
+    The axis has all `epochs` of the run, or with None, where --patience may end it earlier, those in the log.
+    """
     figure, (losses, scores) = _figure(3.0, 2)
     monitor = TASKS[task].monitor
     for k, (fold, rows) in enumerate(log.groupby("fold")):
@@ -56,7 +59,7 @@ def curves(task: str, log: pd.DataFrame, epochs: int) -> Figure:
     scores.set_title(f"{SCORE_TITLES[monitor]} of validation")
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, epochs + 0.5)
+        axes.set_xlim(0.5, (epochs or log["epoch"].max()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(axes.get_legend_handles_labels()[0]) <= 10:  # colours, more of which would repeat
             axes.legend(fontsize=8, frameon=False)

@@ -62,7 +62,8 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
     figures = Figures(make_folder(run.path / "report"))
     remove_leftovers(figures.folder)
     log = run.read_log(config.task)
-    figures.add("curves", plots.curves(config.task, log, config.epochs), "Loss and score of every epoch of every fold.")
+    epochs = None if config.patience else config.epochs
+    figures.add("curves", plots.curves(config.task, log, epochs), "Loss and score of every epoch of every fold.")
     figures.add("confusion", plots.confusions({"": whole}), "Confusion matrix.", wide=len(whole.classes) > 6)
     verdicts = [*_draw_ages(config, parts, oof, root, figures), _verdict(config, summary)]
     if unfinished := shorten_list(run.unfinished()):
@@ -95,10 +96,11 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     oof = summary["oof"]
     minutes = summary["seconds"] / 60
     took = f"{minutes:.0f} minutes" if minutes >= 1 else f"{summary['seconds']:.0f} seconds"
+    epochs = f"{'at most ' if config.patience else ''}{config.epochs} epochs"
     return (
         f"{config.backbone}, {config.image_size} px, transform {config.transform_type}; {summary['folds_finished']} of "
-        f"{summary['folds_planned']} folds of {config.epochs} epochs, trained in {took}; validated on {oof['people']} "
-        f"people, {oof['images']} images."
+        f"{summary['folds_planned']} folds of {epochs}, trained in {took}; validated on {oof['people']} people, "
+        f"{oof['images']} images."
     )
 
 

@@ -62,15 +62,15 @@ def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
     return scores | {"f1": {name: asdict(found[name]) for name in record.classes}}
 
 
-def read_folds(run: RunFolder, task: str, epochs: int, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
-    """Yield the predictions of each fold that has rows in `oof`, of its best epoch and of all `epochs`.
+def read_folds(run: RunFolder, task: str, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
+    """Yield the predictions of each fold that has rows in `oof`, of its best epoch and of all its epochs.
 
     Raises:
         UserError: a file of predictions is damaged.
     """
     for number, rows in oof.groupby("fold"):
         labels, best = labels_and_predictions(rows, task)
-        every = run.read_epoch_predictions(number, len(rows), task, epochs)
+        every = run.read_epoch_predictions(number, len(rows), task)
         yield FoldPredictions(labels, rows["person"].to_numpy(str), best, every)
 
 
@@ -83,15 +83,14 @@ def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     while True:
         summary, finished = _summarise_finished(run, config)
         # Another command may have finished a fold meanwhile. The last one to write checks again.
-        if finished == run.finished(config.epochs):
+        if finished == run.finished():
             return summary
 
 
 def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, Any], list[int]]:
     split = run.read_split()
+    finished = run.finished()  # folds in training are left out
     log = run.join_logs(config.task)
-    epochs = log.groupby("fold").size()
-    finished = [int(k) for k in epochs.index[epochs == config.epochs]]  # folds in training are left out
     log = log[log["fold"].isin(finished)]
     oof = run.join_oof(config.task, finished)
     for fold in split["folds"]:
@@ -102,7 +101,7 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
-    estimates = estimate_run(config.task, sum_run(config.task, read_folds(run, config.task, config.epochs, oof)))
+    estimates = estimate_run(config.task, sum_run(config.task, read_folds(run, config.task, oof)))
     summary["estimates"] = {what: as_plain(config.task, each) for what, each in estimates.items()}
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()

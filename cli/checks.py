@@ -26,11 +26,29 @@ def check_training(config: Any) -> None:
         raise UserError("--precise-bn must be 0, or at least 2 images. Got 1.")
     if config.warmup_epochs >= config.epochs:
         raise UserError(f"--warmup-epochs must be below --epochs {config.epochs}. Got {config.warmup_epochs}.")
+    if config.patience:
+        _check_patience(config)
     wrong = [k for k in config.folds or () if not 0 <= k < config.cv]
     if wrong:
         raise UserError(f"--folds must be numbers from 0 to {config.cv - 1} with --cv {config.cv}. Got {wrong[0]}.")
     _check_task(config)
     _check_conflicts(config)
+
+
+def _check_patience(config: Any) -> None:
+    """Check that --patience can end a fold, and not before its learning rate has fallen."""
+    patience, schedule, cycle = config.patience, config.lr_scheduler, config.restart_epochs
+    if patience >= config.epochs:
+        raise UserError(f"--patience must be below --epochs {config.epochs}. Got {patience}.")
+    if patience < config.warmup_epochs:
+        raise UserError(f"--patience must be at least --warmup-epochs {config.warmup_epochs}. Got {patience}.")
+    if schedule == "cosine_restarts" and patience < cycle:  # scores fall after a restart, until the end of the cycle
+        raise UserError(f"--patience must be at least --restart-epochs {cycle}, a cycle. Got {patience}.")
+    if schedule not in ("cosine_restarts", "none"):
+        raise UserError(
+            f"--patience can end a fold before --lr-scheduler {schedule} has lowered the learning rate, which improves "
+            "the score most. Pass --lr-scheduler none or cosine_restarts, or leave --patience out."
+        )
 
 
 def _check_task(config: Any) -> None:

@@ -1,16 +1,30 @@
-"""Decide which epochs of a fold are the best, name their checkpoints and keep them."""
+"""Decide which epochs of a fold are the best and which is the last, name their checkpoints and keep them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+LOG_DIGITS = ".8g"  # of the scores in log.csv
 Kept = tuple[int, float, str]  # epoch, score and file name of a checkpoint
 
 
 def checkpoint_name(epoch: int, monitor: str, value: float) -> str:
     """Return the file name of a checkpoint, as in epoch012_f1-0.7706.pt; nothing is read back from it."""
     return f"epoch{epoch:03d}_{monitor.removeprefix('macro_')}-{value:.4f}.pt"
+
+
+def is_finished(scores: Sequence[float], *, epochs: int, patience: int, higher_is_better: bool) -> bool:
+    """Return whether a fold with these scores of its epochs is trained to its end.
+
+    That is after `epochs`, or after `patience` epochs without a better score, if it is not 0. NaN and infinite scores
+    are never better. Scores are compared by the digits that log.csv has, from which this is decided again later.
+    """
+    if not patience or len(scores) >= epochs:
+        return len(scores) == epochs
+    values = np.array([float(f"{score:{LOG_DIGITS}}") for score in scores]) * (1 if higher_is_better else -1)
+    best = np.argmax([-np.inf, *np.where(np.isfinite(values), values, -np.inf)])  # 0 before the first score
+    return bool(len(scores) - best >= patience)
 
 
 class BestCheckpoints:

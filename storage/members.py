@@ -104,7 +104,7 @@ def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str | None = 
         raise UserError(f"There are no checkpoints in {run.fold(fold)} to start from. Restore them.")
     found, *others = _best_of_fold(run, fold, len(files), Expected())
     if epoch == "last":
-        last = run.read_config().epochs
+        last = run.epochs_done().get(fold)
         found = next((member for member in (found, *others) if member.info.epoch == last), None)
         if found is None:
             raise UserError(

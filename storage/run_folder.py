@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from cli.choices import flag
 from cli.options import Config, options
 from config import TrainConfig
 from data.tasks import TASKS
+from storage.best_checkpoints import LOG_DIGITS, is_finished
 from storage.lock import FoldLocks
 from utils import (
     LOST,
@@ -144,20 +146,25 @@ class RunFolder:
         """Return the number of trained epochs of each fold that has a log."""
         return {k: len(_read_rows(self.fold_log(k), ())) for k in self.folds() if self.fold_log(k).is_file()}
 
-    def finished(self, epochs: int) -> list[int]:
-        """Return the folds of which all epochs are trained."""
-        return [k for k, count in self.epochs_done().items() if count == epochs]
+    def finished(self) -> list[int]:
+        """Return the folds that are trained to their end: all epochs, or fewer with --patience."""
+        config = read_json(self.config, ("task", "epochs"))
+        task, patience = TASKS[config["task"]], config.get("patience", 0)  # which earlier versions did not have
+        scores = {k: _read_rows(self.fold_log(k), (task.monitor,))[task.monitor] for k in self.epochs_done()}
+        ends = {"epochs": config["epochs"], "patience": patience, "higher_is_better": task.higher_is_better}
+        return [k for k, each in scores.items() if is_finished(each, **ends)]
 
     def unfinished(self) -> list[str]:
         """Return the started folds that lack epochs, as in "1 (3 of 30 epochs)"; empty without config.json."""
         if not self.config.is_file():
             return []
-        epochs = read_json(self.config, ("epochs",))["epochs"]
-        return [f"{k} ({count} of {epochs} epochs)" for k, count in self.epochs_done().items() if count < epochs]
+        epochs, finished = read_json(self.config, ("epochs",))["epochs"], self.finished()
+        counts = {k: count for k, count in self.epochs_done().items() if count < epochs and k not in finished}
+        return [f"{k} ({count} of {epochs} epochs)" for k, count in counts.items()]
 
     # ------------------------------------------------------------------------------------------------ tables
 
-    def check_tables(self, task: str, epochs: int) -> None:
+    def check_tables(self, task: str) -> None:
         """Raise a UserError if a file that the summary is made from is damaged, before hours of training."""
         self.read_split()
         for number in self.folds():
@@ -165,7 +172,7 @@ class RunFolder:
                 _read_rows(self.fold_log(number), log_columns(task))
             if self.fold_oof(number).is_file():
                 rows = _read_rows(self.fold_oof(number), oof_columns(task))
-                self.read_epoch_predictions(number, len(rows), task, epochs)
+                self.read_epoch_predictions(number, len(rows), task)
 
     def read_log(self, task: str) -> pd.DataFrame:
         """Return the logs of all folds, finished or not; raise a UserError if there are none or one is damaged."""
@@ -219,15 +226,15 @@ class RunFolder:
         path = self._epoch_file(number, epoch)
         atomic_write(path, lambda file: np.save(file, predictions.astype(np.float32)))
 
-    def read_epoch_predictions(self, number: int, rows: int, task: str, epochs: int) -> np.ndarray | None:
-        """Return the predictions of a fold's epochs, `(epochs, rows, outputs of the task) float32`.
+    def read_epoch_predictions(self, number: int, rows: int, task: str) -> np.ndarray | None:
+        """Return the predictions of the epochs of a fold, `(its epochs, rows, outputs of the task) float32`.
 
         None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do; a UserError if a
         file is damaged.
         """
         shape = (rows, TASKS[task].outputs)
-        paths = [self._epoch_file(number, k + 1) for k in range(epochs)]
-        if number not in self.finished(epochs) or not all(path.is_file() for path in paths):
+        paths = [self._epoch_file(number, k + 1) for k in range(self.epochs_done().get(number, 0))]
+        if number not in self.finished() or not all(path.is_file() for path in paths):
             return None
         predictions = np.empty((len(paths), *shape), np.float32)
         for path, epoch in zip(paths, predictions, strict=True):
@@ -273,7 +280,7 @@ def labels_and_predictions(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np
 
 
 def _write_rows(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    write_text(path, rows.to_csv(index=False, float_format="%.8g"))
+    write_text(path, rows.to_csv(index=False, float_format=f"%{LOG_DIGITS}"))
     return rows
 
 
@@ -318,15 +325,17 @@ def can_continue(run: RunFolder, config: TrainConfig) -> bool:
         return False
     earlier = read_json(run.config, ("task", "cv", "epochs"))
     if not config.resume:
-        counts, folds, epochs = run.epochs_done().values(), earlier["cv"], earlier["epochs"]
+        counts, folds = run.epochs_done().values(), earlier["cv"]
+        epochs = f"{'at most ' if earlier.get('patience') else ''}{folds * earlier['epochs']} epochs"
         raise UserError(
-            f"{run.path} already holds a run ({len(run.finished(epochs))} of {folds} folds finished, {sum(counts)} of "
-            f"{folds * epochs} epochs). Pass --resume to continue it, --overwrite to delete it and train again, or "
-            "another --save-path."
+            f"{run.path} already holds a run ({len(run.finished())} of {folds} folds finished, {sum(counts)} of "
+            f"{epochs}). Pass --resume to continue it, --overwrite to delete it and train again, or another "
+            "--save-path."
         )
     changed = changed_options(earlier, config)
     if changed:
-        longer = config.epochs > earlier["epochs"] and not config.extend_from
+        before, now = (patience or math.inf for patience in (earlier.get("patience"), config.patience))
+        longer = (config.epochs > earlier["epochs"] or now > before) and not config.extend_from
         raise UserError(
             f"{run.path} was started with other options: {', '.join(changed)}. Pass the same to continue it with "
             "--resume, --overwrite to train again, or another --save-path."

@@ -53,7 +53,7 @@ def train_fold(session: Session, number: int) -> None:
     files = FoldFiles(session.config, session.run, session.data, number, session.dist, pixels=session.pixels)
     session.stop_if_asked(lambda: f"before fold {number}")
     files.restore()
-    if files.epoch == session.config.epochs:
+    if files.finished:
         print(f"fold {number}: finished earlier")
     else:
         FoldTrainer(session, files).train()
@@ -282,8 +282,11 @@ class FoldTrainer:
         """Train the remaining epochs."""
         files = self.files
         with Tracker(self.config, files.run, files.run.fold(self.number).name, files.rows) as tracker:
-            while files.epoch < self.config.epochs:
+            while not files.finished:
                 self._run_epoch(tracker)
+        if files.epoch < self.config.epochs:
+            epochs = f"{self.config.patience} epoch{'s' if self.config.patience > 1 else ''}"
+            print(f"fold {self.number}: stopped early, no better {SCORE_TITLES[self.task.monitor]} for {epochs}")
 
     def _run_epoch(self, tracker: Tracker) -> None:
         """Train and validate an epoch, save its weights if they are among the best, and log it."""
@@ -415,7 +418,7 @@ class FoldTrainer:
         self._check_losses()  # weights after a loss that is not finite are useless
         random_states = self.dist.gather(random_state(self.device))
         within: dict[str, Any] = {}
-        if self.files.epoch < self.config.epochs:
+        if not self.files.finished:
             within = {
                 "network": self.network.state_dict(),
                 "optimizer": self.step.optimizer.state_dict(),

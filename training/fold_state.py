@@ -13,7 +13,7 @@ from data.label_math import make_targets
 from data.prepare import Data
 from data.tasks import TASKS
 from model import Network
-from storage.best_checkpoints import BestCheckpoints
+from storage.best_checkpoints import BestCheckpoints, is_finished
 from storage.checkpoint import ModelInfo, read_tensors, save_checkpoint, write_tensors
 from storage.run_folder import RunFolder, lasting_options, prediction_columns
 from training.distributed import ALONE, Processes
@@ -67,14 +67,13 @@ class FoldFiles:
             return {}
         state = read_tensors(path, advice)
         state = state if isinstance(state, dict) else {}
-        needed, epochs = UNFINISHED_KEYS, self.config.epochs
-        if state.get("epoch") == epochs:
-            needed = STATE_KEYS
-        formats = (1, STATE_FORMAT)
-        if not needed <= state.keys() or state["format"] not in formats or state["epoch"] not in range(epochs + 1):
+        formats, epochs = (1, STATE_FORMAT), range(self.config.epochs + 1)
+        fits = state.keys() >= STATE_KEYS and state["format"] in formats and state["epoch"] in epochs
+        finished = fits and self._ends(state["rows"])
+        if not fits or not (finished or state.keys() >= UNFINISHED_KEYS):
             raise UserError(f"{path} is not a resume state of this run and this toolkit. {advice}")
         absent, _ = absent_classes(self.task.name, make_targets(self.valid_table)[self.task.name])
-        if state["format"] == 1 and state["epoch"] < epochs and absent:
+        if state["format"] == 1 and not finished and absent:
             raise UserError(
                 f"{path} is of an earlier version, which counted classes without images as 0 in macro F1, and fold "
                 f"{self.number} has no images of {shorten_list(absent)} to validate. {advice}"
@@ -85,6 +84,15 @@ class FoldFiles:
                 "right file, or delete it to train the fold again."
             )
         return state
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the fold is trained to its end, which --patience may bring forward."""
+        return self._ends(self.rows)
+
+    def _ends(self, rows: list[dict[str, Any]]) -> bool:
+        scores, better = [row[self.task.monitor] for row in rows], self.task.higher_is_better
+        return is_finished(scores, epochs=self.config.epochs, patience=self.config.patience, higher_is_better=better)
 
     def restore(self) -> None:
         """Bring the files of the fold to its finished epochs, whatever an interrupted epoch wrote.
@@ -100,7 +108,7 @@ class FoldFiles:
             needed = [run.fold_log(number), run.fold_oof(number), *needed]
         missing = [path.name for path in needed if not path.is_file()]
         if missing:
-            what = "a finished fold" if self.epoch == self.config.epochs else f"a fold of {self.epoch} epochs"
+            what = "a finished fold" if self.finished else f"a fold of {self.epoch} epochs"
             raise UserError(
                 f"{run.fold(number)} is {what} without {shorten_list(missing)}. Restore the missing files, or delete "
                 "the folder to train the fold again."

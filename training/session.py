@@ -99,7 +99,7 @@ def _check_extended(config: TrainConfig, run: RunFolder, folds: Sequence[int], s
         raise UserError(f"--extend-from {source.path} is where this run saves. Pass another --save-path.")
     if config.on_bad_image == "stop":  # otherwise the split is known once all images are read
         _check_same_split(config, split)
-    finished = source.finished(source.read_config().epochs)
+    finished = source.finished()
     missing = [k for k in folds if k not in finished or not checkpoint_files(source.fold(k))]
     if missing:
         raise UserError(
@@ -271,7 +271,7 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
         _check_fingerprints(run, {"pixels": DEFAULT, **fingerprints})
-        run.check_tables(config.task, config.epochs)  # the summary needs them: better now than after hours of training
+        run.check_tables(config.task)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
             print(f"Found nothing to resume in {run.path}, starting the run.")
@@ -327,8 +327,8 @@ def join_folds(run: RunFolder) -> None:
         UserError: no fold is finished, or files of one are missing, damaged, or of another run.
     """
     config = run.read_config()
-    run.check_tables(config.task, config.epochs)
-    finished = run.finished(config.epochs)
+    run.check_tables(config.task)
+    finished = run.finished()
     if not finished:
         found = shorten_list(run.unfinished()) or "it has none"
         raise UserError(f"No fold of {run.path} is finished: {found}. Train with --resume.")

@@ -13,7 +13,7 @@ from descriptions import info
 from torch import nn
 
 from model import create_model
-from storage.best_checkpoints import BestCheckpoints, checkpoint_name
+from storage.best_checkpoints import BestCheckpoints, checkpoint_name, is_finished
 from storage.checkpoint import (
     FORMAT_VERSION,
     load_checkpoint,
@@ -89,6 +89,28 @@ def test_the_best_n_are_kept_after_every_epoch(seed, top_n, higher, tmp_path):
         assert (path is not None) == (epoch in [e for e, _ in best])
         if epoch == 8:  # a resumed run continues with the list that comes back from a file
             keeper = keeper_in(tmp_path, top_n, higher=higher, kept=[list(entry) for entry in keeper.kept])
+
+
+@pytest.mark.parametrize(
+    ("scores", "length"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 5),
+        ([0.1, 0.1, 0.1, 0.4, 0.5], 3),  # equal is not better
+        ([0.1, 0.3, 0.2, 0.31, 0.5], 5),
+        ([0.3, 0.2, 0.29, 0.4, 0.5], 3),  # better than the last one only
+        ([math.nan, 0.1, math.nan, math.inf, 0.5], 4),
+        ([-math.inf, math.nan, 0.4, 0.5, 0.6], 2),
+        ([0.3, 0.3 + 1e-10, 0.3 + 2e-10, 0.5, 0.6], 3),  # log.csv has 8 digits
+    ],
+)
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_fold_ends_after_two_epochs_without_a_better_score(scores, length, higher):
+    scores = [score if higher else -score for score in scores]
+    ends = {"epochs": 5, "higher_is_better": higher}
+    parts = [scores[:count] for count in range(6)]
+    assert next(len(part) for part in parts if is_finished(part, patience=2, **ends)) == length
+    assert next(len(part) for part in parts if is_finished(part, patience=0, **ends)) == 5
+    assert not is_finished([*scores, 0.0], patience=2, **ends)  # of a run with more epochs
 
 
 def test_saving_that_fails_costs_no_checkpoint(tmp_path):
