@@ -39,19 +39,20 @@ ON_CPU = "--device cpu --num-workers 0"
 SMALL = f"--image-size 32 --no-pretrained --epochs 2 --cv 2 --batch-size 16 --seed 7 --top-n 2 --no-report {ON_CPU}"
 RESNET = "--task main --model-type VanillaResNet --backbone resnet18 --lr 0.001 --transform-type facecrop --oversample"
 JOINT = (
-    "--task main --model-type JointHeads --backbone shufflenet_v2_x0_5 --transform-type random --crop-scale 0.35 "
+    "--task main --model-type JointHeads --backbone efficientnet-b0 --transform-type random --crop-scale 0.35 "
     "--mirror --mixup 0.2 --logit-adjustment 0.5 --optim-type adamw --lr 0.002 --run-decay 1.5 --lr-scheduler onecycle "
     "--precise-bn 32"
 )
 AGE = (
-    "--task age --model-type VanillaTorchvision --backbone shufflenet_v2_x0_5 --transform-type tta --optim-type adamp "
+    "--task age --model-type VanillaResNet --backbone resnet18 --transform-type tta --optim-type adamp "
     "--lr 0.001 --loss-type smoothl1loss"
 )
+LIBRARY = "--task mask --model-type VanillaTorchvision --backbone shufflenet_v2_x0_5 --lr 0.001"
 CUT = f"train {JOINT} {SMALL} --ema 0.9 --save-every-steps 1 --train-root {SAMPLE[0]} --save-path"
 TOLERANCE = 1e-5  # of numbers in tables and summaries: intervals use SciPy's quantiles, rounded ones before
 IMAGES = (".jpg", ".jpeg", ".png")
 NOT_COMPARED = {  # pages and states hold times
-    *("suspects.jpg", "contact_sheet.jpg", ".html", ".state", ".log", MARKER, "cut", "photographs"),
+    *("suspects.jpg", "contact_sheet.jpg", ".html", ".state", ".log", MARKER, "cut", "library", "photographs"),
 }
 TIMES = {"images_per_s", "seconds", "mark"}  # mark: the cheapest row of table.csv is found by images_per_s
 LEFT_OUT = {"seconds", "versions", "digest"}  # digest: the checkpoints are compared themselves
@@ -63,13 +64,17 @@ def plan(data: bool) -> list[str]:
     """Return the commands of a side, in order, as they are typed in its folder."""
     sample = "make_sample --root sample --people 40 --eval-people 6 --seed 3 --num-workers 0"
     commands = [sample, *on_images("on-sample", *SAMPLE), f"{CUT} resumed --resume"]
+    # The networks of a library may change, but not what their checkpoints answer.
+    commands.append(f"train {LIBRARY} {SMALL} --train-root {SAMPLE[0]} --save-path library")
+    trained = "../old/library/mask/kfold-ensemble-VanillaTorchvision"
+    commands.append(f"submit_ensemble --root {trained} --data-root {SAMPLE[1]} {ON_CPU} --save-path of-library")
     return commands + (on_images("on-real", *REAL) if data else [])
 
 
 def on_images(place: str, train_root: str, data_root: str) -> list[str]:
     """Return the commands that train and predict on some images and save below `place`."""
     resnet, joint = (f"{place}/models/main/kfold-ensemble-{name}" for name in ("VanillaResNet", "JointHeads"))
-    age, both = f"{place}/models/age/kfold-ensemble-VanillaTorchvision", f"{place}/ensembles/main/both/recipe.json"
+    age, both = f"{place}/models/age/kfold-ensemble-VanillaResNet", f"{place}/ensembles/main/both/recipe.json"
     design = f"--task main --top-k 2 --tta 2 --calibrate --name both --save-path {place}/ensembles {ON_CPU}"
     predict = f"--data-root {data_root} {ON_CPU} --save-path {place}"
     return [
