@@ -67,7 +67,7 @@ def plan(data: bool) -> list[str]:
     # The networks of a library may change, but not what their checkpoints answer.
     commands.append(f"train {LIBRARY} {SMALL} --train-root {SAMPLE[0]} --save-path library")
     trained = "../old/library/mask/kfold-ensemble-VanillaTorchvision"
-    commands.append(f"submit_ensemble --root {trained} --data-root {SAMPLE[1]} {ON_CPU} --save-path of-library")
+    commands.append(f"submit_ensemble --root {trained} --top-k 2 --data-root {SAMPLE[1]} {ON_CPU} --save-path of-library")
     return commands + (on_images("on-real", *REAL) if data else [])
 
 
