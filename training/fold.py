@@ -2,23 +2,25 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from analysis.metrics import absent_classes, score
-from augmentation import BatchMixing
 from backbones.sizes import check_train_size
 from cli.checks import train_size
 from cli.choices import MODELS
 from config import TrainConfig
-from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES, TASKS
 from loss import create_criterion
 from model import Network, create_model, inference_network
-from optim import create_optimizer, create_scheduler, run_decay, step_average
+from optim import step_average
 from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights, read_file_weights
 from storage.members import find_start
 from storage.run_folder import RunFolder
@@ -31,11 +33,11 @@ from training.engine import (
     inference_dtype,
     prepare,
     train_one_epoch,
-    training_dtype,
     update_statistics,
 )
 from training.fold_state import FoldFiles
 from training.session import Session
+from training.step import configured_optimizer, create_step
 from training.tracking import Tracker
 from utils import UserError, shorten_list
 
@@ -147,6 +149,29 @@ def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network
     return network, load_weights(network, weights.tensors, weights.path, kind, new_head=config.new_head)
 
 
+def create_network(
+    config: TrainConfig, weights: Weights | None, device: torch.device
+) -> tuple[Network, AveragedModel | None]:
+    """Return the network to train, on its device, and with --ema its average."""
+    network = prepare(build_network(config, weights)[0], device)
+    average = step_average(network, config.ema) if config.ema else None
+    if config.compile:
+        network.compile()
+    return network, average
+
+
+@contextmanager
+def explain_compile_errors() -> Iterator[None]:
+    """Raise the errors of torch.compile in a block as a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = " ".join(str(error).split("\n\n")[0].split())  # without the advice that follows
+            raise UserError(f"--compile does not work here ({reason.rstrip('.')}). Leave it out.") from None
+        raise
+
+
 class FoldTrainer:
     """Trains one fold, from its start or from the state in its files."""
 
@@ -162,10 +187,7 @@ class FoldTrainer:
         if config.extend_from and "network" not in files.state:
             weights = self.dist.run_on_main(lambda: read_weights(config, self.number, files.fingerprint))
             print(f"fold {self.number}: starting from {weights.path}")
-        self.network = prepare(build_network(config, weights)[0], self.device)
-        self.average = step_average(self.network, config.ema) if config.ema else None
-        if config.compile:
-            self.network.compile()
+        self.network, self.average = create_network(config, weights, self.device)
         extra = len(self.loaders.train.dataset.extra)
         if extra:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
@@ -197,43 +219,14 @@ class FoldTrainer:
         if config.accumulate > (batches := len(self.sampler)):
             more = f"--accumulate {config.accumulate} is more than the batches of an epoch, {batches}"
             print(f"fold {self.number}: {more}, so that an epoch is one step")
-        weight_decay = config.weight_decay
-        if config.run_decay:
-            weight_decay = run_decay(config.run_decay, lr=config.lr, steps=config.epochs * steps)
-        optimizer = create_optimizer(
-            config.optim_type,
-            self.network,
-            lr=config.lr,
-            weight_decay=weight_decay,
-            backbone_lr=config.backbone_lr,
-            layer_decay=config.layer_decay,
-        )
+        optimizer = configured_optimizer(config, self.network, config.epochs * steps)
         if config.layer_decay != 1:
             rates = {group["lr"] for group in optimizer.param_groups}
             lowest = f"{min(rates):.2g} for the first of {len(rates) - 1} layers of the backbone"
             advice = ". Pass a --layer-decay nearer to 1 to train it" if min(rates) < 1e-6 * max(rates) else ""
             print(f"fold {self.number}: learning rates from {max(rates):.2g} for the head to {lowest}{advice}")
-        scheduler = create_scheduler(
-            config.lr_scheduler,
-            optimizer,
-            epochs=config.epochs,
-            steps_per_epoch=steps,
-            restart_epochs=config.restart_epochs,
-            warmup_epochs=config.warmup_epochs,
-        )
-        bounds = AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]
         counts = self.loaders.train.dataset.counts()
-        return TrainStep(
-            self.dist.wrap(self.network, self.device),
-            create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts),
-            optimizer,
-            scheduler,
-            self.device,
-            training_dtype(config.precision, self.device),
-            clip_grad=config.clip_grad,
-            mixing=BatchMixing(mixup=config.mixup, cutmix=config.cutmix, age_sigma=config.age_sigma, bounds=bounds),
-            dist=self.dist,
-        )
+        return create_step(config, self.network, optimizer, self.device, steps=steps, counts=counts, dist=self.dist)
 
     def _describe_machine(self) -> dict[str, Any]:
         """Return what changes the last digits of a result, apart from options."""
@@ -326,7 +319,7 @@ class FoldTrainer:
             others = () if self.dist.is_main else (self.dist.rank,)
             seed_everything("epoch", self.config.seed, self.number, self.files.epoch, *others)
         self.sampler.set_epoch(self.files.epoch, self.progress.step)
-        try:
+        with explain_compile_errors():
             train_one_epoch(
                 self.step,
                 self.loaders.train,
@@ -336,11 +329,6 @@ class FoldTrainer:
                 title=title,
                 after_step=self._after_step,
             )
-        except RuntimeError as error:
-            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # errors of torch.compile
-                reason = " ".join(str(error).split("\n\n")[0].split())  # without the advice that follows
-                raise UserError(f"--compile does not work here ({reason.rstrip('.')}). Leave it out.") from None
-            raise
         self._check_losses()
 
     def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:

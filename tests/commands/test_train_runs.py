@@ -19,6 +19,7 @@ from config import PRESETS
 from data.tasks import TASKS
 from storage.checkpoint import load_checkpoint
 from training import fold as training_fold
+from training import step as training_step
 
 THREE_EPOCHS = ("--cv", 2, "--epochs", 3, "--top-n", 1)
 PROBABILITIES = [f"p{k}" for k in range(18)]
@@ -305,7 +306,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(acc
 
         return loss
 
-    monkeypatch.setattr(training_fold, "create_criterion", breaking)
+    for module in (training_fold, training_step):
+        monkeypatch.setattr(module, "create_criterion", breaking)
     error = train("--epochs", 2, "--accumulate", accumulate, code=2).err
     where = r"loss of fold 0 is nan in epoch 2, step (\d+), at learning rate [\d.e-]+, on (.*?)\. "
     step, images = re.search(where, error).groups()

@@ -1,0 +1,59 @@
+"""Create the optimizer and the training step of a run."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from augmentation import BatchMixing
+from config import TrainConfig
+from data.tasks import AGE_BOUNDS
+from loss import create_criterion
+from model import Network
+from optim import create_optimizer, create_scheduler, run_decay
+from training.distributed import ALONE, Processes
+from training.engine import TrainStep, training_dtype
+
+
+def configured_optimizer(config: TrainConfig, network: Network, steps: int) -> Optimizer:
+    """Return the optimizer of a network, for this many steps in all."""
+    decay = run_decay(config.run_decay, lr=config.lr, steps=steps) if config.run_decay else config.weight_decay
+    rates = {"lr": config.lr, "backbone_lr": config.backbone_lr, "layer_decay": config.layer_decay}
+    return create_optimizer(config.optim_type, network, weight_decay=decay, **rates)
+
+
+def create_step(
+    config: TrainConfig,
+    network: Network,
+    optimizer: Optimizer,
+    device: torch.device,
+    *,
+    steps: int,
+    counts: Mapping[str, Tensor],
+    dist: Processes = ALONE,
+) -> TrainStep:
+    """Return the training step of a network, for epochs of this many steps of the optimizer.
+
+    `counts` is the number of training images of each class, see `loss.create_criterion`.
+    """
+    scheduler = create_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        epochs=config.epochs,
+        steps_per_epoch=steps,
+        restart_epochs=config.restart_epochs,
+        warmup_epochs=config.warmup_epochs,
+    )
+    bounds = AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]
+    return TrainStep(
+        dist.wrap(network, device),
+        create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts),
+        optimizer,
+        scheduler,
+        device,
+        training_dtype(config.precision, device),
+        clip_grad=config.clip_grad,
+        mixing=BatchMixing(mixup=config.mixup, cutmix=config.cutmix, age_sigma=config.age_sigma, bounds=bounds),
+        dist=dist,
+    )
