@@ -1,7 +1,7 @@
 """Edit the defaults of all options here; the first classes are the groups of --help, which the commands inherit."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from cli import checks, choices
 from cli.options import Config, option
@@ -116,7 +116,7 @@ class Optimization:
 
     epochs: int = option(30, "passes over the training images", low=1)
     patience: int = option(0, "epochs without a better score that end a fold; 0 disables it", low=0)
-    batch_size: int = option(32, "images per batch", low=2)
+    batch_size: int | Literal["auto"] = option(32, "images per batch; auto is the most that fit the GPU", low=2)
     accumulate: int = option(1, "batches whose gradients make one step of the optimizer", low=1)
     loss_type: str | None = option(None, "loss", choices=choices.LOSSES, text=choices.DEFAULT_LOSSES)
     logit_adjustment: float = option(0.0, "logit adjustment for scarce classes; 0 disables it", low=0)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
@@ -37,19 +38,22 @@ def train(config: TrainConfig, context: Context) -> None:
     from training.device import set_deterministic
     from training.distributed import Processes
     from training.fold import initial_weights, train_fold
+    from training.memory import choose_batch_size, explain_full_memory
 
     dist = Processes.from_environment()
-    check_batch_size(config, dist)
+    check_batch_size(config.batch_size, dist)
     device = dist.choose_device(config.device)
     set_deterministic(config.deterministic)
     with dist.connect(device):
         context.joined = True
         weights = dist.run_on_main(lambda: initial_weights(config, folds[0]))
         data = load_data(config, tables, dist)
+        config = replace(config, batch_size=choose_batch_size(config, run, data, weights, dist, device))
         session = Session(config, run, folds, data, weights, dist, device)
         with session.open(context):
             for fold in folds:
-                train_fold(session, fold)
+                with explain_full_memory(session):
+                    train_fold(session, fold)
                 session.summarise()
     session.print_result()
 

@@ -10,11 +10,13 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from cli.checks import preset_values
 from cli.choices import flag, nearest, resolve_name
 from utils import ROOT, UserError
+
+IntOrAuto = int | Literal["auto"]  # a type of options
 
 
 def option(
@@ -69,7 +71,7 @@ def _checked(f: dataclasses.Field, value: Any) -> Any:
     name, low, high = spelling(f), f.metadata["low"], f.metadata["high"]
     if f.metadata["path"] and not value:
         raise UserError(f"{name} must not be empty.")
-    if low is not None and not (math.isfinite(value) and value >= low):
+    if low is not None and value != "auto" and not (math.isfinite(value) and value >= low):
         raise UserError(f"{name} must be at least {low}. Got {value}.")
     if high is not None and not value <= high:
         raise UserError(f"{name} must be at most {high}. Got {value}.")
@@ -123,6 +125,7 @@ def default_text(f: dataclasses.Field) -> str:
 
 EXPECTED = {  # of each type of option, for the message about a wrong value
     int: "a whole number",
+    IntOrAuto: "a whole number or auto",
     float: "a number",
     tuple[int, ...]: "fold numbers with commas, as in 0,2",
     tuple[str, ...]: "folders with commas between them, as in a,b",
@@ -134,6 +137,8 @@ def _parse(kind: Any, text: str) -> Any:
     try:
         if kind == tuple[int, ...]:
             return tuple(sorted({int(part) for part in text.split(",")}))
+        if kind == IntOrAuto:
+            return "auto" if text.lower() == "auto" else int(text)
         if kind != tuple[str, ...]:
             return kind(text)
         if all(text.split(",")):
@@ -186,12 +191,12 @@ def _add_option(group: Any, f: dataclasses.Field, hint: Any) -> None:
     if hint is bool:
         group.add_argument(flag(f.name), action=argparse.BooleanOptionalAction, **kwargs)
         return
-    kind = get_args(hint)[0] if get_args(hint) else hint  # of `kind | None`
+    kind = get_args(hint)[0] if get_args(hint) and hint != IntOrAuto else hint  # of `kind | None`
     if f.metadata["word"]:
         del kwargs["dest"]
         group.add_argument(f.name, type=partial(_parse, kind), metavar=spelling(f), nargs="?", **kwargs)
         return
-    metavar = kind.__name__.upper() if kind in (int, float) else "STR"
+    metavar = {int: "INT", float: "FLOAT", IntOrAuto: "INT"}.get(kind, "STR")
     group.add_argument(flag(f.name), type=partial(_parse, kind), metavar=metavar, **kwargs)
 
 

@@ -368,7 +368,8 @@ def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
     changed = []
     for name, now in lasting_options(config).items():
         moved = name in paths and before[name] and now  # fingerprints compare the content of files
-        if before[name] != now and not moved:
+        taken = name == "batch_size" and now == "auto"  # the earlier number, see training.memory.choose_batch_size
+        if before[name] != now and not moved and not taken:
             changed.append(f"{flag(name)} was {before[name]} and is {now}")
     return changed
 

@@ -122,11 +122,12 @@ class _Parts(Dataset):
 
 
 def create_loaders(
-    parts: Sequence[Part], *, workers: int, device: torch.device, dist: Processes = ALONE
+    parts: Sequence[Part], *, workers: int, device: torch.device, dist: Processes = ALONE, pin: bool = True
 ) -> list[Loader]:
     """Return a loader for each data set and its batches of keys.
 
-    All use the same processes, which start at the first batch of all. Only one loader may be iterated at a time.
+    All use the same processes, which start at the first batch of all. Only one loader may be iterated at a time. For a
+    GPU, batches are in pinned memory, which torch keeps; `pin` can turn it off.
     """
     processes = DataLoader(
         _Parts([dataset for dataset, _ in parts]),
@@ -134,7 +135,7 @@ def create_loaders(
         collate_fn=_collate_channels_last,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
+        pin_memory=pin and device.type == "cuda",
         worker_init_fn=ignore_signals,
         # A loader draws a seed at every pass, or with workers only at some: not from the generator that dropout uses.
         generator=torch.Generator(),

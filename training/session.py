@@ -123,12 +123,12 @@ def lock_folds(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Fol
     return run.locks({*folds, *(run.folds() if config.overwrite else ())})
 
 
-def check_batch_size(config: TrainConfig, dist: Processes) -> None:
-    """Check that each process gets two images of a batch, which BatchNorm needs."""
+def check_batch_size(size: int | str, dist: Processes) -> None:
+    """Check that each process gets two images of a batch, which BatchNorm needs; "auto" is chosen later."""
     least = 2 * dist.world_size
-    if config.batch_size < least:
+    if size != "auto" and size < least:
         raise UserError(
-            f"--batch-size {config.batch_size} is less than two images for each of {dist.world_size} processes. Pass "
+            f"--batch-size {size} is less than two images for each of {dist.world_size} processes. Pass "
             f"{least} or more."
         )
 

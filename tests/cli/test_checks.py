@@ -119,6 +119,8 @@ def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):
         ("--lr inf", r"--lr must be.*inf"),
         ("--lr=-0.1", r"--lr must be.*-0\.1"),
         ("--lr fast", r"--lr.*must be a number\. Got 'fast'"),
+        ("--batch-size all", r"--batch-size: must be a whole number or auto\. Got 'all'"),
+        ("--batch-size 1", r"--batch-size must be at least 2\. Got 1"),
         ("--epochs 0", r"--epochs must be at least 1\. Got 0"),
         ("--epochs 1.5", r"--epochs.* must be a whole number\. Got '1\.5'"),
         ("--epochs", r"--epochs: expected one argument"),

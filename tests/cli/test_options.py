@@ -25,6 +25,7 @@ def describe(cls) -> str:
     hints, lines = get_type_hints(cls), [cls.command]
     for f in sorted(options.options(cls), key=lambda f: f.name):
         kind = getattr(hints[f.name], "__name__", str(hints[f.name]))
+        kind = "int | auto" if hints[f.name] == options.IntOrAuto else kind  # which Python versions name differently
         choices = f" of {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
         lines.append(f"  {options.spelling(f)} {kind} {json.dumps(f.default)}{choices}")
     return "\n".join(lines) + "\n"
