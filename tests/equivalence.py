@@ -66,8 +66,8 @@ def plan(data: bool) -> list[str]:
     commands = [sample, *on_images("on-sample", *SAMPLE), f"{CUT} resumed --resume"]
     # The networks of a library may change, but not what their checkpoints answer.
     commands.append(f"train {LIBRARY} {SMALL} --train-root {SAMPLE[0]} --save-path library")
-    trained = "../old/library/mask/kfold-ensemble-VanillaTorchvision"
-    commands.append(f"submit_ensemble --root {trained} --top-k 2 --data-root {SAMPLE[1]} {ON_CPU} --save-path of-library")
+    trained = "../old/library/mask/kfold-ensemble-VanillaTorchvision --top-k 2"
+    commands.append(f"submit_ensemble --root {trained} --data-root {SAMPLE[1]} {ON_CPU} --save-path of-library")
     return commands + (on_images("on-real", *REAL) if data else [])
 
 
