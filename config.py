@@ -300,6 +300,8 @@ class ShowConfig(Images, Augmentation, Config):
     command = "python -m tools show_views"
     check = checks.check_showing
     transform_type: str = option("all", "transform to show", choices=("all", *choices.TRANSFORMS))
+    model_type: str = option(TrainConfig.model_type, "network to show images for", choices=choices.MODELS)
+    backbone: str | None = option(None, "its backbone, whose weights expect crops and pixels", text="by network")
     images: str | None = option(None, "images to show, as in a.jpg,b.jpg, or a folder", path=True, text="--train-root")
     image_size: int = option(TrainConfig.image_size, "side of the network's input in pixels", low=checks.MIN_IMAGE_SIZE)
     seed: int = option(TrainConfig.seed, "seed of the training and of the choice of images", low=0)

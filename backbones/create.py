@@ -6,6 +6,7 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 from torchvision.ops import StochasticDepth
+from torchvision.transforms import InterpolationMode
 
 from backbones import timm_networks
 from backbones.sizes import check_size
@@ -127,9 +128,12 @@ def _remove_last_layer(backbone: nn.Module) -> tuple[str | None, int]:
 def _from_torchvision(name: str, image_size: int) -> nn.Module:
     names, version = torchvision.models.list_models(module=torchvision.models), torchvision.__version__
     if name not in names:
-        raise UserError(
-            f"--backbone {name} is not a classification network of torchvision {version}.{nearest(name, names)}"
-        )
+        hint = nearest(name, names)
+        if timm_networks.has_network(name.removeprefix("timm/").split(".")[0]) or ":" in name:
+            hint = " Backbones of timm need --model-type VanillaTimm or JointHeads."
+        elif not timm_networks.is_installed():
+            hint += " Backbones of timm need pip install timm."
+        raise UserError(f"--backbone {name} is not a classification network of torchvision {version}.{hint}")
     options = {}
     if name.startswith("vit_"):
         options = {"image_size": image_size}
@@ -145,17 +149,25 @@ def _from_torchvision(name: str, image_size: int) -> nn.Module:
     return backbone
 
 
-def expected_pixels(model_type: str, backbone: str) -> dict[str, Any]:
+def expected_pixels(model_type: str, backbone: str, *, on_logits: bool = False) -> dict[str, Any]:
     """Return how the pretrained weights of a backbone expect images, as arguments of `augmentation.Settings`.
 
     They are mean, std, interpolation and crop share of timm's configuration or of torchvision's transforms. It is empty
-    for the networks of the source and for efficientnet_pytorch, which expect the defaults.
+    for the networks of the source and for efficientnet_pytorch, which expect the defaults. Networks of earlier
+    versions, which are `on_logits`, were trained with mean and std alone.
     """
+    found = _expected_pixels(model_type, backbone)
+    return {name: value for name, value in found.items() if name in ("mean", "std") or not on_logits}
+
+
+def _expected_pixels(model_type: str, backbone: str) -> dict[str, Any]:
     library = find_library(model_type, backbone) if MODELS[model_type].library else None
     if library == "timm":
         about = timm_networks.find_config(backbone)
         if about is not None:
-            pixels = {"interpolation": about.interpolation, "crop_share": float(about.crop_pct)}
+            known = {mode.value for mode in InterpolationMode}  # timm has "random" too, for training
+            interpolation = about.interpolation if about.interpolation in known else "bilinear"
+            pixels = {"interpolation": interpolation, "crop_share": float(about.crop_pct)}
             return {"mean": tuple(about.mean), "std": tuple(about.std), **pixels}
     if library == "torchvision" and backbone in torchvision.models.list_models(module=torchvision.models):
         about = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()

@@ -28,5 +28,7 @@ def _run_once(create: Callable[[], nn.Module], size: int, problem: str, advice: 
         with torch.no_grad():
             outputs = network.eval()(torch.zeros(1, 3, size, size))
         return network.train(training), outputs
+    except UserError:
+        raise
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # of networks for unsupported sizes
         raise UserError(f"--backbone {problem} ({first_line(error)}). {advice}") from None

@@ -1,9 +1,11 @@
 """Backbones of timm, which need not be installed."""
 
+import warnings
 from dataclasses import fields
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from backbones.sizes import check_size
@@ -11,6 +13,7 @@ from backbones.weights import FileWeights, describe_unfit
 from cli.choices import nearest
 from utils import UserError, first_line, shorten_list
 
+UNUSUAL = 728_361_941  # a seed that no file was made with
 HUB = ("hf-hub:", "hf_hub:")  # prefixes of names of networks on huggingface.co
 
 
@@ -22,12 +25,18 @@ class Hub(NamedTuple):
     args: dict[str, Any]
 
 
-def has_network(name: str) -> bool:
-    """Return whether timm is installed and has a network of this name."""
+def is_installed() -> bool:
+    """Return whether timm can be imported."""
     try:
-        return import_timm().is_model(name)
+        import_timm()
+        return True
     except UserError:
         return False
+
+
+def has_network(name: str) -> bool:
+    """Return whether timm is installed and has a network of this name."""
+    return is_installed() and import_timm().is_model(name)
 
 
 def import_timm() -> ModuleType:
@@ -50,16 +59,16 @@ def create(
     architecture: dict[str, Any] | None,
 ) -> tuple[nn.Module, int]:
     """Return a backbone of timm and the number of its outputs, see `backbones.create.create_backbone`."""
-    timm, args, own = import_timm(), {}, name
+    timm = import_timm()
     if architecture is not None:
-        own, args = architecture["name"], architecture["args"]
-        about = find_config(own)
-    elif name.startswith(HUB):
-        about, own, args = _read_hub(name)
+        about, own, options = None, architecture["name"], dict(architecture["args"])
     else:
-        about = find_config(name)
-    options: dict[str, Any] = {"img_size": image_size} if about is not None and about.fixed_input_size else {}
-    options = args | options
+        about, own, args = _read_hub(name) if name.startswith(HUB) else Hub(find_config(name), name, {})
+        options = args | ({"img_size": image_size} if about is not None and about.fixed_input_size else {})
+        if own != name:
+            sizes = {"input_size": list(about.input_size), "fixed_input_size": about.fixed_input_size}
+            options["pretrained_cfg"] = {**sizes, "num_classes": about.num_classes}
+    described = {"name": own, "args": dict(options)}
     if drop_path is not None:
         options["drop_path_rate"] = drop_path
 
@@ -85,12 +94,13 @@ def create(
         except (AssertionError, AttributeError):
             raise UserError(f"--grad-checkpointing does not work with {name}. Leave it out.") from None
     if own != name:
-        backbone.hub_architecture = {"name": own, "args": args}
+        backbone.hub_architecture = described
     return backbone, outputs.shape[1]
 
 
 def _load_published(name: str, about: Any, options: dict[str, Any]) -> nn.Module:
     try:
+        options = {key: value for key, value in options.items() if key != "pretrained_cfg"}  # the hub has it
         return import_timm().create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # of several download libraries
         where = f"https://huggingface.co/{about.hf_hub_id}" if about is not None and about.hf_hub_id else "its page"
@@ -112,10 +122,26 @@ def _load_file(name: str, file: FileWeights, about: Any, options: dict[str, Any]
         overlay = {"state_dict": dict(file.tensors), **changes}
         own = {"num_classes": classes} if changes else {}
         try:
-            return import_timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **own, **options)
+            return _load_all(name, pretrained_cfg_overlay=overlay, **own, **options)
         except (RuntimeError, ValueError, KeyError) as error:
             first = first or error
     raise UserError(describe_unfit(file.path, name, first)) from None
+
+
+def _load_all(name: str, **options: Any) -> nn.Module:
+    """Return a network with pretrained weights; raise a ValueError if timm left some at their random values."""
+    networks = []
+    for pretrained in (False, True):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(UNUSUAL)
+            networks.append(import_timm().create_model(name, pretrained=pretrained, **options))
+    random, loaded = (dict(network.named_parameters()) for network in networks)
+    missing = [
+        key for key, value in loaded.items() if value.ndim > 1 and value.std() > 0 and torch.equal(value, random[key])
+    ]
+    if missing:
+        raise ValueError(f"it lacks {shorten_list(missing, 3)}")
+    return networks[1]
 
 
 def find_config(name: str) -> Any:
@@ -127,11 +153,13 @@ def find_config(name: str) -> Any:
     timm = import_timm()
     if name.startswith(HUB):
         return _read_hub(name).about
-    if not timm.is_model(name):
+    if not timm.is_model(name.removeprefix("timm/")):
         names = timm.list_models()
         raise UserError(f"--backbone {name} is not a network of timm {timm.__version__}.{nearest(name, names)}")
+    if name.startswith("timm/"):
+        raise UserError(f"--backbone {name}: leave out timm/, or pass hf-hub:{name}.")
     try:
-        return timm.get_pretrained_cfg(name)
+        return timm.get_pretrained_cfg(name) or _find_own_config(name)
     except RuntimeError as error:
         names = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
         raise UserError(
@@ -139,17 +167,35 @@ def find_config(name: str) -> Any:
         ) from None
 
 
+def _find_own_config(name: str) -> Any:
+    """Return the configuration that a network itself has; timm finds none by the name of a deprecated one."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated
+        about = getattr(import_timm().create_model(name, pretrained=False), "pretrained_cfg", None)
+    return _as_config(about) if about else None
+
+
+def _as_config(about: dict[str, Any]) -> Any:
+    from timm.models import PretrainedCfg
+
+    known = {field.name for field in fields(PretrainedCfg)}
+    return PretrainedCfg(**{key: value for key, value in about.items() if key in known and value is not None})
+
+
 def _read_hub(name: str) -> Hub:
     """Return the description of a network on huggingface.co, from the cache or the internet."""
-    import_timm()
-    from timm.models import PretrainedCfg, load_model_config_from_hf
+    timm = import_timm()
+    from timm.models import load_model_config_from_hf
 
     try:
         about, architecture, args = load_model_config_from_hf(name.partition(":")[2])
-    except (OSError, ValueError, KeyError) as error:  # of the download
+        if not timm.is_model(architecture):
+            raise ValueError(f"timm {timm.__version__} has no network {architecture}")
+    except KeyError:
+        raise UserError(f"--backbone {name} is not a network of timm. Use another one.") from None
+    except (OSError, ValueError) as error:  # of the download
         raise UserError(
             f"--backbone {name} could not be read ({first_line(error).rstrip('.')}). Check the name, or copy the "
             "folder that HF_HOME names from a connected machine."
         ) from None
-    known = {field.name for field in fields(PretrainedCfg)}
-    return Hub(PretrainedCfg(**{key: value for key, value in about.items() if key in known}), architecture, args or {})
+    return Hub(_as_config(about), architecture, args or {})

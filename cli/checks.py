@@ -75,6 +75,14 @@ def _check_conflicts(config: Any) -> None:
         raise UserError("--inference-crop has no effect with transform tta, which crops at random. Leave it out.")
     if "pseudo_share" in config.given and not config.pseudo_labels:
         raise UserError("--pseudo-share has no effect without --pseudo-labels. Pass both or neither.")
+    if isinstance(config.pretrained, str) and not config.pretrained:
+        raise UserError("--pretrained must not be an empty name. Pass a file, or --pretrained alone.")
+    if isinstance(config.pretrained, str) and (config.load_state_dict or config.extend_from):
+        other = "--load-state-dict" if config.load_state_dict else "--extend-from"
+        raise UserError(f"--pretrained FILE and {other} both set the first weights. Pass one of the two.")
+    for name in ("drop_path", "grad_checkpointing"):
+        if config.freeze and getattr(config, name):
+            raise UserError(f"{flag(name)} has no effect with --freeze. Pass one of the two.")
     if config.freeze and config.backbone_lr != 1:
         raise UserError("--backbone-lr has no effect with --freeze. Pass one of the two.")
     if config.freeze and config.layer_decay != 1:
@@ -117,7 +125,8 @@ def check_votes(task: str) -> None:
 
 
 def check_showing(config: Any) -> None:
-    """Check the options of show_views."""
+    """Check the options of show_views, and fill in the backbone that fits the network."""
+    config.backbone = check_network("main", config.model_type, config.backbone)
     check_seed(config.seed)
     train_size(config.train_side, config.image_size)
     unused = [flag(name) for name in ("train_root", "corrections", "cv") if config.images and name in config.given]

@@ -1,5 +1,6 @@
 """Read and write checkpoints: weights with a description from which their network can be rebuilt."""
 
+import argparse
 import io
 import pickle
 import re
@@ -107,17 +108,18 @@ def read_tensors(path: Path, advice: str | None = None) -> Any:
         UserError: there is no such file, or torch cannot read it as plain weights; the message ends with `advice`.
     """
     existing_checkpoint(path)
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
     head = b"?"
     try:
         with path.open("rb") as file:
             head = file.read(len(OLD_FORMAT))
         if head[:2] == b"PK":
             _check_zip(path)
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol|.*TorchScript")  # an error follows
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # options in files of many training scripts
+                return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, zlib.error):
         reason = DAMAGED
     except (*UNREADABLE, MemoryError) as error:
@@ -135,8 +137,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} needs safetensors. Run pip install safetensors.") from None
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(first_line(error)) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({first_line(error)}). Copy or download it again."
+        ) from None
 
 
 def _check_zip(path: Path) -> None:
@@ -213,8 +217,16 @@ def read_file_weights(path: str | Path) -> FileWeights:
     weights, info = load_checkpoint(path)
     if info is not None:
         raise UserError(f"{path} is a checkpoint of train.py. Pass --load-state-dict {path} instead of --pretrained.")
+    _check_finite(weights, path)
     inner = {name.removeprefix(INNER): value for name, value in weights.items() if name.startswith(INNER)}
     return FileWeights(Path(path), inner or weights)
+
+
+def _check_finite(weights: dict[str, Tensor], source: str | Path) -> None:
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        names = shorten_list(broken, 3)
+        raise UserError(f"{source} contains NaN or infinite weights: {names}. Use an earlier checkpoint.")
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -292,10 +304,7 @@ def load_weights(
     different += [f"{name} has shape {came} instead of {due}" for name, (came, due) in shapes.items() if came != due]
     if different:
         raise UserError(f"The weights in {source} do not fit {kind}: {shorten_list(different, 3)}. Use other weights.")
-    broken = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        names = shorten_list(broken, 3)
-        raise UserError(f"{source} contains NaN or infinite weights: {names}. Use an earlier checkpoint.")
+    _check_finite(weights, source)
     network.load_state_dict({**network.state_dict(), **weights})
     return left_out
 

@@ -80,7 +80,7 @@ def _describe_bare(expected: Expected, named_after: str | None, *, pooled: bool)
         task=task,
         model_type=model_type,
         backbone=backbone,
-        **expected_pixels(model_type, backbone),
+        **expected_pixels(model_type, backbone, on_logits=not pooled),
         pooled=pooled,
         image_size=expected.image_size or TrainConfig.image_size,
         transform_type="base",

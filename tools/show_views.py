@@ -27,7 +27,10 @@ def run(config: ShowConfig) -> None:
     print(f"Showing {shorten_list(table['image'][shown], SHOWN_HIGH)}.")
     folder = make_folder(Path(config.save_path))
     from analysis.view_sheets import ViewSheets  # imports torch, once the images are chosen
+    from backbones.create import expected_pixels
 
+    expected = expected_pixels(config.model_type, config.backbone)
+    pixels = {name: expected[name] for name in ("interpolation", "crop_share") if name in expected}
     limits = {"side": needed_side(config.image_size, config.crop_scale), "max_megapixels": config.max_megapixels}
     reader, _ = load_images(table["path"][shown].tolist(), cache="ram", **limits)
     sheets = ViewSheets(
@@ -35,7 +38,7 @@ def run(config: ShowConfig) -> None:
         reader,
         image_size=config.image_size,
         train_size=train_size(config.train_side, config.image_size),
-        cuts=config.cuts(),
+        cuts=config.cuts() | pixels,
         seed=(config.seed, FOLD),
         about=f"seed {config.seed}, fold {FOLD}" + ("" if config.images else f" of --cv {config.cv}"),
     )

@@ -124,6 +124,11 @@ def read_weights(config: TrainConfig, fold: int, fingerprint: str | None = None)
     return Weights(path, tensors, info)
 
 
+def starts_on_logits(config: TrainConfig, weights: Weights | None) -> bool:
+    """Return whether a network continues with a head of an earlier version, on ImageNet logits."""
+    return weights is not None and weights.on_logits and not config.new_head
+
+
 def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network, list[str]]:
     """Return a network with the given, ImageNet or random weights, and the names of the given ones that it left out.
 
@@ -140,7 +145,8 @@ def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network
         freeze=config.freeze,
         drop_path=config.drop_path,
         grad_checkpointing=config.grad_checkpointing,
-        on_logits=weights is not None and weights.on_logits,
+        architecture=weights and weights.info and weights.info.architecture,
+        on_logits=starts_on_logits(config, weights),
     )
     check_train_size(network, config.backbone, config.image_size, train_size(config.train_side, config.image_size))
     if weights is None:

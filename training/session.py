@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.summary import print_summary, summarise_run
 from cli.checks import train_size
+from cli.choices import MODELS
 from cli.command import Context
 from cli.interrupts import Interrupted, StopRequest
 from config import LabelErrorConfig, TrainConfig
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from training.fold import Weights
     from training.loaders import FoldLoaders
 
-DEFAULT = "ImageNet's"  # mean and std, bilinear interpolation, and no crop share
+# Fingerprints that runs of earlier versions lack.
+EARLIER = {"pixels": "ImageNet's mean, bilinear, whole square", "head": "ImageNet logits"}
 # What each fingerprint of a run covers.
 FINGERPRINTS = {
     "split": "people or another split",
@@ -54,6 +56,7 @@ FINGERPRINTS = {
     "extend_from": "options of the run in --extend-from",
     "pretrained": "weights in --pretrained",
     "pixels": "mean, standard deviation, interpolation or crop of the images",
+    "head": "inputs of the head",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -179,6 +182,7 @@ class Session:
     dist: Processes
     device: torch.device
     pixels: dict[str, Any] = field(init=False)  # mean, std, interpolation, crop share of images, if not the defaults
+    on_logits: bool = field(init=False)  # see `training.fold.starts_on_logits`
     loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
     locks: FoldLocks = field(init=False)  # of the folds; only the main process locks them
     stop: StopRequest = field(init=False)  # notes the signals that ask to stop
@@ -188,13 +192,15 @@ class Session:
     def __post_init__(self) -> None:
         from augmentation import Settings
         from backbones.create import expected_pixels
+        from training.fold import starts_on_logits
         from training.loaders import fold_loaders
 
         config, info = self.config, self.weights and self.weights.info
-        expected = expected_pixels(config.model_type, config.backbone)
+        self.on_logits = starts_on_logits(config, self.weights)
         if info:  # the weights were trained with it
-            names = ("mean", "std", "interpolation", "crop_share")
-            expected = {name: getattr(info, name) for name in names}
+            expected = {name: getattr(info, name) for name in ("mean", "std", "interpolation", "crop_share")}
+        else:
+            expected = expected_pixels(config.model_type, config.backbone, on_logits=self.on_logits)
         default = Settings(config.image_size)
         self.pixels = {name: value for name, value in expected.items() if value != getattr(default, name)}
         self.loaders = fold_loaders(config, self.data, self.folds, self.device, self.dist, pixels=self.pixels)
@@ -208,7 +214,7 @@ class Session:
             make_folder(self.run.path.parent)
         with self.locks:
             if self.dist.is_main:
-                start_run(self.config, self.run, self.data, self.folds, self.pixels)
+                start_run(self.config, self.run, self.data, self.folds, self.pixels, on_logits=self.on_logits)
                 context.started = True
             print(self.describe())
             with self.stop:
@@ -221,8 +227,8 @@ class Session:
         trained = train_size(config.train_side, config.image_size)
         size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
         kept = f"\n{data.reader}." if config.cache != "off" else ""
-        if config.preset is None and config.pretrained and self.weights is None:
-            kept += "\nNo --preset: these are the defaults of the source. --preset strong trains better."
+        if config.preset is None and config.pretrained and self.weights is None and not config.resume:
+            kept += "\nThere is a --preset strong, which trains better than the defaults."
         return (
             f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"
@@ -255,7 +261,9 @@ class Session:
             print_result(self.config, self.summary, f"Saved in {self.run.path}", self.report)
 
 
-def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int], pixels: dict[str, Any]) -> None:
+def start_run(
+    config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[int], pixels: dict[str, Any], *, on_logits: bool
+) -> None:
     """Start a run in its folder, or raise a UserError if the one in it cannot be continued."""
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
     if data.pseudo:
@@ -266,11 +274,13 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
         fingerprints["pretrained"] = file_digest(config.pretrained)
     if pixels:
         fingerprints["pixels"] = "; ".join(f"{name} {value}" for name, value in pixels.items())
+    if MODELS[config.model_type].library in ("torchvision", "timm") and not on_logits:
+        fingerprints["head"] = "pooled features"
     if config.extend_from:
         _check_same_split(config, data.split)
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
-        _check_fingerprints(run, {"pixels": DEFAULT, **fingerprints})
+        _check_fingerprints(run, {**EARLIER, **fingerprints})
         run.check_tables(config.task)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
@@ -288,8 +298,14 @@ def start_run(config: TrainConfig, run: RunFolder, data: Data, folds: Sequence[i
 
 
 def _check_fingerprints(run: RunFolder, fingerprints: dict[str, str]) -> None:
-    earlier = {"pixels": DEFAULT, **run.fingerprints()}
+    earlier = {**EARLIER, **run.fingerprints()}
     for name, now in fingerprints.items():
+        if earlier.get(name) != now and earlier.get(name) == EARLIER.get(name, ""):
+            raise UserError(
+                f"{run.path} was begun by an earlier version, or from other weights, with other {FINGERPRINTS[name]} "
+                f"({earlier.get(name)}, now {now}). Continue it as it was begun, or pass --overwrite or another "
+                "--save-path to train again."
+            )
         if earlier.get(name) != now:
             raise UserError(
                 f"{run.path} was started with other {FINGERPRINTS[name]} (fingerprint {earlier.get(name)}, now {now}). "

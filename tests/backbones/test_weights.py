@@ -1,5 +1,6 @@
 """Weights of backbones that come from a file: --pretrained FILE, and foreign ones in --load-state-dict."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_safetensors_are_read(resnet, tmp_path):
     safetensors.save_file(resnet.state_dict(), tmp_path / "weights.safetensors")
     assert torch.equal(load(tmp_path / "weights.safetensors").conv1.weight, resnet.conv1.weight)
     (tmp_path / "weights.safetensors").write_bytes(b"abc")
-    with pytest.raises(UserError, match=r"weights\.safetensors cannot be read as a checkpoint"):
+    with pytest.raises(UserError, match=r"weights\.safetensors cannot be read as a checkpoint \(.*header.*\)\. Copy"):
         load(tmp_path / "weights.safetensors")
 
 
@@ -101,6 +102,32 @@ def test_timm_converts_the_weights_of_a_file(tmp_path):
         create_backbone("test_resnet", 32, library="timm", pretrained=weights, pooled=True)
 
 
+def test_a_file_that_timm_would_ignore_is_reported(save):
+    """timm loads the weights of some networks without checking that they are all there."""
+    pytest.importorskip("timm")
+    weights = read_file_weights(save({"other": torch.zeros(3)}))
+    with pytest.raises(UserError, match=r"weights\.pth do not fit dla46_c \(it lacks .* more\)\. Use another"):
+        create_backbone("dla46_c", 64, library="timm", pretrained=weights, pooled=True)
+
+
+def test_nan_weights_of_a_file_are_reported(resnet, save):
+    with pytest.raises(UserError, match=r"weights\.pth contains NaN or infinite weights: conv1\.weight"):
+        load(save(resnet.state_dict() | {"conv1.weight": torch.full((64, 3, 7, 7), float("nan"))}))
+
+
+def test_options_of_another_training_may_be_in_a_file(resnet, tmp_path):
+    state = {"state_dict": resnet.state_dict(), "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    torch.save(state, tmp_path / "weights.pth")
+    assert torch.equal(load(tmp_path / "weights.pth").conv1.weight, resnet.conv1.weight)
+
+
+def test_a_deprecated_name_of_timm_has_the_pixels_of_its_weights():
+    pytest.importorskip("timm")
+    found = expected_pixels("VanillaTimm", "vit_base_patch16_224_in21k")
+    assert found == expected_pixels("VanillaTimm", "vit_base_patch16_224.augreg_in21k")
+    assert found["mean"] == (0.5, 0.5, 0.5)
+
+
 @pytest.mark.parametrize("classes", [0, 7])
 def test_a_file_of_timm_may_have_other_classes(classes, tmp_path):
     timm = pytest.importorskip("timm")
@@ -136,7 +163,8 @@ def test_a_network_of_the_hub_is_trained_and_rebuilt_without_it(tmp_path, monkey
     (folder / "refs" / "main").write_text("1")
     safetensors.save_file(network.state_dict(), folder / "snapshots" / "1" / "model.safetensors")
     about = {"architecture": "test_vit", "num_classes": 4, "model_args": {"depth": 2}}
-    about["pretrained_cfg"] = {"mean": [0.5, 0.4, 0.3], "crop_pct": 0.9, "fixed_input_size": True, "classifier": "head"}
+    about["model_args"] |= {"dynamic_img_size": True}
+    about["pretrained_cfg"] = {"mean": [0.5, 0.4, 0.3], "std": None, "interpolation": "random", "classifier": "head"}
     (folder / "snapshots" / "1" / "config.json").write_text(json.dumps(about))
     assert expected_pixels("VanillaTimm", name)["mean"] == (0.5, 0.4, 0.3)
     options = {"task": "mask", "backbone": name, "image_size": 32}
@@ -146,3 +174,5 @@ def test_a_network_of_the_hub_is_trained_and_rebuilt_without_it(tmp_path, monkey
     described = trained.features.hub_architecture
     rebuilt = create_model("JointHeads", pretrained=False, architecture=described, **options)
     rebuilt.load_state_dict(trained.state_dict())
+    batch = torch.randn(2, 3, 32, 32)
+    assert torch.equal(rebuilt.eval()(batch)["main"], trained.eval()(batch)["main"])

@@ -75,6 +75,8 @@ def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):
         ("--task age --model-type MultiClassTHANet", r"MultiClassTHANet_MK1 predicts classes"),
         ("--backbone resnet18", r"resnet18 does not fit VanillaEfficientNet.*efficientnet-b0"),
         ("--model-type VanillaResNet --backbone efficientnet-b0", r"efficientnet-b0 does not fit VanillaResNet"),
+        ("--freeze --drop-path 0.1", r"--drop-path has no effect with --freeze"),
+        ("--pretrained a.pth --load-state-dict b.pth", r"--pretrained FILE and --load-state-dict both set"),
         ("--freeze --no-pretrained", r"--freeze.*--no-pretrained.*--load-state-dict"),
         ("--new-head", r"--new-head needs the weights of --load-state-dict"),
         ("--cv 5 --folds 5", r"--folds must be numbers from 0 to 4.*Got 5"),

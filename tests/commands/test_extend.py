@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_before_training(train, source, make_data, 
 def half(monkeypatch):
     """Let the pretrained weights of every backbone expect a mean and a standard deviation of one half."""
     half = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "crop_share": 0.8}
-    monkeypatch.setattr("backbones.create.expected_pixels", lambda model_type, backbone: half)
+    monkeypatch.setattr("backbones.create.expected_pixels", lambda model_type, backbone, on_logits: half)
 
 
 def test_images_are_as_the_first_weights_expect(train, half, folds_folder, tmp_path, monkeypatch):

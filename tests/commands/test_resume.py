@@ -133,6 +133,18 @@ def test_a_run_with_another_grouping_of_the_weights_is_not_resumed(train, monkey
     train(*options, "--resume", code=2).assert_error("Fold 0 was begun by an earlier version")
 
 
+@pytest.mark.parametrize(
+    ("lacking", "message"), [("pixels", "other mean, standard"), ("head", "other inputs of the head")]
+)
+def test_a_run_of_an_earlier_version_with_another_input_is_not_resumed(train, lacking, message, tmp_path):
+    train()
+    (config,) = (tmp_path / "models").rglob("config.json")
+    content = json.loads(config.read_text())
+    del content["fingerprints"][lacking]
+    config.write_text(json.dumps(content))
+    train("--resume", code=2).assert_error(f"was begun by an earlier version, or from other weights, with {message}")
+
+
 def test_resume_starts_a_run_where_there_is_none_and_says_so(train):
     assert "nothing to resume" in train("--resume").out
 

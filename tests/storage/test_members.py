@@ -178,7 +178,7 @@ def test_typed_options_describe_bare_weights(make_run):
 
 def test_bare_weights_get_the_normalisation_of_their_backbone(make_run, monkeypatch):
     half = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-    monkeypatch.setattr("storage.members.expected_pixels", lambda *network: half)
+    monkeypatch.setattr("storage.members.expected_pixels", lambda *network, **how: half)
     run = make_run({}, name="kfold-ensemble-VanillaTimm")
     bare(run, 0, "a.pth")
     (member,) = find_members(run, Expected(backbone="test_resnet"), top_k=1, folds=None)

@@ -8,11 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from descriptions import info
 
 from config import TrainConfig
 from data.label_math import decode_class
-from storage.checkpoint import load_checkpoint
+from model import create_model
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.members import Expected, open_member
 from storage.run_folder import RunFolder
+from training.fold import build_network, read_weights
 from training.fold_state import FoldFiles
 from utils import UserError
 
@@ -75,3 +80,47 @@ def test_a_resume_state_continues_the_fold(run):
     assert files.state["rows"][0]["macro_f1"] == files.checkpoints.kept[0][1] == pytest.approx(0.03907, abs=1e-5)
     assert files.checkpoints.kept[0][2] == "epoch001_f1-0.0391.pt"
     assert files.state["best"].shape == (84, 18)
+
+
+# ------------------------------------------------------------------------------------------------ library networks
+
+
+@pytest.fixture
+def logits_checkpoint(tmp_path):
+    """A checkpoint of VanillaTorchvision as earlier versions wrote it, with its head on ImageNet logits."""
+    options = {"task": "mask", "backbone": "shufflenet_v2_x0_5", "image_size": 32}
+    network = create_model("VanillaTorchvision", pretrained=False, on_logits=True, **options).eval()
+    path = tmp_path / "old.pt"
+    save_checkpoint(path, network, info(model_type="VanillaTorchvision", **options))
+    content = torch.load(path, weights_only=True)
+    for name in ("pooled", "architecture", "interpolation", "crop_share"):
+        del content["info"][name]
+    torch.save(content, path)
+    return path, network
+
+
+def test_a_network_of_an_earlier_version_keeps_its_head_and_its_pixels(logits_checkpoint):
+    path, network = logits_checkpoint
+    member, batch = open_member(path), torch.randn(2, 3, 32, 32)
+    assert (member.info.interpolation, member.info.crop_share, member.info.pooled) == ("bilinear", None, False)
+    with torch.no_grad():
+        assert torch.equal(member.load().eval()(batch)["mask"], network(batch)["mask"])
+
+
+def test_bare_weights_of_an_earlier_version_keep_their_head_and_their_pixels(logits_checkpoint, tmp_path):
+    _, network = logits_checkpoint
+    torch.save(network.state_dict(), tmp_path / "bare.pth")
+    expected = Expected("mask", "VanillaTorchvision", "shufflenet_v2_x0_5", 32)
+    member = open_member(tmp_path / "bare.pth", expected)
+    assert (member.info.interpolation, member.info.crop_share, member.info.pooled) == ("bilinear", None, False)
+    member.load()
+
+
+def test_training_continues_an_earlier_head_unless_it_is_new(logits_checkpoint):
+    path, _ = logits_checkpoint
+    words = {"model_type": "VanillaTorchvision", "backbone": "shufflenet_v2_x0_5", "task": "mask", "image_size": 32}
+    for new_head, pooled in ((False, False), (True, True)):
+        config = TrainConfig(**words, load_state_dict=str(path), new_head=new_head)
+        network, left_out = build_network(config, read_weights(config, 0))
+        assert network.pooled == pooled
+        assert bool(left_out) == new_head

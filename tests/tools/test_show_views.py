@@ -82,6 +82,15 @@ def test_a_sheet_for_each_transform_and_one_of_mixup(show, small_data, tmp_path)
         assert {len(cells(block)) for block in blocks} == {2 + len(VIEWS) + 2}  # draws, views, the image, validation
 
 
+def test_images_are_shown_as_the_weights_of_a_backbone_expect(show, small_data):
+    words = ("--model-type", "VanillaTorchvision", "--backbone", "resnet18", "--transform-type", "base")
+    _, drawn = show("--train-root", small_data.train_root, *words)
+    for block in drawn["base"][2]:
+        image = read_image(small_data.train_root / block.caption.split(": ")[0])
+        square = image.resize((36, 48), Image.Resampling.BILINEAR).crop((2, 8, 34, 40))  # 0.875 of the shorter side
+        assert np.array_equal(np.asarray(cells(block)["validation"].picture), np.asarray(square))
+
+
 @pytest.mark.parametrize(
     ("transform", "size"), [("random", ()), ("facecrop", ()), ("random", ("--image-size", 64, "--train-side", 0.5))]
 )
