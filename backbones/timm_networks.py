@@ -169,9 +169,14 @@ def find_config(name: str) -> Any:
 
 def _find_own_config(name: str) -> Any:
     """Return the configuration that a network itself has; timm finds none by the name of a deprecated one."""
-    with torch.device("meta"), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated
-        about = getattr(import_timm().create_model(name, pretrained=False), "pretrained_cfg", None)
+        try:
+            with torch.device("meta"):  # without memory for the weights, which older versions of timm cannot always
+                network = import_timm().create_model(name, pretrained=False)
+        except RuntimeError:
+            network = import_timm().create_model(name, pretrained=False)
+    about = getattr(network, "pretrained_cfg", None)
     return _as_config(about) if about else None
 
 
@@ -193,7 +198,7 @@ def _read_hub(name: str) -> Hub:
             raise ValueError(f"timm {timm.__version__} has no network {architecture}")
     except KeyError:
         raise UserError(f"--backbone {name} is not a network of timm. Use another one.") from None
-    except (OSError, ValueError) as error:  # of the download
+    except (OSError, RuntimeError, ValueError) as error:  # of the download
         raise UserError(
             f"--backbone {name} could not be read ({first_line(error).rstrip('.')}). Check the name, or copy the "
             "folder that HF_HOME names from a connected machine."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -136,7 +137,8 @@ def _timm(name: str, *, count: bool) -> Backbone:
 
     about, parameters = timm.get_pretrained_cfg(name), None
     if count:
-        with torch.device("meta"), warnings.catch_warnings():
+        # Older versions of timm cannot create all networks without memory for the weights.
+        with suppress(RuntimeError), torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a network that is never used
             parameters = _count(timm.create_model(name, pretrained=False))
     if about is None:
