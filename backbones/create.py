@@ -28,7 +28,7 @@ def find_library(model_type: str, backbone: str) -> str:
         return library
     if backbone in EFFICIENTNETS:
         return "efficientnet_pytorch"
-    if library != "any" or backbone in torchvision.models.list_models(module=torchvision.models):
+    if library != "any" or backbone in _torchvision_names():
         return "torchvision"
     if set(".:") & set(backbone) or timm_networks.has_network(backbone):
         return "timm"
@@ -125,15 +125,19 @@ def _remove_last_layer(backbone: nn.Module) -> tuple[str | None, int]:
     return name, layer.in_features
 
 
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)  # without detection and the like
+
+
 def _from_torchvision(name: str, image_size: int) -> nn.Module:
-    names, version = torchvision.models.list_models(module=torchvision.models), torchvision.__version__
-    if name not in names:
-        hint = nearest(name, names)
+    if name not in _torchvision_names():
+        hint = nearest(name, _torchvision_names())
         if timm_networks.has_network(name.removeprefix("timm/").split(".")[0]) or ":" in name:
             hint = " Backbones of timm need --model-type VanillaTimm or JointHeads."
         elif not timm_networks.is_installed():
             hint += " Backbones of timm need pip install timm."
-        raise UserError(f"--backbone {name} is not a classification network of torchvision {version}.{hint}")
+        library = f"torchvision {torchvision.__version__}"
+        raise UserError(f"--backbone {name} is not a classification network of {library}.{hint}")
     options = {}
     if name.startswith("vit_"):
         options = {"image_size": image_size}
@@ -169,7 +173,7 @@ def _expected_pixels(model_type: str, backbone: str) -> dict[str, Any]:
             interpolation = about.interpolation if about.interpolation in known else "bilinear"
             pixels = {"interpolation": interpolation, "crop_share": float(about.crop_pct)}
             return {"mean": tuple(about.mean), "std": tuple(about.std), **pixels}
-    if library == "torchvision" and backbone in torchvision.models.list_models(module=torchvision.models):
+    if library == "torchvision" and backbone in _torchvision_names():
         about = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()
         pixels = {"interpolation": about.interpolation.value, "crop_share": about.crop_size[0] / about.resize_size[0]}
         return {"mean": tuple(about.mean), "std": tuple(about.std), **pixels}

@@ -80,14 +80,18 @@ def create(
                 raise UserError(f"--drop-path has no effect on {name}, which skips no blocks. Leave it out.") from None
             raise
 
-    backbone, outputs = check_size(name, image_size, create_random)
-    if isinstance(pretrained, FileWeights):
-        backbone = _load_file(own, pretrained, about, options)
-    elif pretrained:
-        backbone = _load_published(name, about, options)
-    if pooled:  # after loading, so that all weights must fit
-        backbone.reset_classifier(0)
-        backbone, outputs = check_size(name, image_size, lambda: backbone)
+    def pool(network: nn.Module) -> nn.Module:
+        if pooled:
+            network.reset_classifier(0)
+        return network
+
+    if pretrained:
+        check_size(name, image_size, create_random)  # before a download
+        from_file = isinstance(pretrained, FileWeights)
+        loaded = _load_file(own, pretrained, about, options) if from_file else _load_published(name, about, options)
+        backbone, outputs = check_size(name, image_size, lambda: pool(loaded))
+    else:
+        backbone, outputs = check_size(name, image_size, lambda: pool(create_random()))
     if grad_checkpointing:
         try:
             backbone.set_grad_checkpointing(True)

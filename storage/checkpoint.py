@@ -51,9 +51,7 @@ class ModelInfo:
     crop_share: float | None = None
     crop_scale: float = CROP_SCALE
     inference_crop: float | None = None
-    architecture: dict[str, Any] | None = (
-        None  # of a backbone of huggingface.co, see `backbones.create.create_backbone`
-    )
+    architecture: dict[str, Any] | None = None  # see `backbones.create.create_backbone`
     pooled: bool = False  # see `model.Network`; checkpoints of earlier versions lack it
     classes: tuple[str, ...] = ()
     fold: int | None = None
