@@ -5,12 +5,11 @@ images and networks of any size. Images come in as PIL RGB and leave as normalis
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -19,8 +18,7 @@ from torchvision.transforms.v2 import functional as F
 
 from config import CROP_SCALE
 from data.face_box import Box, face_crop_box
-from data.label_math import age_group_shares
-from data.tasks import AGE_BOUNDS, MAX_AGE, TASKS
+from data.tasks import Task, Tasks
 from utils import seeded
 
 MEAN = (0.485, 0.456, 0.406)
@@ -235,39 +233,47 @@ class BatchMixing:
     """Mix the images and targets of a batch: `(images (B, 3, S, S), {task: (B,)})` to the same for training.
 
     Without options it returns the same batch. Otherwise class targets become probabilities, `{task: (B, C) float32}`,
-    and ages are mixed as the pixels are. It draws from torch's global generator.
+    and numbers are mixed as the pixels are. It draws from torch's global generator.
 
     Args:
+        tasks: those of the targets.
         mixup: alpha of MixUp (Zhang et al. 2018, https://arxiv.org/abs/1710.09412).
         cutmix: alpha of CutMix (Yun et al. 2019, https://arxiv.org/abs/1905.04899). With both, a batch gets one.
-        age_sigma: standard deviation of soft age groups in years, see `age_group_shares`.
-        bounds: years at which the second and the third age group begin.
+        soft: for tasks of numbers the probabilities of the ranges at the numbers 0, 1, ..., `(V, ranges) float32`,
+            which replace the classes of the ranges.
     """
 
     def __init__(
-        self, *, mixup: float = 0.0, cutmix: float = 0.0, age_sigma: float = 0.0, bounds: Sequence[float] = AGE_BOUNDS
+        self, tasks: Tasks, *, mixup: float = 0.0, cutmix: float = 0.0, soft: Mapping[Task, Tensor] | None = None
     ) -> None:
+        self.tasks, self.soft = tasks, dict(soft or {})
         self.kinds = [(kind, alpha) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha]
-        years = np.arange(MAX_AGE + 1)
-        self.shares = torch.from_numpy(age_group_shares(years, age_sigma, bounds)).float() if age_sigma else None
 
     def __call__(self, images: Tensor, targets: Targets) -> tuple[Tensor, Targets]:
         """Return the mixed batch."""
-        if self.shares is not None or self.kinds:
-            targets = {task: _to_probabilities(task, values) for task, values in targets.items()}
-        if self.shares is not None:
-            self.shares = self.shares.to(targets["age"].device)
-            groups = self.shares[targets["age"].round().long()]
-            main = torch.einsum("bm,bg,ba->bmga", targets["mask"], targets["gender"], groups).flatten(1)
-            targets |= {"ageg": groups, "main": main}  # in the order of encode_class
+        if self.soft or self.kinds:
+            targets = {name: _to_probabilities(self.tasks[name], values) for name, values in targets.items()}
+        for task, shares in self.soft.items():
+            self.soft[task] = shares.to(images.device)  # moved once
+            targets[task.ranges.name] = self.soft[task][targets[task.name].round().long()]
+        if self.soft:
+            targets |= {name: _join(task, targets) for name, task in self.tasks.items() if task.parts}
         if self.kinds:
             kind, alpha = self.kinds[torch.randint(len(self.kinds), ()).item()]
             # The labels that torchvision mixes are row numbers, so that one mixture serves the targets of all tasks.
             count = len(images)
             images, parts = kind(alpha=alpha, num_classes=count)(images, torch.arange(count, device=images.device))
-            targets = {task: parts @ values for task, values in targets.items()}
+            targets = {name: parts @ values for name, values in targets.items()}
         return images, targets
 
 
-def _to_probabilities(task: str, values: Tensor) -> Tensor:
-    return values if TASKS[task].regression else nn.functional.one_hot(values, TASKS[task].outputs).float()
+def _to_probabilities(task: Task, values: Tensor) -> Tensor:
+    return values if task.regression else nn.functional.one_hot(values, task.outputs).float()
+
+
+def _join(task: Task, targets: Targets) -> Tensor:
+    """Return the joint probabilities of the parts of a task, `(B, C)`, in the order of `label_math.encode_classes`."""
+    first, *others = (targets[part.name] for part in task.parts)
+    for each in others:
+        first = (first[:, :, None] * each[:, None]).flatten(1)
+    return first

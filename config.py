@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cli import checks, choices
 from cli.options import Config, option
-from data.tasks import TASKS
+from data.faces import FACES, FaceTask
 
 # Named sets of options of train.py: --preset NAME. Options that are typed win.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -170,18 +170,18 @@ class TrainSystem(System):
 class Runs:
     """Runs."""
 
-    task: str = option("main", "task of the runs", choices=TASKS)
+    task: str = option("main", "task of the runs", choices=FACES)
     root: tuple[str, ...] | None = option(None, "run folders, separated by commas", text="all runs of the task")
 
 
 @dataclass
-class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, Config):
+class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, FaceTask, Config):
     """Train one network, or K of them by K-fold cross-validation over people."""
 
     command = "train.py"
     check = checks.check_training
     presets = PRESETS
-    task: str = option("main", "what to learn", choices=TASKS)
+    task: str = option("main", "what to learn", choices=FACES)
     preset: str | None = option(None, "named set of options, listed below", choices=PRESETS, text="none")
 
     @property
@@ -194,7 +194,7 @@ class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoi
 class PredictConfig(System, Config):
     """Options that the two prediction commands share."""
 
-    task: str = option(TrainConfig.task, "what to predict; checkpoints know their own", choices=TASKS)
+    task: str = option(TrainConfig.task, "what to predict; checkpoints know their own", choices=FACES)
     model_type: str = option(TrainConfig.model_type, "network; checkpoints know their own", choices=choices.MODELS)
     backbone: str | None = option(None, "backbone of a bare state dict", text="by network")
     image_size: int | None = option(None, "image size of a bare state dict", low=checks.MIN_IMAGE_SIZE, text="224")
@@ -234,7 +234,7 @@ class JoinConfig(Config):
     """Write log.csv, oof.csv and summary.json of a run whose folds were trained by several commands."""
 
     command = "python -m tools join_folds"
-    task: str = option(TrainConfig.task, "task of the run", choices=TASKS)
+    task: str = option(TrainConfig.task, "task of the run", choices=FACES)
     model_type: str = option(TrainConfig.model_type, "network, if there are runs of several", choices=choices.MODELS)
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
 
@@ -331,7 +331,7 @@ class ScoreConfig(Config):
     check = checks.check_score
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
-    task: str = option(TrainConfig.task, "task of the submission", choices=TASKS)
+    task: str = option(TrainConfig.task, "task of the submission", choices=FACES)
 
 
 @dataclass

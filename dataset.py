@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from data.image_cache import ImageReader
 from data.label_math import decode_classes, make_targets
-from data.tasks import TASKS
+from data.tasks import Tasks
 from utils import UserError, derive_seed, seeded
 
 BLANK = Image.new("RGB", (64, 64))  # takes the place of an unreadable image
@@ -38,23 +38,26 @@ class TrainDataset(Dataset):
 
     An item is requested by (epoch, index), see `EpochSampler`, and is `(image (3, S, S) float32, {task: target})`. Its
     random draws depend on the seed of the run and the fold, the epoch and the index, not on workers or order. See
-    `make_targets` for `age_filter` and `extra_classes` for `oversample`.
+    `extra_classes` for `oversample`, which goes by the classes of the first task.
     """
 
     def __init__(
         self,
         table: pd.DataFrame,
         transform: Callable,
+        tasks: Tasks,
         *,
         seed: Sequence[int],
         reader: ImageReader | None = None,
-        age_filter: int | None = None,
         oversample: bool = False,
     ) -> None:
         self.paths, self.people = table["path"].tolist(), table["person"].to_numpy(str)
-        self.targets = make_targets(table, age_filter=age_filter)
+        self.tasks, self.targets = tasks, make_targets(table, tasks)
         self.transform, self.seed, self.reader = transform, tuple(seed), reader or ImageReader()
-        self.extra = extra_classes(self.targets["main"], self.people) if oversample else np.empty(0, np.int64)
+        self.mixed = tasks.default.class_task  # the task whose classes are oversampled
+        self.extra = np.empty(0, np.int64)
+        if oversample:
+            self.extra = extra_classes(self.targets[self.mixed.name], self.people, count=self.mixed.outputs)
 
     def __len__(self) -> int:
         return len(self.paths) + len(self.extra)
@@ -65,14 +68,15 @@ class TrainDataset(Dataset):
             with seeded("train", *self.seed, epoch, index):
                 return self._image(index), self._target(index)
         mixture = self.mixture(epoch, index)
-        target, other = (self._target(row) for row in mixture.rows)  # of one class; the age is mixed as the pixels are
-        target["age"] = mixture.share * target["age"] + (1 - mixture.share) * other["age"]
+        target, other = (self._target(row) for row in mixture.rows)  # of one class; numbers are mixed as the pixels are
+        for name in (name for name, task in self.tasks.items() if task.regression):
+            target[name] = mixture.share * target[name] + (1 - mixture.share) * other[name]
         return mixture.image, target
 
     def mixture(self, epoch: int, index: int) -> Mixture:
         """Return the parts of the item (epoch, index), one of the extra ones."""
         # Two people of a class and a share: MixUp with alpha 1 (Zhang et al. 2018, arXiv:1710.09412).
-        members = np.flatnonzero(self.targets["main"] == self.extra[index - len(self.paths)])
+        members = np.flatnonzero(self.targets[self.mixed.name] == self.extra[index - len(self.paths)])
         with seeded("train", *self.seed, epoch, index):
             first = members[torch.randint(len(members), ()).item()]
             others = members[self.people[members] != self.people[first]]
@@ -89,13 +93,13 @@ class TrainDataset(Dataset):
     @property
     def classes(self) -> dict[str, np.ndarray]:
         """Return the class of every item for each classification task, `{task: (len,) int64}`."""
-        extra = {**decode_classes(self.extra), "main": self.extra}
+        extra = {**decode_classes(self.mixed, self.extra), self.mixed.name: self.extra}
         return {task: np.concatenate([self.targets[task], more]) for task, more in extra.items()}
 
     def counts(self) -> dict[str, Tensor]:
         """Return the number of items of each class for each classification task, `{task: (C,) int64}`."""
         return {
-            task: torch.bincount(torch.from_numpy(values), minlength=TASKS[task].outputs)
+            task: torch.bincount(torch.from_numpy(values), minlength=self.tasks[task].outputs)
             for task, values in self.classes.items()
         }
 
@@ -106,13 +110,14 @@ class TrainDataset(Dataset):
         return {task: values[index].item() for task, values in self.targets.items()}
 
 
-def extra_classes(labels: np.ndarray, people: np.ndarray) -> np.ndarray:
+def extra_classes(labels: np.ndarray, people: np.ndarray, *, count: int) -> np.ndarray:
     """Return the classes of the images that oversampling adds, `(E,) int64`, sorted.
 
     Each scarce class is filled up to the mean count of the classes. A class of a single person stays as it is, since
-    there are no two people to mix. `labels` and `people`, both `(N,)`, are those of the images.
+    there are no two people to mix. `labels` and `people`, both `(N,)`, are those of the images, and `count` is the
+    number of classes.
     """
-    counts = np.bincount(labels, minlength=TASKS["main"].outputs)
+    counts = np.bincount(labels, minlength=count)
     goal = round(counts.sum() / np.count_nonzero(counts))
     mixable = [c for c in range(len(counts)) if len(set(people[labels == c])) > 1]
     return np.concatenate([np.empty(0, np.int64), *(np.full(max(0, goal - counts[c]), c) for c in mixable)])

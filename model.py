@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from backbones.create import create_backbone, find_library
 from backbones.weights import FileWeights
 from cli.choices import MODELS
-from data.tasks import ATTRIBUTES, TASKS
+from data.tasks import Task, Tasks
 
 # ------------------------------------------------------------------------------------------------ networks
 
@@ -26,7 +26,7 @@ from data.tasks import ATTRIBUTES, TASKS
 class Network(nn.Module):
     """Base class: a backbone, as the attribute `backbone_name`.
 
-    Subclasses take it, the names of their heads, and the number of outputs of the backbone.
+    Subclasses take it, the tasks of their heads, and the number of outputs of the backbone.
     """
 
     backbone_name = "backbone"
@@ -61,17 +61,17 @@ class VanillaEfficientNet(Network):
 
     backbone_name = "efficientnet"
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
         (self.head,) = heads
         self.batchnorm = nn.BatchNorm1d(width)
         self.dropout = nn.Dropout(0.5)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(width, TASKS[self.head].outputs)
+        self.linear = nn.Linear(width, self.head.outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.features(images)  # (B, width), 1000 in the source
-        return {self.head: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
+        return {self.head.name: self.linear(self.relu(self.dropout(self.batchnorm(x))))}
 
 
 class VanillaResNet(VanillaEfficientNet):
@@ -88,46 +88,47 @@ class AttentionTrunk(Network):
 
     width, attention_heads = 64, 8
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
-        self.attributes = tuple(head for head in heads if head in ATTRIBUTES)
+        self.attributes = tuple(head for head in heads if not head.parts)
         self.batchnorm = nn.BatchNorm1d(width)
         self.dropout = nn.Dropout(0.5)
-        self.tokens = nn.ModuleDict({name: nn.Linear(width, self.width) for name in self.attributes})
+        self.tokens = nn.ModuleDict({each.name: nn.Linear(width, self.width) for each in self.attributes})
         self.attention = nn.MultiheadAttention(self.width, self.attention_heads, batch_first=True)
-        self.heads = nn.ModuleDict({name: nn.Linear(self.width, TASKS[name].outputs) for name in self.attributes})
+        self.heads = nn.ModuleDict({each.name: nn.Linear(self.width, each.outputs) for each in self.attributes})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.dropout(self.batchnorm(self.features(images)))  # (B, 1000)
-        tokens = torch.stack([self.tokens[name](x) for name in self.attributes], dim=1)  # (B, 3, 64)
+        tokens = torch.stack([token(x) for token in self.tokens.values()], dim=1)  # (B, attributes, 64)
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        return {name: self.heads[name](tokens[:, i]) for i, name in enumerate(self.attributes)}
+        return {name: head(tokens[:, i]) for i, (name, head) in enumerate(self.heads.items())}
 
 
 class MultiLabelTHANet(AttentionTrunk):
-    """Three sets of logits; the probability of a class is the joint probability of its attributes."""
+    """The logits of each attribute; the probability of a class is the joint probability of its attributes."""
 
 
 class MultiClassTHANet_MK1(AttentionTrunk):
-    """The attention trunk, and the classes from the logits of the attributes: 3 + 3 + 2 -> ReLU -> Linear."""
+    """The attention trunk, and the classes from the logits of all attributes: ReLU -> Linear."""
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone, heads, width)
         self.relu = nn.ReLU()
-        self.linear = nn.Linear(sum(TASKS[name].outputs for name in self.attributes), TASKS["main"].outputs)
+        self.head = heads[-1]
+        self.linear = nn.Linear(sum(each.outputs for each in self.attributes), self.head.outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         outputs = super().forward(images)
-        joined = torch.cat([outputs[name] for name in self.attributes], dim=1)  # (B, 8)
-        return {**outputs, "main": self.linear(self.relu(joined))}
+        joined = torch.cat([*outputs.values()], dim=1)  # (B, 3 + 3 + 2) for faces
+        return {**outputs, self.head.name: self.linear(self.relu(joined))}
 
 
 class THANet_MK1(Network):
     """A backbone with one linear head per task."""
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, TASKS[name].outputs) for name in heads})
+        self.heads = nn.ModuleDict({head.name: nn.Linear(width, head.outputs) for head in heads})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.features(images)  # (B, 1000)
@@ -143,17 +144,19 @@ class JointHeads(Network):
 
     pooled = True
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
         self.dropout = nn.Dropout(0.2)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, TASKS[name].outputs) for name in heads})
-        nn.init.zeros_(self.heads["main"].weight)
-        nn.init.zeros_(self.heads["main"].bias)
+        self.heads = nn.ModuleDict({head.name: nn.Linear(width, head.outputs) for head in heads})
+        self.joint = heads[-1]
+        nn.init.zeros_(self.heads[self.joint.name].weight)
+        nn.init.zeros_(self.heads[self.joint.name].bias)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.dropout(self.features(images))  # (B, width)
         outputs = {name: head(x) for name, head in self.heads.items()}
-        return {**outputs, "main": outputs["main"] + _joint_log_probabilities(outputs)}
+        joint = outputs[self.joint.name] + _joint_log_probabilities(outputs, self.joint)
+        return {**outputs, self.joint.name: joint}
 
 
 class VanillaTorchvision(Network):
@@ -161,14 +164,14 @@ class VanillaTorchvision(Network):
 
     pooled = True
 
-    def __init__(self, backbone: nn.Module, heads: Sequence[str], width: int) -> None:
+    def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
         (self.head,) = heads
         self.dropout = nn.Dropout(0.2)
-        self.linear = nn.Linear(width, TASKS[self.head].outputs)
+        self.linear = nn.Linear(width, self.head.outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {self.head: self.linear(self.dropout(self.features(images)))}
+        return {self.head.name: self.linear(self.dropout(self.features(images)))}
 
 
 class VanillaTimm(VanillaTorchvision):
@@ -184,7 +187,8 @@ class LogitsHead(VanillaEfficientNet):
 def create_model(
     name: str,
     *,
-    task: str,
+    task: Task,
+    tasks: Tasks,
     backbone: str | None,
     image_size: int,
     pretrained: bool | FileWeights,
@@ -197,7 +201,8 @@ def create_model(
     """Return the network called `name`, one of `cli.choices.MODELS`, for a task.
 
     Args:
-        task: the head of a network with one head; the others always have all their heads.
+        task: the head of a network with one head.
+        tasks: all tasks of the labels, for networks with several heads.
         backbone: its name; None takes the network's default.
         image_size: side of the images in pixels.
         pretrained: start the backbone from its published weights, or from those of a file.
@@ -222,7 +227,8 @@ def create_model(
         grad_checkpointing=grad_checkpointing,
         architecture=architecture,
     )
-    network = kind(features, record.heads or (task,), width)
+    heads = {"task": (task,), "attributes": tasks.heads[:-1], "all": tasks.heads}[record.heads]
+    network = kind(features, heads, width)
     if freeze:
         network.freeze()
     return network
@@ -276,23 +282,25 @@ def _find_norms(network: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], 
     return outputs, pairs
 
 
-def predict_task(outputs: dict[str, Tensor], task: str) -> Tensor:
-    """Return the class probabilities `(B, C) float32` of a task, or years `(B, 1)`.
+def predict_task(outputs: dict[str, Tensor], task: Task) -> Tensor:
+    """Return the class probabilities `(B, C) float32` of a task, or numbers `(B, 1)`.
 
-    Without a main head, the probability of a class is the joint probability of its attributes.
+    Without a head for the classes, the probability of a class is the joint probability of its attributes.
 
     Raises:
         KeyError: the network does not predict this task.
     """
-    if task in outputs:
-        output = outputs[task].float()
-        return output if TASKS[task].regression else output.softmax(dim=1)
-    if task != "main":
-        raise KeyError(task)
-    return _joint_log_probabilities(outputs).exp()
+    if task.name in outputs:
+        output = outputs[task.name].float()
+        return output if task.regression else output.softmax(dim=1)
+    if not task.parts:
+        raise KeyError(task.name)
+    return _joint_log_probabilities(outputs, task).exp()
 
 
-def _joint_log_probabilities(outputs: dict[str, Tensor]) -> Tensor:
-    """Return the log of the joint probability of the attributes of each class: `(B, 18) float32`."""
-    mask, gender, group = (outputs[name].float().log_softmax(dim=1) for name in ATTRIBUTES)
-    return (mask[:, :, None, None] + gender[:, None, :, None] + group[:, None, None, :]).flatten(1)
+def _joint_log_probabilities(outputs: dict[str, Tensor], task: Task) -> Tensor:
+    """Return the log of the joint probability of the attributes of each class of a task, `(B, C) float32`."""
+    joint, *others = (outputs[part.name].float().log_softmax(dim=1) for part in task.parts)
+    for each in others:
+        joint = (joint[:, :, None] + each[:, None]).flatten(1)
+    return joint

@@ -37,17 +37,18 @@ def submit(config: EnsembleConfig, context: Context) -> None:
 
     if recipe:
         members, tasks, entries = open_recipe(recipe, config.recipe)
-        task, name = recipe.task, Path(config.recipe).absolute().parent.name
+        task, name = recipe.record, Path(config.recipe).absolute().parent.name
     else:
         expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
         members = find_members(run, expected, top_k=config.top_k, folds=config.folds)
-        task, name = typed_task or members[0].info.task, run.name
+        info, name = members[0].info, run.name
+        task = info.tasks[typed_task or info.task]
         tasks = [task] * len(members)
         if config.method == "hardvoting":
             check_votes(task)
         if run.unfinished():
             print(f"Some folds of {run.path} are not fully trained: {shorten_list(run.unfinished())}.")
-    folder = Path(config.save_path) / task / name
+    folder = Path(config.save_path) / task.name / name
     options = {name: getattr(config, name) for name in (*OPTIONS, "members_at_once")}
     views = recipe.tta if recipe else config.tta
     settings = PredictionSettings.choose(Processes.from_environment(), views=views, **options)

@@ -24,7 +24,7 @@ from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import Rows, print_rows, read_folds
 from cli.options import flag
 from config import TrainConfig
-from data.tasks import IN_YEARS, SCORE_TITLES, TASKS
+from data.tasks import IN_YEARS, SCORE_TITLES, Task
 from storage.run_folder import RunFolder, lasting_options
 from utils import UserError, shorten_list
 
@@ -33,7 +33,7 @@ from utils import UserError, shorten_list
 class Comparison:
     """Runs of one task over the same people, by letter."""
 
-    task: str
+    task: Task
     runs: dict[str, RunFolder]
     configs: dict[str, TrainConfig]
     tables: dict[str, pd.DataFrame]  # the out-of-fold predictions for `folds`
@@ -75,16 +75,16 @@ class Comparison:
 
     def score_rows(self, digits: int = 4) -> tuple[list[str], Rows]:
         """Return the columns and rows of the scores and of their differences, with this number of decimals."""
-        names = TASKS[self.task].scores
+        names = self.task.scores
         rows = [[title, *(each[name].text(digits) for name in names)] for title, each in self.columns.items()]
         return ["", *(SCORE_TITLES[name] for name in names)], rows
 
     def verdicts(self) -> list[tuple[str, list[str]]]:
         """Return a sentence about each pair of runs, with sentences about the classes that clearly differ."""
-        record, found = TASKS[self.task], []
+        task, found = self.task, []
         for pair, each in self.differences.items():
-            clear = [name for name in record.classes if each[name].low > 0 or each[name].high < 0]
-            sentence = f"{verdict(pair, each[record.monitor], record.monitor)} in {SCORE_TITLES[record.monitor]}."
+            clear = [name for name in task.classes if each[name].low > 0 or each[name].high < 0]
+            sentence = f"{verdict(pair, each[task.monitor], task.monitor)} in {SCORE_TITLES[task.monitor]}."
             found.append((sentence, [f"class {name}: {verdict(pair, each[name], 'f1')} in F1." for name in clear]))
         return found
 
@@ -110,7 +110,7 @@ def compare(runs: Sequence[RunFolder]) -> Comparison:
     for letter, run in named.items():
         if different := _differences(runs[0], configs["A"], run, configs[letter]):
             raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {'; '.join(different)}.")
-    task = configs["A"].task
+    task = configs["A"].record
     tables = {letter: run.read_oof(task) for letter, run in named.items()}
     folds = sorted(set.intersection(*(set(table["fold"]) for table in tables.values())))
     if not folds:
@@ -161,6 +161,6 @@ def print_comparison(compared: Comparison) -> None:
     print(f"{compared.notes()}\n")
     for sentence, of_classes in compared.verdicts():
         print("\n    ".join([sentence, *of_classes]))
-    count = len(compared.differences) * (1 + len(TASKS[compared.task].classes))
+    count = len(compared.differences) * (1 + len(compared.task.classes))
     if compared.people >= FEWEST:
         print(f"{count} differences were tested. Between equal runs, 1 of 20 is called clear by chance.")

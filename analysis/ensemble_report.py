@@ -12,20 +12,20 @@ from analysis import plots
 from analysis.html import DIGITS, Figures, grid, render
 from analysis.intervals import Estimate
 from analysis.summary import estimate_text
-from data.tasks import SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES, Task
 from utils import shorten_list
 
 TAKEN = {"greedy": "greedy selection over all checkpoints", "plain": "the plain mean of one run's best checkpoints"}
 
 
 def write_ensemble(
-    path: Path, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, gain: str, about: str
+    path: Path, task: Task, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any], *, gain: str, about: str
 ) -> None:
     """Write a page about the design of an ensemble, from the rows of its table.csv and its recipe.json.
 
     `gain` is that of greedy selection, and `about` is about the people and images that were scored, both in words.
     """
-    monitor = TASKS[recipe["task"]].monitor
+    monitor = task.monitor
     title = SCORE_TITLES[monitor]
     alphabet = string.ascii_uppercase
     names = chain(alphabet, map("".join, product(alphabet, repeat=2)))
@@ -34,7 +34,7 @@ def write_ensemble(
     figures = Figures()
     figures.add("costs", plots.score_against_cost(pd.DataFrame(rows), monitor), f"{title} over images per second.")
     page = {
-        "title": f"Ensemble for {TASKS[recipe['task']].title}",
+        "title": f"Ensemble for {task.title}",
         "about": about,
         "verdicts": _verdicts(rows, monitor, f"The recipe is {TAKEN[recipe['scores']['taken']]}.", gain),
         "rows": _ways(rows, monitor),

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.intervals import binomial_interval
 from analysis.metrics import class_counts, class_f1, confusion_counts
-from data.label_math import age_group, decode_classes, encode_classes, marginals, predicted_class
-from data.tasks import ATTRIBUTES, TASKS
+from data.label_math import class_numbers, decode_classes, encode_classes, marginals, predicted_classes
+from data.tasks import Task
 
 BINS = 10  # of a reliability table
 YEARS = 5  # width of a bin of true ages; the bounds 30 and 60 begin one
@@ -19,7 +19,7 @@ YEARS = 5  # width of a bin of true ages; the bounds 30 and 60 begin one
 class Predictions:
     """Predictions of one task for N images."""
 
-    task: str  # names the classes
+    task: Task  # names the classes
     labels: np.ndarray  # (N,) int64, true classes
     predicted: np.ndarray  # (N,) int64
     probabilities: np.ndarray | None = None  # (N, C); None for age groups of predicted years
@@ -27,7 +27,7 @@ class Predictions:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
-        return TASKS[self.task].classes
+        return self.task.classes
 
     @property
     def wrong(self) -> np.ndarray:
@@ -35,19 +35,21 @@ class Predictions:
         return self.predicted != self.labels
 
 
-def split_predictions(task: str, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Predictions]:
-    """Return the predictions of a run for its task, then for the tasks that follow from it.
+def split_predictions(task: Task, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, Predictions]:
+    """Return the predictions of a run for its task, then for the tasks that follow from it, by name.
 
-    The classes of main imply mask, gender and ageg: the probability of an attribute is the sum over the classes that
-    have it. Years imply their age group. `labels` and `probabilities` are those of `labels_and_predictions`.
+    Classes that are combinations of attributes imply these: the probability of an attribute is the sum over the classes
+    that have it. Numbers imply their range. `labels` and `probabilities` are those of `labels_and_predictions`.
     """
-    if TASKS[task].regression:
-        return {"ageg": Predictions("ageg", age_group(labels), predicted_class(task, probabilities))}
-    parts = {task: (labels, probabilities)}
-    if task == "main":
-        true, shares = decode_classes(labels), marginals(probabilities)
-        parts |= {name: (true[name], shares[name]) for name in ATTRIBUTES}
-    return {name: Predictions(name, true, shares.argmax(axis=1), shares) for name, (true, shares) in parts.items()}
+    classes, predicted = class_numbers(task, labels), predicted_classes(task, probabilities)
+    whole = Predictions(task.class_task, classes, predicted, None if task.regression else probabilities)
+    found = {whole.task.name: whole}
+    if task.parts:
+        true, shares = decode_classes(task, labels), marginals(task, probabilities)
+        for part in task.parts:
+            own = shares[part.name]
+            found[part.name] = Predictions(part, true[part.name], own.argmax(axis=1), own)
+    return found
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
@@ -64,19 +66,20 @@ def class_scores(predictions: Predictions) -> pd.DataFrame:
 
 
 def attribute_costs(predictions: Predictions) -> pd.DataFrame:
-    """Return the loss of macro F1 that the errors of each attribute of main cause.
+    """Return the loss of macro F1 that the errors of each attribute of a task cause.
 
     Returns:
         A row for each attribute: attribute, macro_f1 (of all), if_right (macro F1 with the attribute corrected in all
         predictions), and cost, the difference.
     """
-    true, predicted = decode_classes(predictions.labels), decode_classes(predictions.predicted)
+    task = predictions.task
+    true, predicted = (decode_classes(task, each) for each in (predictions.labels, predictions.predicted))
     macro_f1 = float(class_scores(predictions)["f1"].mean())
     rows = []
-    for name in ATTRIBUTES:
-        corrected = Predictions(predictions.task, predictions.labels, encode_classes({**predicted, name: true[name]}))
-        score = float(class_scores(corrected)["f1"].mean())
-        rows.append({"attribute": name, "macro_f1": macro_f1, "if_right": score, "cost": score - macro_f1})
+    for part in task.parts:
+        corrected = encode_classes(task, {**predicted, part.name: true[part.name]})
+        score = float(class_scores(Predictions(task, predictions.labels, corrected))["f1"].mean())
+        rows.append({"attribute": part.title, "macro_f1": macro_f1, "if_right": score, "cost": score - macro_f1})
     return pd.DataFrame(rows)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from analysis.metrics import class_f1, macro_f1
-from data.label_math import age_group
-from data.tasks import IN_YEARS, TASKS
+from data.label_math import class_numbers, range_numbers
+from data.tasks import IN_YEARS, Task
 
 RESAMPLES = 2000
 LEVEL = 0.95  # of the intervals
@@ -60,11 +60,10 @@ class Sums:
     drawn: np.ndarray  # (R, T), of each resample
 
 
-def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
+def tally_people(task: Task, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
     """Return the counts of each person's predictions that the scores are computed from.
 
     Args:
-        task: one of TASKS.
         probabilities: `(..., N, C)` class probabilities, or `(..., N, 1)` years for age.
         labels: `(N,)` true classes, or ages in years.
         people: `(N,) int64`, the person on each image, 0 to P - 1.
@@ -73,13 +72,12 @@ def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, peopl
         `(..., P, T) float64`: for each class the number of correct predictions, of predictions and of labels; for age
         also the sums of absolute errors in years and of their squares. NaN if a prediction is not finite.
     """
-    record = TASKS[task]
     predicted, errors = probabilities.argmax(axis=-1), []
-    if record.regression:
+    if task.regression:
         error = probabilities[..., 0].astype(np.float64) - labels
         errors = [np.abs(error)[..., None], error[..., None] ** 2]
-        predicted, labels = age_group(probabilities[..., 0]), age_group(labels)
-    classes = np.arange(len(record.classes))
+        predicted, labels = range_numbers(task, probabilities[..., 0]), class_numbers(task, labels)
+    classes = np.arange(len(task.classes))
     predicted = predicted[..., None] == classes
     true = np.broadcast_to(labels[..., None] == classes, predicted.shape)
     rows = np.concatenate([predicted & true, predicted, true, *errors], axis=-1).astype(np.float64)
@@ -89,41 +87,40 @@ def tally_people(task: str, probabilities: np.ndarray, labels: np.ndarray, peopl
     return np.add.reduceat(rows[..., order, :], first, axis=-2)
 
 
-def compute_scores(task: str, sums: np.ndarray) -> dict[str, np.ndarray]:
+def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return the scores of `metrics.score` from tallies `(..., T)`, each `(...)`."""
-    record = TASKS[task]
-    count = len(record.classes)
+    count = len(task.classes)
     images = sums[..., 2 * count : 3 * count].sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracy = sums[..., :count].sum(axis=-1) / images
         scores = {"macro_f1": macro_f1(_class_f1(task, sums)), "accuracy": accuracy}
-        if record.regression:
+        if task.regression:
             scores |= {"mae": sums[..., -2] / images, "rmse": np.sqrt(sums[..., -1] / images)}
     return scores
 
 
-def _score_parts(task: str, sums: Sums, *, labelled: bool = False) -> list[dict[str, np.ndarray]]:
+def _score_parts(task: Task, sums: Sums, *, labelled: bool = False) -> list[dict[str, np.ndarray]]:
     """Return the scores and the F1 of each class, by name, for the value, total, without and drawn of the sums.
 
     All are over the classes of the total, macro F1 with `labelled` over those of them that have images. A class that a
     resample neither has nor predicts is left out of its macro F1. One for which that is so without a person keeps its
     F1, since that person alone cannot say how much it varies.
     """
-    whole, count = _class_f1(task, sums.total), len(TASKS[task].classes)
+    whole, count = _class_f1(task, sums.total), len(task.classes)
     counted = np.isfinite(whole) & (sums.total[2 * count : 3 * count] > 0 if labelled else True)
     found = []
     for part in (sums.value, sums.total, sums.without, sums.drawn):
         f1 = np.where(np.isfinite(whole), _class_f1(task, part), np.nan)
         if part is sums.without:
             f1 = np.where(np.isnan(f1), whole, f1)
-        of_classes = dict(zip(TASKS[task].classes, np.moveaxis(f1, -1, 0), strict=True))
+        of_classes = dict(zip(task.classes, np.moveaxis(f1, -1, 0), strict=True))
         f1 = np.where(counted, f1, np.nan)
         found.append(compute_scores(task, part) | {"macro_f1": macro_f1(f1)} | of_classes)
     return found
 
 
-def _class_f1(task: str, sums: np.ndarray) -> np.ndarray:
-    count = len(TASKS[task].classes)
+def _class_f1(task: Task, sums: np.ndarray) -> np.ndarray:
+    count = len(task.classes)
     return class_f1(sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count))
 
 
@@ -158,7 +155,7 @@ def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> S
     return Sums(total, total, total - np.concatenate([*people.values()]), drawn)
 
 
-def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
+def correct_sums(task: Task, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
     """Sum the tallies of chosen epochs, corrected for choosing them on the same people.
 
     Bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou and Borboudakis 2018, doi
@@ -167,14 +164,13 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
     few people is biased. The width of the interval is that of the chosen epochs on the resamples. `tallies` has
     `(E, P, T)` of each fold, for its epochs.
     """
-    record = TASKS[task]
     size = tallies[0].shape[-1]
     outside, inside, chosen_of_all = np.zeros(size), np.zeros((len(draws[0]), size)), []
     for draw, each in zip(draws, tallies, strict=True):
-        whole = compute_scores(task, each.sum(axis=1))[record.monitor]
-        chosen_of_all.append(each[_best_epochs(whole, higher_is_better=record.higher_is_better)])
-        drawn = [compute_scores(task, draw @ epoch)[record.monitor] for epoch in each]
-        chosen = _best_epochs(np.stack(drawn, axis=-1), higher_is_better=record.higher_is_better)
+        whole = compute_scores(task, each.sum(axis=1))[task.monitor]
+        chosen_of_all.append(each[_best_epochs(whole, higher_is_better=task.higher_is_better)])
+        drawn = [compute_scores(task, draw @ epoch)[task.monitor] for epoch in each]
+        chosen = _best_epochs(np.stack(drawn, axis=-1), higher_is_better=task.higher_is_better)
         missed = draw == 0
         for epoch in np.unique(chosen):
             rows = chosen == epoch
@@ -184,7 +180,7 @@ def correct_sums(task: str, tallies: Sequence[np.ndarray], draws: Sequence[np.nd
     return Sums(outside, plain.total, plain.without, inside)
 
 
-def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
+def estimate_scores(task: Task, sums: Sums) -> dict[str, Estimate]:
     """Return every score with its interval, and F1 of every class by its name.
 
     There is no interval from fewer than FEWEST people, nor one of the F1 of a class from fewer than FEWEST_OF_CLASS of
@@ -193,7 +189,7 @@ def estimate_scores(task: str, sums: Sums) -> dict[str, Estimate]:
     return _estimate_parts(task, sums, _score_parts(task, sums), _SHARES, _YEARS)
 
 
-def estimate_run(task: str, sums: Mapping[str, Sums]) -> dict[str, dict[str, Estimate]]:
+def estimate_run(task: Task, sums: Mapping[str, Sums]) -> dict[str, dict[str, Estimate]]:
     """Return the estimates of each of the scores that `sum_run` found, by name.
 
     The best epochs and their correction measure the same, so they share the interval of the correction, extended to the
@@ -206,7 +202,7 @@ def estimate_run(task: str, sums: Mapping[str, Sums]) -> dict[str, dict[str, Est
     return found
 
 
-def estimate_differences(task: str, first: Sums, second: Sums) -> dict[str, Estimate]:
+def estimate_differences(task: Task, first: Sums, second: Sums) -> dict[str, Estimate]:
     """Return the difference of every score, second minus first, of the same people in the same draws.
 
     A class without images that only one run predicts changes its macro F1 by much, if by a single image. So the
@@ -231,16 +227,16 @@ def _subtract_parts(first: list[dict], second: list[dict]) -> list[dict[str, np.
 
 
 def _estimate_parts(
-    task: str, sums: Sums, parts: list[dict[str, np.ndarray]], shares: _Scale, years: _Scale
+    task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], shares: _Scale, years: _Scale
 ) -> dict[str, Estimate]:
     """Return an estimate for each name in the parts, which are those of `_score_parts` or their differences."""
-    record, people = TASKS[task], len(sums.without)
-    count = len(record.classes)
+    people = len(sums.without)
+    count = len(task.classes)
     of_class = (sums.total - sums.without)[:, 2 * count : 3 * count].astype(bool).sum(axis=0)
-    enough = dict.fromkeys(record.scores, people >= FEWEST)
-    enough |= dict(zip(record.classes, (of_class >= FEWEST_OF_CLASS) & (people >= FEWEST), strict=True))
+    enough = dict.fromkeys(task.scores, people >= FEWEST)
+    enough |= dict(zip(task.classes, (of_class >= FEWEST_OF_CLASS) & (people >= FEWEST), strict=True))
     # The score of a class of one person may vary as much as one person of another class does on average.
-    of_one = [people * parts[2][name].var() * n for name, n in zip(record.classes, of_class, strict=True) if n > 1]
+    of_one = [people * parts[2][name].var() * n for name, n in zip(task.classes, of_class, strict=True) if n > 1]
     unseen = (of_class == 1).sum() * np.mean(of_one) / (of_class > 0).sum() ** 2 if of_one else 0.0
     return {
         name: _estimate(
@@ -295,7 +291,7 @@ class FoldPredictions:
     epochs: np.ndarray | None  # (E, N, C), of every epoch, if they are known
 
 
-def sum_run(task: str, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
+def sum_run(task: Task, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
     """Return the sums of a run's best epochs, last epochs, and best epochs corrected for the choice.
 
     The last two need the predictions of all epochs, and the correction more than one person per fold. Two runs over the

@@ -18,15 +18,15 @@ from analysis.contact_sheet import Block, Cell, contact_sheet
 from analysis.error_analysis import Predictions, split_predictions
 from analysis.metrics import fit_temperature, tempered
 from config import TrainConfig
+from data.face_layout import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
+from data.faces import AGE_BOUNDS, AGE_GROUP, FACES, GENDER, GENDERS, MASKS
 from data.images import read_thumbnail
-from data.tables import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
-from data.tasks import AGE_BOUNDS, GENDERS, MASKS, TASKS
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, atomic_write, write_text
 
 SIDE, IN_LINE = 152, 7  # pixels of an image on the contact sheet, and images per line: one person's shots
 CORRECTIONS, CONTACT_SHEET = "corrections.csv", "suspects.jpg"  # in the folder of the run
-OF_PEOPLE = ("gender", "ageg")  # shared by all images of a person, unlike the mask
+OF_PEOPLE = (GENDER.name, AGE_GROUP.name)  # shared by all images of a person, unlike the mask
 MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # added to those of corrections, for the person who checks
 WRONG = 0.03  # expected share of wrong labels; ten test sets had 3.3 % (arXiv 2103.14749)
 _FLOOR = 1e-6  # smallest probability: one image alone must not rule out a class
@@ -137,7 +137,7 @@ def make_corrections(people: pd.DataFrame, images: pd.DataFrame, ids: Mapping[st
         if "ageg" in names and found["ageg"] != row["ageg"]:
             group, older = found["ageg"], found["ageg"] > row["ageg"]
             fields["age"] = str(AGE_BOUNDS[group - 1] if older else AGE_BOUNDS[group] - 1)
-        labelled, predicted = (" ".join(TASKS[name].classes[each[name]] for name in names) for each in (row, found))
+        labelled, predicted = (" ".join(FACES[name].classes[each[name]] for name in names) for each in (row, found))
         rows.append({**fields, "labelled": labelled, "predicted": predicted, "suspicion": row["suspicion"]})
     return pd.DataFrame(rows, columns=[*CORRECTION_COLUMNS, *MORE_COLUMNS])
 
@@ -198,7 +198,7 @@ def find_suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, *, share: 
 
     At most a `share` of the number of people are suspected, and as many images.
     """
-    predictions = split_predictions(config.task, *labels_and_predictions(oof, config.task))
+    predictions = split_predictions(config.record, *labels_and_predictions(oof, config.record))
     ids, files = _list_images(oof, root)
     people = images = pd.DataFrame()
     if of_people := {name: predictions[name] for name in OF_PEOPLE if name in predictions}:
@@ -222,9 +222,9 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
             overwritten; nothing is written.
     """
     config = run.read_config()
-    if TASKS[config.task].regression:
+    if config.record.regression:
         raise UserError(f"{run.path} predicts years, not classes. Pass --root with a run of another task.")
-    oof, root = run.read_oof(config.task), Path(config.validated_root)
+    oof, root = run.read_oof(config.record), Path(config.validated_root)
     suspects = find_suspects(config, oof, root, share=share)
     corrections, sheet = run.path / CORRECTIONS, run.path / CONTACT_SHEET
     _write_corrections(corrections, suspects, overwrite=overwrite)

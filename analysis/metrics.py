@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import softmax
 
-from data.label_math import SMALLEST, age_group, predicted_class
-from data.tasks import TASKS
+from data.label_math import SMALLEST, class_numbers, predicted_classes
+from data.tasks import Task
 from utils import shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
@@ -38,13 +38,12 @@ def class_counts(confusion: np.ndarray) -> np.ndarray:
     return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)])
 
 
-def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def score(task: Task, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return the scores of a task by name.
 
     Macro F1 is the mean over the classes that are predicted or true, as in scikit-learn's `f1_score`.
 
     Args:
-        task: one of TASKS.
         probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
         labels: `(N,)` true classes, or true ages in years.
 
@@ -52,46 +51,43 @@ def score(task: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str,
         macro_f1 and accuracy as fractions; for age also mae and rmse in years, with macro_f1 and accuracy of the age
         groups. All are NaN if a prediction is not finite.
     """
-    record = TASKS[task]
     if not np.isfinite(probabilities).all():
-        return dict.fromkeys(record.scores, float("nan"))
-    predicted = predicted_class(task, probabilities)
+        return dict.fromkeys(task.scores, float("nan"))
+    predicted = predicted_classes(task, probabilities)
     errors = {}
-    if record.regression:
+    if task.regression:
         error = probabilities[:, 0].astype(np.float64) - labels
         errors = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
-        labels = age_group(labels)
-    confusion = confusion_counts(labels, predicted, len(record.classes))
+    labels = class_numbers(task, labels)
+    confusion = confusion_counts(labels, predicted, len(task.classes))
     f1 = float(macro_f1(class_f1(class_counts(confusion))))
     return {"macro_f1": f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
 
 
 def absent_classes(
-    task: str, labels: np.ndarray, probabilities: np.ndarray | None = None
+    task: Task, labels: np.ndarray, probabilities: np.ndarray | None = None
 ) -> tuple[list[str], list[str] | None]:
     """Return the names of the classes without images, and of those among them that are predicted, None if unknown.
 
     The arguments are those of `score`.
     """
-    record = TASKS[task]
-    true = set(age_group(labels) if record.regression else labels)
-    absent = [k for k in range(len(record.classes)) if k not in true]
-    names = [record.classes[k] for k in absent]
+    true = set(class_numbers(task, labels))
+    absent = [k for k in range(len(task.classes)) if k not in true]
+    names = [task.classes[k] for k in absent]
     if probabilities is None:
         return names, None
-    predicted = set(predicted_class(task, probabilities))
+    predicted = set(predicted_classes(task, probabilities))
     return names, [name for k, name in zip(absent, names, strict=True) if k in predicted]
 
 
-def describe_classes(task: str, absent: Sequence[str], predicted: Sequence[str] | None = None) -> str:
+def describe_classes(task: Task, absent: Sequence[str], predicted: Sequence[str] | None = None) -> str:
     """Return a sentence on the classes that macro F1 is the mean over.
 
     Args:
-        task: one of TASKS.
         absent: the classes without images.
         predicted: those among them that are predicted, or None if it is not known yet.
     """
-    count = len(TASKS[task].classes)
+    count = len(task.classes)
     if not absent:
         return f"Macro F1 is the mean over all {count} classes."
     names = shorten_list(absent, count)

@@ -1,7 +1,7 @@
 """Draw the figures of reports with matplotlib."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from PIL import Image
 
 from analysis.error_analysis import Predictions, confusion
 from analysis.intervals import Estimate
-from data.tasks import AGE_BOUNDS, SCORE_TITLES, TASKS
+from data.faces import AGE_BOUNDS
+from data.tasks import SCORE_TITLES, Task
 
 WIDTH, DPI = 7.2, 110  # inches, and pixels per inch
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
@@ -38,13 +39,13 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
         return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def curves(task: str, log: pd.DataFrame, epochs: int | None) -> Figure:
+def curves(task: Task, log: pd.DataFrame, epochs: int | None) -> Figure:
     """Draw the losses and the score over the epochs in log.csv, a line for each fold.
 
     The axis has all `epochs` of the run, or with None, where --patience may end it earlier, those in the log.
     """
     figure, (losses, scores) = _figure(3.0, 2)
-    monitor = TASKS[task].monitor
+    monitor = task.monitor
     for k, (fold, rows) in enumerate(log.groupby("fold")):
         colour, marker = f"C{k % 10}", "o" if len(rows) < 20 else ""
         losses.plot(rows["epoch"], rows["train_loss"], color=colour, linestyle=":", marker=marker, markersize=3)
@@ -107,10 +108,10 @@ def confusions(parts: Mapping[str, Predictions]) -> Figure:
     return figure
 
 
-def attribute_costs(table: pd.DataFrame, titles: Sequence[str]) -> Figure:
+def attribute_costs(table: pd.DataFrame) -> Figure:
     """Draw what macro F1 would be if an attribute were always right, from `error_analysis.attribute_costs`."""
     figure, (axes,) = _figure(1.7)
-    real = table["macro_f1"].iloc[0]
+    titles, real = table["attribute"], table["macro_f1"].iloc[0]
     axes.barh(titles, table["if_right"], color="#bfd4ec")
     axes.barh(titles, table["macro_f1"], color=BLUE)
     for k, row in enumerate(table.itertuples()):

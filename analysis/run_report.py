@@ -32,8 +32,8 @@ from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind
 from cli.choices import MODELS
 from cli.options import default_text, flag, options
 from config import TrainConfig
-from data.tables import read_training_table
-from data.tasks import ATTRIBUTES, SCORE_TITLES, TASKS
+from data.face_layout import read_training_table
+from data.tasks import SCORE_TITLES
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
@@ -54,22 +54,22 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         UserError: no fold is finished, or files of the run are damaged.
     """
     config = run.read_config()
-    record = TASKS[config.task]
-    oof, summary = run.read_oof(config.task), run.read_summary()
-    parts = split_predictions(config.task, *labels_and_predictions(oof, config.task))
+    task = config.record
+    oof, summary = run.read_oof(task), run.read_summary()
+    parts = split_predictions(task, *labels_and_predictions(oof, task))
     whole = next(iter(parts.values()))
     root = Path(image_root or config.validated_root)
     figures = Figures(make_folder(run.path / "report"))
     remove_leftovers(figures.folder)
-    log = run.read_log(config.task)
+    log = run.read_log(task)
     epochs = None if config.patience else config.epochs
-    figures.add("curves", plots.curves(config.task, log, epochs), "Loss and score of every epoch of every fold.")
+    figures.add("curves", plots.curves(task, log, epochs), "Loss and score of every epoch of every fold.")
     figures.add("confusion", plots.confusions({"": whole}), "Confusion matrix.", wide=len(whole.classes) > 6)
     verdicts = [*_draw_ages(config, parts, oof, root, figures), _verdict(config, summary)]
     if unfinished := shorten_list(run.unfinished()):
         verdicts.insert(0, f"Training is not complete: fold {unfinished}. This page is about the finished folds.")
     page = {
-        "title": f"{config.model_type} on {record.title}",
+        "title": f"{config.model_type} on {task.title}",
         "about": _about(config, summary),
         "verdicts": verdicts,
         "scores": _scores(config, summary, whole, oof),
@@ -79,7 +79,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "calibration": _draw_calibration(parts, figures),
         "years": YEARS,
         "mistakes": _mistakes(whole, oof, root),
-        "suspects": None if record.regression else _suspects(config, oof, root, suspect_share),
+        "suspects": None if task.regression else _suspects(config, oof, root, suspect_share),
         "options": _options(config),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "people": _people(run, oof),
@@ -105,16 +105,16 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
 
 def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
-    monitor, known = TASKS[config.task].monitor, summary["estimates"]
+    monitor, known = config.record.monitor, summary["estimates"]
     what = next(name for name in HOW if name in known)
     kind = score_kind(config.cv, config.valid_root)
     return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(known[what][monitor], DIGITS)}, {HOW[what]}."
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions, oof: pd.DataFrame) -> dict[str, Any]:
-    absent, _ = absent_classes(config.task, oof["label"].to_numpy())
-    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.task, absent)} "
-    if not TASKS[config.task].regression:
+    absent, _ = absent_classes(config.record, oof["label"].to_numpy())
+    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.record, absent)} "
+    if not config.record.regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
         constant = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
         note += (
@@ -140,16 +140,17 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
 
 
 def _draw_costs(parts: Mapping[str, Predictions], figures: Figures) -> str:
-    if "main" not in parts:
+    whole, *attributes = parts.values()
+    if not whole.task.parts:
         return ""
-    shown = plots.confusions({title: parts[name] for name, title in ATTRIBUTES.items()})
-    figures.add("attributes", shown, "Confusion matrices of mask, gender and age group.", wide=True)
-    costs = attribute_costs(parts["main"])
-    figures.add("costs", plots.attribute_costs(costs, list(ATTRIBUTES.values())), "Cost of each attribute.")
+    shown = plots.confusions({each.task.title: each for each in attributes})
+    figures.add("attributes", shown, f"Confusion matrices of {whole.task.title}.", wide=True)
+    costs = attribute_costs(whole)
+    figures.add("costs", plots.attribute_costs(costs), "Cost of each attribute.")
     most = costs.loc[costs["cost"].idxmax()]
     return (
-        f"If the {ATTRIBUTES[most['attribute']]} were always right, macro F1 would be {most['if_right']:.3f} instead "
-        f"of {most['macro_f1']:.3f}, the largest gain of the three."
+        f"If the {most['attribute']} were always right, macro F1 would be {most['if_right']:.3f} instead "
+        f"of {most['macro_f1']:.3f}, the largest gain of all attributes."
     )
 
 
@@ -157,8 +158,7 @@ def _draw_calibration(parts: Mapping[str, Predictions], figures: Figures) -> str
     known = {name: each for name, each in parts.items() if each.probabilities is not None}
     if not known:
         return ""
-    titles = {"main": "combined", **ATTRIBUTES}
-    tables = {titles[name]: reliability(each) for name, each in known.items()}
+    tables = {"combined" if each.task.parts else each.task.title: reliability(each) for each in known.values()}
     figures.add("reliability", plots.reliability(tables), "Confidence against accuracy.")
     first = next(iter(known.values()))
     confidence, accuracy = 100 * first.probabilities.max(axis=1).mean(), 100 * (1 - first.wrong.mean())
@@ -176,7 +176,7 @@ def _draw_ages(
     config: TrainConfig, parts: Mapping[str, Predictions], oof: pd.DataFrame, root: Path, figures: Figures
 ) -> list[str]:
     """Draw errors over the true age; return a sentence if the ages are unknown."""
-    if TASKS[config.task].regression:
+    if config.record.regression:
         drawn = plots.year_errors(year_errors(oof))
         figures.add("years", drawn, "Error of the predicted years over the true age.")
     try:
@@ -186,7 +186,7 @@ def _draw_ages(
     ages = oof["ImageID"].map(dict(zip(people["image"], people["age"], strict=True)))
     if ages.isna().any():
         return [f"There is no section on age: {root} lacks some of the images."]
-    titles = {"main": "any attribute", **ATTRIBUTES}
+    titles = {name: "any attribute" if each.task.parts else each.task.title for name, each in parts.items()}
     drawn = plots.errors_by_age(errors_by_age(parts, ages.to_numpy(), oof["person"]), titles)
     figures.add("ages", drawn, "Share of wrong predictions over the true age.")
     return []
@@ -232,7 +232,7 @@ def _suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, share: float) 
 def _options(config: TrainConfig) -> dict[str, Any]:
     hidden = ("resume", "overwrite", "save_path")
     every = [(f, getattr(config, f.name)) for f in options(TrainConfig) if f.name not in hidden]
-    default = {"backbone": MODELS[config.model_type].backbone, "loss_type": TASKS[config.task].losses[0]}
+    default = {"backbone": MODELS[config.model_type].backbone, "loss_type": config.record.losses[0]}
     changed = ", ".join(
         flag(f.name if value else f"no_{f.name}") if isinstance(value, bool) else f"{flag(f.name)} {value}"
         for f, value in every

@@ -10,18 +10,17 @@ import pandas as pd
 from analysis.intervals import TITLES, Estimate, FoldPredictions, describe_run, estimate_run, sum_run
 from analysis.metrics import absent_classes, describe_classes, score
 from config import TrainConfig
-from data.tasks import SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES, Task
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, library_versions, shorten_list, write_json
 
 Rows = list[list[str]]  # cells of a table, row by row
 
 
-def best_epochs(task: str, log: pd.DataFrame) -> pd.DataFrame:
+def best_epochs(task: Task, log: pd.DataFrame) -> pd.DataFrame:
     """Return the row of each fold's best epoch, the earliest of equals; folds without a score are left out."""
-    record = TASKS[task]
-    ranked = log.dropna(subset=[record.monitor]).sort_values(
-        [record.monitor, "epoch"], ascending=[not record.higher_is_better, True], kind="stable"
+    ranked = log.dropna(subset=[task.monitor]).sort_values(
+        [task.monitor, "epoch"], ascending=[not task.higher_is_better, True], kind="stable"
     )
     return ranked.groupby("fold").head(1).sort_values("fold")
 
@@ -31,15 +30,15 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
 
     `log` and `oof` are the rows of log.csv and oof.csv of finished folds.
     """
-    names = TASKS[config.task].scores
-    best = best_epochs(config.task, log)
+    task = config.record
+    best = best_epochs(task, log)
     folds = [
-        {"fold": int(row["fold"]), "best_epoch": int(row["epoch"]), **{name: float(row[name]) for name in names}}
+        {"fold": int(row["fold"]), "best_epoch": int(row["epoch"]), **{name: float(row[name]) for name in task.scores}}
         | {"seconds": float(log.loc[log["fold"] == row["fold"], "seconds"].sum())}
         for row in best.to_dict("records")
     ]
-    labels, probabilities = labels_and_predictions(oof, config.task)
-    absent, predicted = absent_classes(config.task, labels, probabilities)
+    labels, probabilities = labels_and_predictions(oof, task)
+    absent, predicted = absent_classes(task, labels, probabilities)
     about = {"people": oof["person"].nunique(), "images": len(oof), "absent": absent, "absent_predicted": predicted}
     return {
         "task": config.task,
@@ -48,21 +47,20 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
         "folds_finished": len(folds),
         "folds_planned": config.cv,
         "folds": folds,
-        "mean": {name: float(best[name].mean()) for name in names},
-        "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in names},
-        "oof": score(config.task, probabilities, labels) | about,
+        "mean": {name: float(best[name].mean()) for name in task.scores},
+        "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in task.scores},
+        "oof": score(task, probabilities, labels) | about,
         "seconds": float(log["seconds"].sum()),
     }
 
 
-def as_plain(task: str, found: dict[str, Estimate]) -> dict[str, Any]:
+def as_plain(task: Task, found: dict[str, Estimate]) -> dict[str, Any]:
     """Return estimates as summary.json holds them: one per score, and below `f1` one per class."""
-    record = TASKS[task]
-    scores = {name: asdict(found[name]) for name in record.scores}
-    return scores | {"f1": {name: asdict(found[name]) for name in record.classes}}
+    scores = {name: asdict(found[name]) for name in task.scores}
+    return scores | {"f1": {name: asdict(found[name]) for name in task.classes}}
 
 
-def read_folds(run: RunFolder, task: str, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
+def read_folds(run: RunFolder, task: Task, oof: pd.DataFrame) -> Iterator[FoldPredictions]:
     """Yield the predictions of each fold that has rows in `oof`, of its best epoch and of all its epochs.
 
     Raises:
@@ -90,9 +88,9 @@ def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
 def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, Any], list[int]]:
     split = run.read_split()
     finished = run.finished()  # folds in training are left out
-    log = run.join_logs(config.task)
+    log = run.join_logs(config.record)
     log = log[log["fold"].isin(finished)]
-    oof = run.join_oof(config.task, finished)
+    oof = run.join_oof(config.record, finished)
     for fold in split["folds"]:
         if foreign := set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"]):
             raise UserError(
@@ -101,8 +99,8 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
-    estimates = estimate_run(config.task, sum_run(config.task, read_folds(run, config.task, oof)))
-    summary["estimates"] = {what: as_plain(config.task, each) for what, each in estimates.items()}
+    estimates = estimate_run(config.record, sum_run(config.record, read_folds(run, config.record, oof)))
+    summary["estimates"] = {what: as_plain(config.record, each) for what, each in estimates.items()}
     summary["split_fingerprint"] = split["fingerprint"]
     summary["versions"] = library_versions()
     write_json(run.summary, summary)
@@ -111,7 +109,7 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
 
 def fold_rows(summary: dict[str, Any]) -> tuple[list[str], Rows]:
     """Return the columns and rows of the scores of each fold's best epoch, with their mean and deviation."""
-    names, folds = TASKS[summary["task"]].scores, summary["folds"]
+    names, folds = list(summary["mean"]), summary["folds"]
     found = [(f"fold {fold['fold']}", fold, str(fold["best_epoch"]), f"{fold['seconds']:.0f}") for fold in folds]
     if len(folds) > 1:
         found += [("mean", summary["mean"], "", ""), ("standard deviation", summary["std"], "", "")]
@@ -121,7 +119,7 @@ def fold_rows(summary: dict[str, Any]) -> tuple[list[str], Rows]:
 
 def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Rows]:
     """Return the columns and rows of the scores over all people with intervals, rounded to `digits`."""
-    names = TASKS[summary["task"]].scores
+    names = list(summary["mean"])
     rows = [
         [title, *(estimate_text(summary["estimates"][what][name], digits) for name in names)]
         for what, title in TITLES.items()
@@ -155,11 +153,11 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     """Print the closing tables of a run: scores per fold, and over all people with intervals."""
     oof = summary["oof"]
     columns, rows = fold_rows(summary)
-    overall = [f"{oof[name]:.4f}" for name in TASKS[config.task].scores]
+    overall = [f"{oof[name]:.4f}" for name in config.record.scores]
     print()
     print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], first=22, others=12)
     print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.")
-    print(f"{describe_classes(config.task, oof['absent'], oof['absent_predicted'])}\n")
+    print(f"{describe_classes(config.record, oof['absent'], oof['absent_predicted'])}\n")
     print_rows(*score_rows(summary), first=22, others=33)
     print(describe_run(oof["people"], summary["estimates"]))
     if missing := summary["folds_planned"] - summary["folds_finished"]:

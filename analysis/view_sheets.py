@@ -13,7 +13,7 @@ from analysis.contact_sheet import ACROSS, Block, Cell, contact_sheet
 from augmentation import VIEWS, FixedViews, build_transform, to_image
 from data.face_box import face_crop_box
 from data.image_cache import ImageReader
-from data.tasks import MAIN_CLASSES
+from data.tasks import Tasks
 from dataset import TrainDataset, ViewDataset
 from utils import UserError
 
@@ -23,12 +23,18 @@ class ViewSheets:
     """Draw the sheets of one fold of a training."""
 
     table: pd.DataFrame  # one row per training image of the fold; label is -1 where it is unknown
+    tasks: Tasks  # of the labels; the label is the class of the first one
     reader: ImageReader
     image_size: int  # side of the network's input in pixels
     train_size: int  # side of training images in pixels
     cuts: dict[str, Any]  # the other arguments of `augmentation.build_transform`
     seed: tuple[int, int]  # run seed and fold
     about: str  # description of the training for the notes of the sheets
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes of the labels."""
+        return self.tasks.default.classes
 
     def transform_sheet(self, name: str, rows: Sequence[int], *, draws: int) -> Image.Image:
         """Draw `rows` of the table as `draws` epochs of training, validation and prediction load them."""
@@ -48,7 +54,7 @@ class ViewSheets:
             drawn = [Cell(f"training, epoch {e}", to_image(train[e, row][0])) for e in range(draws)]
             seen = [Cell(f"{n} {view}", to_image(predicted[k][0][n - 1])) for n, view in enumerate(views, 1)]
             lines = [cells[at : at + ACROSS] for cells in (drawn, seen) for at in range(0, len(cells), ACROSS)]
-            caption = image if label < 0 else f"{image}: {MAIN_CLASSES[label]}"
+            caption = image if label < 0 else f"{image}: {self.classes[label]}"
             blocks.append(Block(caption, lines, [original, Cell("validation", to_image(valid[k][0][0]))]))
         if missed:
             print(f"{name}: no face was found in {missed} of {len(rows)} images; their centre is used.")
@@ -70,7 +76,7 @@ class ViewSheets:
         classes, counts = np.unique(train.extra, return_counts=True)
         people = self.table.groupby("label")["person"].nunique()
         notes = []
-        if alone := [MAIN_CLASSES[label] for label in people.index[people == 1]]:
+        if alone := [self.classes[label] for label in people.index[people == 1]]:
             notes.append(f"Not mixed, with images of one person only: {', '.join(alone)}.")
         if not len(classes):
             notes.append("--oversample adds nothing: every class of several people has at least the mean count.")
@@ -79,7 +85,7 @@ class ViewSheets:
         blocks = []
         for label, cells in islice(self._mixtures(train, classes), count):
             added = counts[classes == label].item()
-            blocks.append(Block(f"{MAIN_CLASSES[label]}: {added} of {len(train.extra)} mixed images", [cells]))
+            blocks.append(Block(f"{self.classes[label]}: {added} of {len(train.extra)} mixed images", [cells]))
         if len(classes):
             notes.insert(0, f"--oversample mixes images of {len(classes)} scarce classes; {len(blocks)} are shown.")
         notes.insert(0, f"Training images: {self.about}, transform {name}.")
@@ -101,4 +107,5 @@ class ViewSheets:
 
     def _train_set(self, name: str, *, oversample: bool = False) -> TrainDataset:
         transform = build_transform(name, "train", self.train_size, **self.cuts)
-        return TrainDataset(self.table, transform, seed=self.seed, reader=self.reader, oversample=oversample)
+        options = {"seed": self.seed, "reader": self.reader, "oversample": oversample}
+        return TrainDataset(self.table, transform, self.tasks, **options)

@@ -25,11 +25,10 @@ import numpy as np
 
 from analysis.intervals import LAST, TITLES, FoldPredictions, estimate_run, sum_run
 from analysis.metrics import class_f1, score
-from data.label_math import encode_class
-from data.tasks import MASKS, SHOTS, TASKS
+from data.faces import MAIN, MASKS, SHOTS
 
 FOLDS, EPOCHS = 5, 12
-COUNT = TASKS["main"].outputs
+COUNT, PARTS = MAIN.outputs, [part.outputs for part in MAIN.parts]
 KINDS = ("learned", "shuffled", "one man over 60", "folds of one")
 SHOT = np.array([MASKS.index(mask) for mask in SHOTS.values()])
 # shares of the classes of mask, gender and age group
@@ -76,8 +75,8 @@ def simulate(people: int, kind: str, *, seed: int) -> dict[str, tuple[float, flo
     share = np.kron(SHARES[0], (shares * there / shares[there].sum()).ravel())  # of each class
     parts = np.array_split(np.arange(people), people if kind == "folds of one" else FOLDS)
     folds = [_fold(gender[part], age[part], part, random, shuffled=kind == "shuffled") for part in parts]
-    every, found = sum_run("main", [fold for fold, _, _ in folds]), {}
-    estimates = estimate_run("main", every)
+    every, found = sum_run(MAIN, [fold for fold, _, _ in folds]), {}
+    estimates = estimate_run(MAIN, every)
     for what, sums in every.items():
         counts = np.zeros((3, COUNT))
         for fold, best, joints in folds:
@@ -96,7 +95,7 @@ def _fold(
     """Return the predictions of a fold, its best epoch, and how likely each epoch confuses the classes, `(C, C)`."""
     shape = len(people), len(SHOT)
     truth = [np.broadcast_to(each, shape) for each in (SHOT, gender[:, None], age[:, None])]
-    labels = encode_class(*truth).ravel()
+    labels = np.ravel_multi_index(truth, PARTS).ravel()
     # An error comes from the person, from the image, or from this epoch alone.
     of_person = [random.random((shape[0], 1)) for _ in truth]
     of_image = [random.random(shape) for _ in truth]
@@ -108,9 +107,9 @@ def _fold(
             which, alone = random.random(shape), random.random(shape)
             drawn = np.where(which < 0.5, of_person[k], np.where(which < 0.7, of_image[k], alone))
             classes.append((drawn[..., None] > table.cumsum(axis=1)[truth[k], :-1]).sum(axis=-1))
-        predictions.append(np.eye(COUNT)[encode_class(*classes).ravel()])
+        predictions.append(np.eye(COUNT)[np.ravel_multi_index(classes, PARTS).ravel()])
         joints.append(np.kron(np.kron(tables[0], tables[1]), tables[2]))
-    best = int(np.argmax([score("main", each, labels)["macro_f1"] for each in predictions]))
+    best = int(np.argmax([score(MAIN, each, labels)["macro_f1"] for each in predictions]))
     owners = np.repeat(people, len(SHOT))
     return FoldPredictions(labels, owners, predictions[best], np.array(predictions)), best, joints
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from augmentation import build_transform
+from data.faces import MAIN
 from data.images import read_image
 from dataset import ViewDataset
 from model import Network, inference_network
@@ -112,7 +113,7 @@ def _ours(
     def run() -> np.ndarray:
         dataset = ViewDataset(paths, paths, transform, views=options.views)
         loader = view_loader(dataset, batch_size=per_batch, workers=workers, device=device)
-        return predict(_ready(options, networks, device), loader, "main")
+        return predict(_ready(options, networks, device), loader, MAIN)
 
     return run
 

@@ -21,9 +21,9 @@ from PIL import Image
 
 from analysis.summary import summarise_run
 from config import LabelErrorConfig, TrainConfig
+from data.face_layout import read_training_table
+from data.faces import FACES, SHOTS
 from data.split import label_fingerprint, split_people
-from data.tables import read_training_table
-from data.tasks import SHOTS
 from storage.run_folder import RunFolder, prediction_columns
 from utils import make_folder, write_json
 
@@ -78,10 +78,10 @@ def make_run(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConf
     config = TrainConfig(train_root=str(root), cv=FOLDS, epochs=epochs, save_path=str(place))
     run = RunFolder.of(place, config.task, config.model_type, cv=FOLDS)
     table, _ = read_training_table(root)
-    split = split_people(table, cv=FOLDS, seed=config.seed)
+    split = split_people(table, FACES, cv=FOLDS, seed=config.seed)
     make_folder(run.path)
     write_json(run.split, split.as_dict())
-    write_json(run.config, {**config.as_dict(), "fingerprints": {"labels": label_fingerprint(table)}})
+    write_json(run.config, {**config.as_dict(), "fingerprints": {"labels": label_fingerprint(FACES, table)}})
     random = np.random.default_rng(0)
     for number, fold in enumerate(split.folds):
         run.prepare([number])
@@ -93,7 +93,7 @@ def make_run(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConf
             predictions = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
             run.write_epoch_predictions(number, epoch, predictions)
         about = pd.DataFrame({"ImageID": rows["image"], "person": rows["person"], "fold": number, "label": labels})
-        run.write_fold_oof(number, pd.concat([about, prediction_columns(config.task, predictions)], axis=1))
+        run.write_fold_oof(number, pd.concat([about, prediction_columns(config.record, predictions)], axis=1))
         scores = {"lr": 0.1, "train_loss": 1.0, "valid_loss": 1.0, "macro_f1": 0.5, "accuracy": 0.5, "seconds": 1.0}
         run.write_fold_log(number, [{"fold": number, "epoch": k + 1, **scores} for k in range(epochs)])
     return run, config

@@ -26,6 +26,7 @@ if AS_INSTALLED not in os.environ:
 
 import torch  # noqa: E402
 
+from data.faces import FACES, MAIN  # noqa: E402
 from model import Network, create_model  # noqa: E402
 from tools.__main__ import main as run_tool  # noqa: E402
 from utils import count_cores  # noqa: E402
@@ -44,7 +45,8 @@ def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
 
 def create(backbone: str, size: int) -> Network:
     """Return one of our networks with random weights."""
-    return create_model("VanillaEfficientNet", task="main", backbone=backbone, image_size=size, pretrained=False)
+    options = {"backbone": backbone, "image_size": size, "pretrained": False}
+    return create_model("VanillaEfficientNet", task=MAIN, tasks=FACES, **options)
 
 
 def draw_images(folder: Path, people: int) -> Path:

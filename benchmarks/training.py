@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from augmentation import build_transform
+from data.face_layout import read_training_table
+from data.faces import FACES
 from data.image_cache import ImageReader, load_images
 from data.images import needed_side
-from data.tables import read_training_table
 from dataset import EpochSampler, TrainDataset
 from loss import create_criterion
 from optim import create_optimizer, create_scheduler
@@ -165,7 +166,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
 
     def load(reader: ImageReader) -> tuple[EpochSampler, DataLoader]:
         transform = build_transform(options.transform, "train", options.image_size)
-        dataset = TrainDataset(rows, transform, seed=(0,), reader=reader)
+        dataset = TrainDataset(rows, transform, FACES, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, create_loaders([(dataset, sampler)], workers=count_workers(-1, device), device=device)[0]
 

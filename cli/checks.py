@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.choices import BACKBONES, MODELS, OPTIMIZERS, flag, resolve_name
-from data.tasks import AGE_BOUNDS, TASKS
+from data.faces import AGE_BOUNDS, AGE_GROUP, FACES, MAIN
+from data.tasks import Task
 from utils import UserError
 
 MIN_IMAGE_SIZE = 32  # pixels; below it the last feature maps of the backbones vanish
@@ -14,7 +15,7 @@ FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, le
 def check_training(config: Any) -> None:
     """Check the options of train.py and fill in the backbone and the loss that fit the network and the task."""
     config.backbone = check_network(config.task, config.model_type, config.backbone)
-    losses = TASKS[config.task].losses
+    losses = FACES[config.task].losses
     config.loss_type = config.loss_type or losses[0]
     if config.loss_type not in losses:
         raise UserError(f"--loss-type {config.loss_type} does not fit task {config.task}. Use {', '.join(losses)}.")
@@ -53,8 +54,8 @@ def _check_patience(config: Any) -> None:
 
 def _check_task(config: Any) -> None:
     """Check the options that need age groups or classes."""
-    has_age_groups = bool({"main", "ageg"} & {config.task, *MODELS[config.model_type].heads})
-    has_classes = not TASKS[config.task].regression
+    has_age_groups = config.task in (MAIN.name, AGE_GROUP.name) or not MODELS[config.model_type].has_one_head
+    has_classes = not FACES[config.task].regression
     for name, needed, has_them in (
         ("age_filter", "age groups", has_age_groups),
         ("age_sigma", "age groups", has_age_groups),
@@ -115,18 +116,18 @@ def check_ensemble(config: Any) -> None:
     if config.recipe and typed:
         raise UserError(f"--recipe already sets {', '.join(typed)}. Leave {'it' if len(typed) == 1 else 'them'} out.")
     if "task" in config.given and config.method == "hardvoting":
-        check_votes(config.task)
+        check_votes(FACES[config.task])
 
 
-def check_votes(task: str) -> None:
+def check_votes(task: Task) -> None:
     """Check that a task has classes to vote for."""
-    if TASKS[task].regression:
-        raise UserError(f"--method hardvoting needs classes, and task {task} has none. Use softvoting.")
+    if task.regression:
+        raise UserError(f"--method hardvoting needs classes, and task {task.name} has none. Use softvoting.")
 
 
 def check_showing(config: Any) -> None:
     """Check the options of show_views, and fill in the backbone that fits the network."""
-    config.backbone = check_network("main", config.model_type, config.backbone)
+    config.backbone = check_network(MAIN.name, config.model_type, config.backbone)
     check_seed(config.seed)
     train_size(config.train_side, config.image_size)
     unused = [flag(name) for name in ("train_root", "corrections", "cv") if config.images and name in config.given]
@@ -149,8 +150,8 @@ def check_score(config: Any) -> None:
 def check_network(task: str, model_type: str, backbone: str | None) -> str:
     """Return the backbone to use, by default the network's own; raise if it cannot learn the task."""
     record = MODELS[model_type]
-    if TASKS[task].regression and record.heads:
-        single = ", ".join(name for name, r in MODELS.items() if not r.heads)
+    if FACES[task].regression and not record.has_one_head:
+        single = ", ".join(name for name, r in MODELS.items() if r.has_one_head)
         raise UserError(f"{model_type} predicts classes and cannot learn task {task}. Use one of {single}.")
     backbone = backbone or record.backbone
     if record.library:
@@ -180,8 +181,8 @@ def check_seed(seed: int) -> None:
 
 def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) -> dict[str, Any]:
     """Return the options of a preset that fit what was typed; `defaults` is the config class."""
-    task = resolve_name("--task", typed.get("task", defaults.task), TASKS)
-    left_out = set(FOR_CLASSES) if TASKS[task].regression else set()
+    task = resolve_name("--task", typed.get("task", defaults.task), FACES)
+    left_out = set(FOR_CLASSES) if FACES[task].regression else set()
     network = resolve_name("--model-type", typed.get("model_type", preset["model_type"]), MODELS)
     if network != preset["model_type"] or "model_type" in left_out:
         left_out.add("backbone")  # it was chosen for the network of the preset

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import optim
-from data.tasks import TASKS
+from data.faces import AGE, MAIN
+from data.tasks import Task
 from loss import LOSSES
 from utils import UserError
 
@@ -16,12 +17,17 @@ class ModelRecord:
 
     backbone: str  # the default
     backbones: tuple[str, ...] = ()  # those that fit
-    heads: tuple[str, ...] = ()  # a task each; empty for a single head, of the task that the network is trained on
+    heads: str = "task"  # the task that the network is trained on, each of the "attributes", or "all": these and main
     library: str | None = None  # torchvision, timm or any: every backbone of which fits too
 
-    def answers(self, task: str, trained_on: str) -> bool:
-        """Return whether a network that was trained on one task answers another."""
-        return task == trained_on or (task in TASKS and not TASKS[task].regression and bool(self.heads))
+    @property
+    def has_one_head(self) -> bool:
+        """Return whether a network has a single head."""
+        return self.heads == "task"
+
+    def answers(self, task: Task, trained_on: str) -> bool:
+        """Return whether a network that was trained on one task answers another of the same labels."""
+        return task.name == trained_on or not (task.regression or self.has_one_head)
 
 
 EFFICIENTNETS = tuple(f"efficientnet-b{i}" for i in range(8))
@@ -30,14 +36,14 @@ BACKBONES = EFFICIENTNETS + RESNETS
 MODELS = {
     "VanillaEfficientNet": ModelRecord("efficientnet-b3", EFFICIENTNETS),
     "VanillaResNet": ModelRecord("resnet50", RESNETS),
-    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
-    "MultiLabelTHANet": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender")),
-    "THANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, ("mask", "ageg", "gender", "main")),
-    "JointHeads": ModelRecord("efficientnet-b0", BACKBONES, ("mask", "ageg", "gender", "main"), library="any"),
+    "MultiClassTHANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, "all"),
+    "MultiLabelTHANet": ModelRecord("efficientnet-b0", BACKBONES, "attributes"),
+    "THANet_MK1": ModelRecord("efficientnet-b3", BACKBONES, "all"),
+    "JointHeads": ModelRecord("efficientnet-b0", BACKBONES, "all", library="any"),
     "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
-DEFAULT_LOSSES = f"{TASKS['main'].losses[0]}; {TASKS['age'].losses[0]} for age"
+DEFAULT_LOSSES = f"{MAIN.losses[0]}; {AGE.losses[0]} for age"
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
 OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")

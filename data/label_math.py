@@ -1,4 +1,4 @@
-"""Convert between ages, attributes, class numbers and class probabilities."""
+"""Convert between attributes, class numbers, numbers and class probabilities."""
 
 from __future__ import annotations
 
@@ -7,106 +7,104 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.tasks import AGE_BOUNDS, AGE_GROUPS, ATTRIBUTES, GENDERS, TASKS
+from data.tasks import Task, Tasks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COUNTS = tuple(len(TASKS[name].classes) for name in ATTRIBUTES)
 # Smaller probabilities count as this in logarithms, so that one member alone cannot rule out a class.
 SMALLEST = 1e-12
 
 # ------------------------------------------------------------------------------------------------ classes
 
 
-def age_group(years: float | np.ndarray) -> int | np.ndarray:
-    """Return the age group of an age in years, or of each: 0 under 30, 1 from 30 to 59, 2 from 60."""
-    return sum(years >= bound for bound in AGE_BOUNDS)
+def range_numbers(task: Task, values: float | np.ndarray) -> int | np.ndarray:
+    """Return the number of the range that a value of a task, or each value, falls into."""
+    return sum(values >= bound for bound in task.bounds)
 
 
-def encode_class(mask: int, gender: int, group: int) -> int:
-    """Return the class number 0..17 of three attribute numbers: 6 x mask + 3 x gender + age group."""
-    return (mask * len(GENDERS) + gender) * len(AGE_GROUPS) + group
+def class_numbers(task: Task, labels: np.ndarray) -> np.ndarray:
+    """Return the class of each label, `(N,) int64`: the label itself, or the range of a number."""
+    return range_numbers(task, labels) if task.regression else labels
 
 
-def decode_class(number: int) -> tuple[int, int, int]:
-    """Return the attribute numbers (mask, gender, age group) of a class number 0..17."""
-    rest, group = divmod(number, len(AGE_GROUPS))
-    return (*divmod(rest, len(GENDERS)), group)
+def encode_classes(task: Task, attributes: Mapping[str, int | np.ndarray]) -> int | np.ndarray:
+    """Return the classes of a task with parts from the numbers of its attributes, each an int or `(N,) int64`."""
+    classes = 0
+    for part in task.parts:
+        classes = classes * part.outputs + attributes[part.name]
+    return classes
 
 
-def encode_classes(attributes: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the classes of main, `(N,) int64`, from the numbers of mask, gender and ageg."""
-    return encode_class(*(attributes[name] for name in ATTRIBUTES))
+def decode_classes(task: Task, classes: int | np.ndarray) -> dict[str, int | np.ndarray]:
+    """Return the numbers of the attributes of the classes of a task, by name; {} if it has no parts."""
+    numbers = {}
+    for part in reversed(task.parts):
+        classes, numbers[part.name] = divmod(classes, part.outputs)
+    return {part.name: numbers[part.name] for part in task.parts}
 
 
-def decode_classes(classes: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the numbers of mask, gender and ageg of classes of main, each `(N,) int64`."""
-    return dict(zip(ATTRIBUTES, decode_class(classes), strict=True))
+def make_targets(table: pd.DataFrame, tasks: Tasks) -> dict[str, np.ndarray]:
+    """Return the targets of every task, `{task: (N,)}`: classes as int64, numbers as float32.
 
-
-def make_targets(table: pd.DataFrame, *, age_filter: int | None = None) -> dict[str, np.ndarray]:
-    """Return the targets of every task, `{task: (N,)}`: classes as int64, age in years as float32.
-
-    `table` has one row per image, with mask, gender, age and ageg. People from the age `age_filter` on count as the
-    oldest age group; for training only.
+    `table` has one row per image, with a column for each task without parts.
     """
-    group = table["ageg"].to_numpy(np.int64)
-    if age_filter is not None:
-        group = np.where(table["age"].to_numpy() >= age_filter, len(AGE_GROUPS) - 1, group)
-    mask, gender = table["mask"].to_numpy(np.int64), table["gender"].to_numpy(np.int64)
-    age = table["age"].to_numpy(np.float32)
-    return {"main": encode_class(mask, gender, group), "mask": mask, "gender": gender, "ageg": group, "age": age}
+    columns = {
+        name: table[name].to_numpy(np.float32 if task.regression else np.int64)
+        for name, task in tasks.items()
+        if not task.parts
+    }
+    return {name: encode_classes(task, columns) if task.parts else columns[name] for name, task in tasks.items()}
 
 
 # ------------------------------------------------------------------------------------------------ probabilities
 
 
-def predicted_class(task: str, probabilities: np.ndarray) -> np.ndarray:
-    """Return the class of each row, `(N,) int64`: the most probable one, or the age group of the predicted years."""
-    return age_group(probabilities[:, 0]) if TASKS[task].regression else probabilities.argmax(axis=1)
+def predicted_classes(task: Task, probabilities: np.ndarray) -> np.ndarray:
+    """Return the class of each row, `(N,) int64`: the most probable one, or the range of the predicted number."""
+    return range_numbers(task, probabilities[:, 0]) if task.regression else probabilities.argmax(axis=1)
 
 
-def marginals(probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the probabilities of mask, gender and ageg, `(N, 3)`, `(N, 2)` and `(N, 3)`, from `(N, 18)` of main."""
-    parts = probabilities.reshape(-1, *COUNTS)
-    return {name: parts.sum(axis=_other_axes(axis)) for axis, name in enumerate(ATTRIBUTES, 1)}
+def marginals(task: Task, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the probabilities of the attributes of a task by name, each `(N, its C)`, from `(N, C)` of the task."""
+    parts = probabilities.reshape(-1, *(part.outputs for part in task.parts))
+    return {part.name: parts.sum(axis=_other_axes(task, axis)) for axis, part in enumerate(task.parts, 1)}
 
 
-def join_probabilities(base: np.ndarray | None, parts: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return probabilities of the 18 classes, `(N, 18)`, from those of attributes.
+def join_probabilities(task: Task, base: np.ndarray | None, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return probabilities of the classes of a task, `(N, C)`, from those of its attributes.
 
-    Each attribute in `parts` replaces the marginal of `base`, `(N, 18)`, the others stay as they are in `base`: a
+    Each attribute in `parts` replaces the marginal of `base`, `(N, C)`, the others stay as they are in `base`: a
     class's probability is multiplied by that of its attribute and divided by the marginal. Without a base, attributes
     count as independent, and all must be in `parts`.
     """
     from scipy.special import softmax  # imported here, since most commands need nothing of SciPy
 
-    count = len(next(iter(parts.values())))
-    logits = np.log((np.ones((count, *COUNTS)) if base is None else base.reshape(-1, *COUNTS)).clip(SMALLEST))
-    before = {} if base is None else marginals(base)
-    for axis, name in enumerate(ATTRIBUTES, 1):
-        if name in parts:
-            change = np.log(parts[name].clip(SMALLEST))
-            if name in before:
-                change = change - np.log(before[name].clip(SMALLEST))
-            logits = logits + np.expand_dims(change, _other_axes(axis))
+    count, counts = len(next(iter(parts.values()))), [part.outputs for part in task.parts]
+    logits = np.log((np.ones((count, *counts)) if base is None else base.reshape(-1, *counts)).clip(SMALLEST))
+    before = {} if base is None else marginals(task, base)
+    for axis, part in enumerate(task.parts, 1):
+        if part.name in parts:
+            change = np.log(parts[part.name].clip(SMALLEST))
+            if part.name in before:
+                change = change - np.log(before[part.name].clip(SMALLEST))
+            logits = logits + np.expand_dims(change, _other_axes(task, axis))
     return softmax(logits.reshape(count, -1), axis=1)
 
 
-def age_group_shares(years: np.ndarray, sigma: float, bounds: Sequence[float] = AGE_BOUNDS) -> np.ndarray:
-    """Return the probability of each age group for ages that are known to `sigma` years, `(N, 3) float64`.
+def range_shares(values: np.ndarray, sigma: float, bounds: Sequence[float]) -> np.ndarray:
+    """Return the probability of each range for values that are known to `sigma`, `(N, ranges) float64`.
 
-    An age of 58 stands for the year from 58 to 59: the normal distribution lies about its middle. Its shares of the
-    groups, of which the second and the third begin at `bounds`, are a label distribution (Gao et al. 2017,
-    https://arxiv.org/abs/1611.01731).
+    Values count full units, as ages count full years: 58 stands for the year from 58 to 59, so the normal distribution
+    lies about its middle. Its shares of the ranges, of which the second and later ones begin at `bounds`, are a label
+    distribution (Gao et al. 2017, https://arxiv.org/abs/1611.01731).
     """
     from scipy.special import erf
 
-    steps = (np.asarray(bounds, np.float64)[:, None] - (years + 0.5)) / (sigma * np.sqrt(2))
+    steps = (np.asarray(bounds, np.float64)[:, None] - (values + 0.5)) / (sigma * np.sqrt(2))
     return np.diff((1 + erf(steps)) / 2, axis=0, prepend=0, append=1).T
 
 
-def _other_axes(axis: int) -> tuple[int, ...]:
-    """Return the two axes of `(N, 3, 2, 3)` probabilities that belong to other attributes."""
-    return tuple(other for other in (1, 2, 3) if other != axis)
+def _other_axes(task: Task, axis: int) -> tuple[int, ...]:
+    """Return the axes of `(N, *counts of the parts)` probabilities that belong to other attributes."""
+    return tuple(other for other in range(1, len(task.parts) + 1) if other != axis)

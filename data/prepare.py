@@ -8,18 +8,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.face_layout import check_people, filter_ages, read_training_tables
+from data.faces import AGE_BOUNDS, AGE_GROUPS, FACES, MAX_AGE
 from data.image_cache import ImageReader, load_images
 from data.images import find_shared_images, stop_if_unreadable
 from data.pseudo_labels import read_pseudo_labels
 from data.split import Fold, Split, label_fingerprint, split_people
-from data.tables import check_people, read_training_tables
-from data.tasks import AGE_BOUNDS, AGE_GROUPS, MAX_AGE
+from data.tasks import Tasks
 from utils import UserError, shorten_list
 
 
 class Tables(NamedTuple):
     """The labels of a run before any image is opened."""
 
+    tasks: Tasks  # of the labels
     train: pd.DataFrame  # one row per image
     valid: pd.DataFrame | None  # the same of --valid-root; None without it
     split: Split
@@ -30,22 +32,24 @@ class Tables(NamedTuple):
 class Data:
     """The images that a run trains and validates on."""
 
+    tasks: Tasks  # of the labels
     table: pd.DataFrame  # one row per image
     valid: pd.DataFrame | None  # the same of --valid-root; None if every fold validates on its own held-out people
     split: Split
     unreadable: dict[str, str]  # {path: reason} of the images that were left out
     reader: ImageReader  # of the others
     pseudo: Sequence[pd.DataFrame] = ()  # further training rows of each fold; empty without --pseudo-labels
+    age_filter: int | None = None  # see `face_layout.filter_ages`; for training only
 
     @property
     def fingerprint(self) -> str:
         """Return digits that two runs share only if they have the same images with the same labels."""
-        return label_fingerprint(self.table, *([] if self.valid is None else [self.valid]))
+        return label_fingerprint(self.tasks, self.table, *([] if self.valid is None else [self.valid]))
 
     @property
     def pseudo_fingerprint(self) -> str:
         """Return digits that two runs share only if they have the same pseudo labels, or none."""
-        return label_fingerprint(*self.pseudo) if self.pseudo else ""
+        return label_fingerprint(self.tasks, *self.pseudo) if self.pseudo else ""
 
     def fold_tables(self, fold: Fold) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the training and the validation rows of a fold."""
@@ -53,7 +57,7 @@ class Data:
         if self.pseudo:
             train = pd.concat([train, self.pseudo[self.split.folds.index(fold)]])
         valid = self.valid if self.valid is not None else self.table[self.table["person"].isin(fold.valid)]
-        return train.reset_index(drop=True), valid.reset_index(drop=True)
+        return filter_ages(train, self.age_filter).reset_index(drop=True), valid.reset_index(drop=True)
 
 
 def read_tables(
@@ -78,7 +82,7 @@ def read_tables(
             f"--train-root and --valid-root share people, which would inflate the score: {shorten_list(both)}. "
             "Remove them from one of the two."
         )
-    return Tables(train, valid, _split(train, valid, cv, seed), report.notes)
+    return Tables(FACES, train, valid, _split(FACES, train, valid, cv, seed), report.notes)
 
 
 def prepare_images(
@@ -91,7 +95,7 @@ def prepare_images(
     pseudo_labels: str | Path | None = None,
     pseudo_share: float = 1.0,
     validated_root: str | Path | None = None,
-    task: str = "main",
+    task: str | None = None,
     age_filter: int | None = None,
 ) -> Data:
     """Decode every image once by `load_images`, split the people again if images are left out, and print notes.
@@ -102,7 +106,7 @@ def prepare_images(
     Raises:
         UserError: images are unreadable, or too few people are left without them.
     """
-    train, valid, split, notes = tables
+    tasks, train, valid, split, notes = tables
     pseudo = read_pseudo_labels(pseudo_labels, validated=validated_root) if pseudo_labels else None
     paths = [*train["path"], *(valid["path"] if valid is not None else ()), *(pseudo.paths if pseudo else ())]
     reader, unreadable = load_images(paths, cache=cache, side=side, max_megapixels=max_megapixels)
@@ -113,7 +117,7 @@ def prepare_images(
                 raise UserError(f"None of the {len(part)} images of {option} can be read: {min(unreadable)}.")
         train, valid = (_without(part, unreadable) for part in (train, valid))
         print(f"Left out {len(unreadable)} of {len(paths)} images that cannot be read: {shorten_list(unreadable)}.")
-        split = _split(train, valid, len(split.folds), split.seed)
+        split = _split(tasks, train, valid, len(split.folds), split.seed)
     both = pd.concat([train, valid])
     shared = [set(names) for names in find_shared_images(both["path"], both["person"]) if len(names) > 1]
     leaks = [names for names in shared if any(names & {*fold.train} and names & {*fold.valid} for fold in split.folds)]
@@ -126,12 +130,12 @@ def prepare_images(
     if pseudo is not None:
         ages = _ages_of_groups(train, age_filter)
         extra = [
-            _without(pseudo.fold_table(split.fingerprint, k, task=task, share=pseudo_share, ages=ages), unreadable)
+            _without(pseudo.fold_table(split.fingerprint, k, tasks[task], share=pseudo_share, ages=ages), unreadable)
             for k in range(len(split.folds))
         ]
         for number, rows in enumerate(extra):
             print(f"fold {number}: also trains on {len(rows)} images with the labels that its members predicted.")
-    data = Data(train, valid, split, unreadable, reader, extra)
+    data = Data(tasks, train, valid, split, unreadable, reader, extra, age_filter)
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
             raise UserError(f"Fold {number} has a single training image. A batch needs two: add people or lower --cv.")
@@ -145,9 +149,9 @@ def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, fl
     return {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
 
 
-def _split(table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
+def _split(tasks: Tasks, table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
     valid_people = None if valid is None else sorted(set(valid["person"]))
-    return split_people(table, cv=cv, seed=seed, valid_people=valid_people)
+    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people)
 
 
 def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:

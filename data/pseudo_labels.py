@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.faces import MAIN
 from data.label_math import decode_classes, encode_classes, marginals
 from data.prediction_files import read_prediction_list
-from data.tasks import ATTRIBUTES, TASKS
+from data.tasks import Task
 from utils import UserError, as_on_disk, read_json
 
 ABOUT = "prediction.json"
@@ -29,7 +30,7 @@ class PseudoLabels:
     trained: list[tuple[str | None, int | None]]  # of each member, the fingerprint of its split and its fold
 
     def fold_table(
-        self, fingerprint: str, fold: int, *, task: str, share: float, ages: dict[int, float]
+        self, fingerprint: str, fold: int, task: Task, *, share: float, ages: dict[int, float]
     ) -> pd.DataFrame:
         """Return the training rows of a fold, one per image, with the labels that its members predict.
 
@@ -46,22 +47,22 @@ class PseudoLabels:
                 "Predict with a run of the same images, --cv and --seed."
             )
         whole = np.mean(own, axis=0)
-        answers = marginals(whole)[task] if task in ATTRIBUTES else whole
+        answers = marginals(MAIN, whole).get(task.name, whole)
         labels, confidence = answers.argmax(axis=1), answers.max(axis=1)
         order = np.lexsort((np.arange(len(labels)), -confidence, labels))
         firsts = np.searchsorted(labels[order], labels[order])
         counts = np.bincount(labels)
         taken = np.sort(order[np.arange(len(labels)) - firsts < np.ceil(share * counts[labels[order]])])
-        chosen = decode_classes(whole[taken].argmax(axis=1))
-        if task in ATTRIBUTES:
-            chosen[task] = labels[taken]
+        chosen = decode_classes(MAIN, whole[taken].argmax(axis=1))
+        if task in MAIN.parts:
+            chosen[task.name] = labels[taken]
         ids = [self.ids[k] for k in taken]
         return pd.DataFrame(
             {
                 "image": ids,
                 "path": [self.paths[k] for k in taken],
                 "person": [f"{self.folder}: {name}" for name in ids],  # not one of the people in the split
-                "label": encode_classes(chosen),
+                "label": encode_classes(MAIN, chosen),
                 **chosen,
                 "age": [ages[group] for group in chosen["ageg"]],
             }
@@ -81,7 +82,7 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
             "prediction/main/kfold-ensemble-VanillaEfficientNet."
         )
     about = read_json(folder / ABOUT, ("task", "data_root", "members", "unreadable"))
-    if about["task"] != "main":
+    if about["task"] != MAIN.name:
         raise UserError(f"--pseudo-labels {folder} predicts task {about['task']}. Pass a prediction of main.")
     root = Path(about["data_root"])
     if not root.is_dir():
@@ -97,7 +98,7 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
         try:
             table = pd.read_csv(folder / "members" / member["answers"], converters={"ImageID": as_on_disk})
             table = table.set_index("ImageID")
-            if table.shape[1] != TASKS["main"].outputs:
+            if table.shape[1] != MAIN.outputs:
                 continue  # a member of another task, in a recipe
             answers.append(table.loc[ids].to_numpy(np.float64))
             trained.append((member["split"], member["fold"]))

@@ -1,4 +1,4 @@
-"""Split people into folds, stratified over gender and age group."""
+"""Split people into folds, stratified over the labels that all images of a person share."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from data.tasks import AGE_GROUPS, GENDERS
+from data.tasks import Tasks
 from utils import UserError, as_text, shorten_list
 
 HOLD_OUT = 10  # --cv 1 holds out a tenth of the people
@@ -42,36 +42,41 @@ class Split:
         return hashlib.sha256(json.dumps(people).encode()).hexdigest()[:16]
 
 
-def label_fingerprint(*tables: pd.DataFrame) -> str:
+def label_fingerprint(tasks: Tasks, *tables: pd.DataFrame) -> str:
     """Return 16 hexadecimal digits that two runs share only if they have the same images with the same labels.
 
     Images are identified by their names below the root and their sizes in bytes.
     """
-    labels = ["image", "mask", "gender", "age"]
+    labels = ["image", *tasks.columns]
     rows = [table[labels].assign(size=[os.stat(p).st_size for p in table["path"]]).to_csv() for table in tables]
     return hashlib.sha256("\n".join(rows).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def strata(table: pd.DataFrame) -> pd.Series:
+def strata(table: pd.DataFrame, tasks: Tasks) -> pd.Series:
     """Return the stratum of each person, such as `female >=60`, indexed by person and sorted.
 
     A person with two labels, from two folders, counts by the first one.
     """
     people = table.sort_values("image").drop_duplicates("person").set_index("person").sort_index()
-    names = [f"{GENDERS[g]} {AGE_GROUPS[a]}" for g, a in zip(people["gender"], people["ageg"], strict=True)]
-    return pd.Series(names, index=people.index)
+    shared = [task for task in tasks.attributes if task.of_group]
+    labels = people[[task.name for task in shared]].to_numpy()
+    names = [" ".join(task.classes[k] for task, k in zip(shared, row, strict=True)) for row in labels]
+    return pd.Series(names, index=people.index, dtype=object)
 
 
-def split_people(table: pd.DataFrame, *, cv: int, seed: int, valid_people: list[str] | None = None) -> Split:
+def split_people(
+    table: pd.DataFrame, tasks: Tasks, *, cv: int, seed: int, valid_people: list[str] | None = None
+) -> Split:
     """Split people into `cv` folds with different validation people; `cv` 1 holds out a tenth of them.
 
-    `table` has one row per image in any order, with image, person, gender and ageg. With `valid_people`, those of a
-    separate validation folder, every fold validates on them, and the people that it leaves out of training are unused.
+    `table` has one row per image in any order, with image, person and the labels of the tasks. With `valid_people`,
+    those of a separate validation folder, every fold validates on them, and the people that it leaves out of training
+    are unused.
 
     Raises:
         UserError: there are fewer people than folds, or fewer than two.
     """
-    stratum = strata(table)
+    stratum = strata(table, tasks)
     people, notes = list(stratum.index), []
     if valid_people is not None and cv == 1:
         return Split(seed, [Fold(people, valid_people)], notes)

@@ -1,45 +1,56 @@
-"""Define the labels and the tasks: class names, age groups, losses and scores."""
+"""Define tasks: questions about an image, their possible answers and their scores."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 from loss import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 
-MASKS = ("worn", "wrong", "bare")
-GENDERS = ("male", "female")
-AGE_GROUPS = ("<30", "30-59", ">=60")
-AGE_BOUNDS = (30, 60)  # years at which the second and the third age group begin
-MAX_AGE = 120
-# File stems and the label of each; how many images a person has does not matter.
-SHOTS = {**{f"mask{i}": "worn" for i in range(1, 6)}, "incorrect_mask": "wrong", "normal": "bare"}
-MAIN_CLASSES = tuple(f"{mask} {gender} {group}" for mask in MASKS for gender in GENDERS for group in AGE_GROUPS)
-
-# The attributes that make a class of main, in the order of `label_math.encode_class`, with their titles.
-ATTRIBUTES = {"mask": "mask", "gender": "gender", "ageg": "age group"}
 IN_YEARS = ("mae", "rmse")  # scores in years: lower is better
 SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "rmse": "RMSE"}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question about an image, its possible answers and its scores."""
+    """A question about an image."""
 
-    name: str  # on the command line
+    name: str  # on the command line, of the head of a network, and of the column of labels
     title: str  # in texts
-    classes: tuple[str, ...]  # for the regression of age the age groups that an age implies
-    losses: tuple[str, ...] = tuple(CLASSIFICATION_LOSSES)  # those that fit, the default first
-    monitor: str = "macro_f1"  # the score that checkpoints are ranked by
-    higher_is_better: bool = True
-    regression: bool = False  # the answer is a number in years instead of a class
+    classes: tuple[str, ...]  # in the order of their numbers
+    parts: tuple[Task, ...] = ()  # the attributes whose combinations are the classes; the last one changes fastest
+    bounds: tuple[float, ...] = ()  # if the answer is a number: where the second and the later classes begin
+    ranges: Task | None = None  # then the task with these classes
+    of_group: bool = False  # all images of a group have the same answer
+
+    @property
+    def regression(self) -> bool:
+        """Return whether the answer is a number instead of a class."""
+        return self.ranges is not None
 
     @property
     def outputs(self) -> int:
-        """Return the number of outputs of a network: one logit per class, or one value in years."""
+        """Return the number of outputs of a network: one logit per class, or one number."""
         return 1 if self.regression else len(self.classes)
 
     @property
-    def class_task(self) -> str:
-        """Return the task with the classes of this one: itself, or ageg for ages in years."""
-        return "ageg" if self.regression else self.name
+    def class_task(self) -> Task:
+        """Return the task with the classes of this one: itself, or that of the ranges of its numbers."""
+        return self.ranges or self
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Return the names of the losses that fit, the default first."""
+        return tuple(REGRESSION_LOSSES if self.regression else CLASSIFICATION_LOSSES)
+
+    @property
+    def monitor(self) -> str:
+        """Return the name of the score that checkpoints are ranked by."""
+        return "rmse" if self.regression else "macro_f1"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Return whether a higher value of the monitored score is better."""
+        return not self.regression
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -47,15 +58,30 @@ class Task:
         return ("macro_f1", "accuracy", "mae", "rmse") if self.regression else ("macro_f1", "accuracy")
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task("main", "mask, gender and age group", MAIN_CLASSES),
-        Task("mask", "how the mask is worn", MASKS),
-        Task("gender", "gender", GENDERS),
-        Task("ageg", "age group", AGE_GROUPS),
-        Task(
-            "age", "age in years", AGE_GROUPS, tuple(REGRESSION_LOSSES), "rmse", higher_is_better=False, regression=True
-        ),
-    )
-}
+class Tasks(dict[str, Task]):
+    """The tasks of the labels of some images by name: first the one that has the others as its parts, if any."""
+
+    def __init__(self, *tasks: Task) -> None:
+        super().__init__((task.name, task) for task in tasks)
+
+    @property
+    def default(self) -> Task:
+        """Return the first task."""
+        return next(iter(self.values()))
+
+    @property
+    def attributes(self) -> tuple[Task, ...]:
+        """Return the tasks with classes that are not combinations of others."""
+        return self.default.parts or (self.default.class_task,)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns of labels that the other ones follow from."""
+        ranges = {task.ranges for task in self.values()}
+        return tuple(name for name, task in self.items() if not task.parts and task not in ranges)
+
+    @property
+    def heads(self) -> tuple[Task, ...]:
+        """Return the tasks with classes in the order of the heads of a network, the default one last."""
+        parts = self.default.parts
+        return (*sorted(parts, key=lambda part: -part.outputs), self.default)  # a fixed order for equal random weights

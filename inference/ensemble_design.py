@@ -20,7 +20,7 @@ from analysis.ensemble_report import write_ensemble
 from analysis.intervals import Estimate, describe_difference, describe_intervals
 from analysis.metrics import absent_classes, describe_classes, log_loss, tempered
 from analysis.summary import as_plain
-from data.tasks import SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES, Task
 from inference import voting
 from inference.oof_members import Candidate, OofRun, Validation, Voter, list_voters
 from inference.recipe import RECIPE_FORMAT
@@ -61,7 +61,7 @@ def design_ensemble(
         soups: whether to try averaged weights.
         calibrated: whether to calibrate the probabilities.
     """
-    task, monitor = scorer.task, scorer.record.monitor
+    task, monitor = scorer.task, scorer.task.monitor
     voters = list_voters(runs, task)
     about = _describe_data(scorer)
     rows = compare_votes(voters, scorer, top_k=top_k, views=validation.settings.views)
@@ -82,7 +82,7 @@ def design_ensemble(
     single = [voter for voter in voters if not voter.joint] if soups and top_k > 1 else []
     for number, voter in enumerate(single):
         candidates += make_soups(voter, validation, scorer, folder / "soups", f"run{number}")
-    library = Library([each.answers for each in candidates], mean, years=scorer.record.regression)
+    library = Library([each.answers for each in candidates], mean, years=scorer.task.regression)
     selection = select_members(candidates, library, scorer, top_k)
     temperature, offsets, scores = calibrate(library, selection, scorer) if calibrated else (1.0, None, {})
     taken = [(each, weight) for each, weight in zip(candidates, selection.weights, strict=True) if weight > 0]
@@ -90,7 +90,7 @@ def design_ensemble(
     made |= {"people": scorer.count, "images": len(scorer.labels), "versions": library_versions()}
     recipe = {
         "format": RECIPE_FORMAT,
-        "task": task,
+        "task": task.name,
         "tta": views,
         "mean": mean,
         "temperature": temperature,
@@ -100,7 +100,7 @@ def design_ensemble(
         "made": made,
     }
     write_json(folder / RECIPE, recipe)
-    write_ensemble(folder / "ensemble.html", rows, recipe, gain=describe_difference(selection.gain), about=about)
+    write_ensemble(folder / "ensemble.html", task, rows, recipe, gain=describe_difference(selection.gain), about=about)
     print_recipe(folder, views, taken)
 
 
@@ -120,7 +120,7 @@ def print_recipe(folder: Path, views: int, taken: Sequence[tuple[Candidate, floa
         for each, _ in taken
         for run in each.voter.runs
         for member in each.members
-        if member.info.task == run.task
+        if member.info.record == run.task
     }
     print(
         f"\nThe recipe takes {len(seconds)} checkpoints x {views} view{'s' * (views > 1)}, about "
@@ -136,10 +136,11 @@ def compare_votes(voters: Sequence[Voter], scorer: Scorer, *, top_k: int, views:
     They are the rows of table.csv. One is marked as the best, and the cheapest that a paired comparison cannot
     distinguish from it.
     """
-    monitor = scorer.record.monitor
+    monitor = scorer.task.monitor
     rows, measured = [], []
     for voter in voters:
-        label = " with ".join(run.task if voter.joint else run.folder.name for run in voter.runs)  # without the folders
+        names = (run.task.name if voter.joint else run.folder.name for run in voter.runs)  # without the folders
+        label = " with ".join(names)
         networks = sum(len(run.folds) for run in voter.runs)  # of a rank
         seconds = sum(len(run.folds) * run.seconds for run in voter.runs)  # of the networks of a rank for a view
         for count in range(1, views + 1):
@@ -169,13 +170,13 @@ def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndar
         return {"arithmetic": members[0]}
     found = {
         "arithmetic": members.mean(axis=0),
-        "geometric": voting.geometric_mean(members, years=scorer.record.regression),
+        "geometric": voting.geometric_mean(members, years=scorer.task.regression),
     }
     if not voter.joint:  # else the scores are those of several tasks
-        weights = _weigh_rows(voter.runs[0], ranked, higher_is_better=scorer.record.higher_is_better)
+        weights = _weigh_rows(voter.runs[0], ranked, higher_is_better=scorer.task.higher_is_better)
         if weights is not None:
             found["weighted_mean"] = voting.weighted_mean(members, weights.reshape(members.shape[:2]))
-    if not scorer.record.regression:
+    if not scorer.task.regression:
         found["hardvoting"] = np.eye(members.shape[2])[voting.hard_vote(members)]
     return found
 
@@ -298,20 +299,20 @@ def calibrate(
     return temperature, offsets.tolist() if move else None, {"calibration": scores}
 
 
-def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: str) -> list[dict[str, Any]]:
+def list_members(taken: Sequence[tuple[Candidate, float]], folder: Path, task: Task) -> list[dict[str, Any]]:
     """Return the members of a recipe in `folder` from candidates with their weights, each checkpoint once."""
     home, entries = folder.resolve(), {}
     for number, (candidate, weight) in enumerate(taken):
         joint = number if candidate.voter.joint else None
         for member in candidate.members:
             path, info = member.path.resolve(), member.info
-            own = task if joint is None else info.task
+            own = task if joint is None else info.record
             file = os.path.relpath(path, home) if path.drive == home.drive else path  # drives of Windows
-            entry = {"task": own, "file": Path(file).as_posix(), "digest": file_digest(path)}
+            entry = {"task": own.name, "file": Path(file).as_posix(), "digest": file_digest(path)}
             entry |= {"fold": member.fold, "epoch": info.epoch, "score": info.score, "weight": 0.0}
             if joint is not None:
                 entry["joint"] = joint
-            if TASKS[own].regression and joint is not None:
+            if own.regression and joint is not None:
                 entry["rmse"] = next(run for run in candidate.voter.runs if run.task == own).error(candidate.rank)
             entries.setdefault((path, joint), entry)["weight"] += float(weight) / len(candidate.members)
     return list(entries.values())

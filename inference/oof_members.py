@@ -15,9 +15,9 @@ from data.image_cache import ImageReader
 from data.images import needed_side
 from data.prepare import Data, prepare_images, read_tables
 from data.split import Fold, Split
-from data.tasks import TASKS
+from data.tasks import Task
 from inference.predict import Networks, PredictionSettings, build_transforms, check_finite, predict_views
-from inference.recipe import covers_main, join_parts, make_part
+from inference.recipe import covers, join_parts, make_part
 from storage.find_runs import checkpoint_files
 from storage.members import Member, find_members
 from storage.run_folder import KFOLD, RunFolder
@@ -34,9 +34,9 @@ class TrainedRun:
     members: list[list[Member]]  # of each fold, best first
 
     @property
-    def task(self) -> str:
+    def task(self) -> Task:
         """Return the task of the run."""
-        return self.config.task
+        return self.config.record
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class TrainedRun:
 
     def error(self, rank: int) -> float | None:
         """Return the error in years (RMSE) of the members of a rank; None for a run with classes."""
-        if not TASKS[self.task].regression:
+        if not self.task.regression:
             return None
         return float(np.mean([member.info.scores["rmse"] for member in self.of_rank(rank)]))
 
@@ -101,7 +101,8 @@ class Voter:
         for run in self.runs:
             answers = run.ranked(views).mean(axis=1)  # over the folds that predict an image
             parts.append([make_part(run.task, each, run.error(rank)) for rank, each in enumerate(answers)])
-        return np.stack([join_parts(each) for each in zip(*parts, strict=True)])[:, None]
+        task = self.runs[0].config.tasks.default
+        return np.stack([join_parts(task, each) for each in zip(*parts, strict=True)])[:, None]
 
 
 @dataclass(frozen=True)
@@ -152,21 +153,23 @@ def open_run(folder: RunFolder, *, top_k: int, views: int) -> TrainedRun:
     return TrainedRun(folder, trained, folds, [[m for m in members if m.fold == k] for k in range(len(folds))])
 
 
-def find_common_task(runs: Sequence[TrainedRun]) -> str:
+def find_common_task(runs: Sequence[TrainedRun]) -> Task:
     """Return the task of all runs, or main if their tasks cover it together."""
     tasks = list(dict.fromkeys(run.task for run in runs))
-    if len(tasks) > 1 and not covers_main(tasks):
+    default = runs[0].config.tasks.default
+    if len(tasks) > 1 and not covers(default, tasks):
+        names = " and ".join(task.name for task in tasks)
         raise UserError(
-            f"The runs have the tasks {' and '.join(tasks)}, which do not make the classes of main. Pass runs of one "
+            f"The runs have the tasks {names}, which do not make the classes of main. Pass runs of one "
             "task, of mask, gender and ageg or age, or one of main with them."
         )
-    return tasks[0] if len(tasks) == 1 else "main"
+    return tasks[0] if len(tasks) == 1 else default
 
 
-def name_recipe(runs: Sequence[TrainedRun], task: str) -> str:
+def name_recipe(runs: Sequence[TrainedRun], task: Task) -> str:
     """Return a name for a recipe: the networks of its runs, with their task if it is another one."""
     names = [run.folder.name.removeprefix(KFOLD) for run in runs]
-    tasks = ["" if run.task == task else f"{run.task}-" for run in runs]
+    tasks = ["" if run.task == task else f"{run.task.name}-" for run in runs]
     return "+".join(dict.fromkeys(own + name for own, name in zip(tasks, names, strict=True)))
 
 
@@ -219,7 +222,7 @@ class Validation:
     settings: PredictionSettings
 
     def predict(
-        self, networks: Sequence[nn.Module], members: Sequence[Member], task: str, rows: np.ndarray
+        self, networks: Sequence[nn.Module], members: Sequence[Member], task: Task, rows: np.ndarray
     ) -> np.ndarray:
         """Return the predictions of each member's network for each view of some rows, `(M, n, V, C)`."""
         table, settings = self.table.iloc[rows], self.settings
@@ -239,7 +242,7 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
     seats = len(run.folds) if run.config.valid_root else 1
     if (np.bincount(np.concatenate(rows), minlength=len(table)) != seats).any():
         raise UserError(f"{run.folder.split} does not validate every person once. Restore that of the training.")
-    shape = (seats, len(run.members[0]), settings.views, len(table), TASKS[run.task].outputs)
+    shape = (seats, len(run.members[0]), settings.views, len(table), run.task.outputs)
     answers, passes, seconds = np.empty(shape, np.float32), 0, 0.0
     for fold, (own, members) in enumerate(zip(rows, run.members, strict=True)):
         networks = [*Networks(members, settings.device, settings.dtype)]
@@ -253,14 +256,14 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
     return OofRun(**vars(run), rows=rows, answers=answers, seconds=seconds / passes)
 
 
-def list_voters(runs: Sequence[OofRun], task: str) -> list[Voter]:
+def list_voters(runs: Sequence[OofRun], task: Task) -> list[Voter]:
     """Return the runs of a task, and for main the joint ones: one run per attribute, alone or with a run of main."""
     singles = [run for run in runs if run.task == task]
-    by_attribute: dict[str, list[OofRun]] = {}
+    by_attribute: dict[Task, list[OofRun]] = {}
     for run in runs:
         if run.task != task:
-            by_attribute.setdefault(TASKS[run.task].class_task, []).append(run)
-    bases = [[]] if covers_main(by_attribute) else []
+            by_attribute.setdefault(run.task.class_task, []).append(run)
+    bases = [[]] if covers(task, by_attribute) else []
     bases += [[run] for run in singles] if by_attribute else []
     joint = [[*base, *parts] for base in bases for parts in product(*by_attribute.values())]
     return [Voter([run]) for run in singles] + [Voter(each, joint=True) for each in joint]

@@ -18,7 +18,7 @@ from cli.command import Context
 from data.image_cache import ImageReader
 from data.images import needed_side, stop_if_unreadable
 from data.prediction_files import PredictionList
-from data.tasks import TASKS
+from data.tasks import Task
 from dataset import ViewDataset
 from inference import voting
 from inference.recipe import REMAKE, Recipe
@@ -61,7 +61,7 @@ class Prediction:
     """The predictions of several members."""
 
     members: Sequence[Member]
-    tasks: Sequence[str]  # of each member
+    tasks: Sequence[Task]  # of each member
     images: PredictionList
     settings: PredictionSettings
     probabilities: list[np.ndarray]  # (N, C) of each member, or (N, 1) years
@@ -79,14 +79,14 @@ class Prediction:
             weights = np.ones(len(votes))
         return {
             "submission_arithmetic": votes.mean(axis=0),
-            "submission_geometric": voting.geometric_mean(votes, years=TASKS[self.tasks[0]].regression),
+            "submission_geometric": voting.geometric_mean(votes, years=self.tasks[0].regression),
             "submission_weighted_mean": voting.weighted_mean(votes, weights),
         }
 
 
 def predict_images(
     members: Sequence[Member],
-    tasks: Sequence[str],
+    tasks: Sequence[Task],
     images: PredictionList,
     settings: PredictionSettings,
     context: Context,
@@ -123,7 +123,7 @@ def predict_images(
     if not readable.any():
         raise UserError(f"None of the {len(paths)} images in {images.paths[0].parent} can be read. Check the folder.")
     check_finite(answers[:, readable], members, settings.dtype)
-    probabilities = [rows[:, : TASKS[task].outputs] for rows, task in zip(answers, tasks, strict=True)]
+    probabilities = [rows[:, : task.outputs] for rows, task in zip(answers, tasks, strict=True)]
     if errors:
         probabilities = _fill_unreadable(probabilities, members, tasks, readable)
     unreadable = {images.ids[row]: errors[row] for row in sorted(errors)}
@@ -132,7 +132,7 @@ def predict_images(
 
 def predict_views(
     networks: Sequence[nn.Module],
-    tasks: str | Sequence[str],
+    tasks: Task | Sequence[Task],
     transforms: Sequence[Callable],
     paths: Sequence[str],
     ids: Sequence[str],
@@ -258,7 +258,7 @@ def check_finite(answers: np.ndarray, members: Sequence[Member], dtype: torch.dt
 
 
 def _fill_unreadable(
-    probabilities: list[np.ndarray], members: Sequence[Member], tasks: Sequence[str], readable: np.ndarray
+    probabilities: list[np.ndarray], members: Sequence[Member], tasks: Sequence[Task], readable: np.ndarray
 ) -> list[np.ndarray]:
     """Return the predictions `(N, C)` of each member with the usual one in the rows that are not `readable (N,)`."""
     usual = {}
@@ -268,29 +268,29 @@ def _fill_unreadable(
     return [np.where(readable[:, None], rows, usual[own]) for own, rows in zip(tasks, probabilities, strict=True)]
 
 
-def usual_prediction(members: Sequence[Member], task: str, answers: np.ndarray) -> np.ndarray:
+def usual_prediction(members: Sequence[Member], task: Task, answers: np.ndarray) -> np.ndarray:
     """Return the prediction for an unreadable image: the most frequent class of training, or the median age.
 
     Bare state dicts have no training counts; then the predictions `(M, N, C)` of the readable images are counted, those
     of all members with this task. The result `(C,)` is 1 for that class and 0 for others, or for age the years.
     """
     infos, known = [member.info for member in members], has_training_counts(members, task)
-    if TASKS[task].regression:
+    if task.regression:
         return np.array([np.mean([info.training_age for info in infos]) if known else np.median(answers)])
     if known:
-        counts = np.sum([info.training_counts[task] for info in infos], axis=0)
+        counts = np.sum([info.training_counts[task.name] for info in infos], axis=0)
     else:
         counts = np.bincount(answers.mean(axis=0).argmax(axis=1), minlength=answers.shape[2])
     return np.eye(answers.shape[2])[counts.argmax()]
 
 
-def has_training_counts(members: Sequence[Member], task: str) -> bool:
+def has_training_counts(members: Sequence[Member], task: Task) -> bool:
     """Return whether all members have the counts, or for age the median, of their training labels."""
-    name = "training_age" if TASKS[task].regression else "training_counts"
+    name = "training_age" if task.regression else "training_counts"
     return all(getattr(member.info, name) is not None for member in members)
 
 
-def open_recipe(recipe: Recipe, path: str | Path) -> tuple[list[Member], list[str], list[int]]:
+def open_recipe(recipe: Recipe, path: str | Path) -> tuple[list[Member], list[Task], list[int]]:
     """Open the members of a recipe, each once; checkpoints are relative to the folder of its file.
 
     Returns:
@@ -314,6 +314,6 @@ def open_recipe(recipe: Recipe, path: str | Path) -> tuple[list[Member], list[st
                 "Restore it or write the recipe again."
             )
         member = opened[keys[-1]] = open_member(file, fold=entry["fold"])
-        if not MODELS[member.info.model_type].answers(task, member.info.task):
+        if not MODELS[member.info.model_type].answers(recipe.tasks[task], member.info.task):
             raise UserError(f"{path} is damaged: {file} predicts {member.info.task}, not {task}. {REMAKE}")
-    return list(opened.values()), [task for *_, task in opened], [list(opened).index(key) for key in keys]
+    return list(opened.values()), [recipe.tasks[task] for *_, task in opened], [list(opened).index(key) for key in keys]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from analysis.metrics import tempered
-from data.label_math import age_group_shares, join_probabilities
-from data.tasks import ATTRIBUTES, TASKS
+from data.faces import FaceTask
+from data.label_math import join_probabilities, range_shares
+from data.tasks import Task
 from inference import voting
 from inference.selection import MEANS
 from utils import UserError, read_json
@@ -19,7 +20,7 @@ REMAKE = "Write the recipe again with design_ensemble."
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(FaceTask):
     """An ensemble as recipe.json describes it.
 
     Each member has at least task, file (relative to the recipe's folder), digest of the file, fold, and weight. Those
@@ -44,7 +45,7 @@ class Recipe:
         if self.mean == "arithmetic":
             mixed = voting.weighted_mean(votes, weights)
         else:
-            mixed = voting.geometric_mean(votes, years=TASKS[self.task].regression, weights=weights)
+            mixed = voting.geometric_mean(votes, years=self.record.regression, weights=weights)
         if self.temperature == 1 and self.offsets is None:
             return mixed
         return tempered(mixed, self.temperature, np.array(self.offsets or 0.0))
@@ -53,9 +54,9 @@ class Recipe:
         """Return the joint predictions of the members with these numbers."""
         if len(voter) == 1:
             return predictions[voter[0]]
-        return join_parts(
-            [make_part(self.members[k]["task"], predictions[k], self.members[k].get("rmse")) for k in voter]
-        )
+        members = [(self.members[k], predictions[k]) for k in voter]
+        parts = [make_part(self.tasks[each["task"]], own, each.get("rmse")) for each, own in members]
+        return join_parts(self.record, parts)
 
     def mixing(self) -> dict[str, Any]:
         """Return how the members are mixed, for prediction.json."""
@@ -63,25 +64,26 @@ class Recipe:
         return {"mean": self.mean, "weights": weights, "temperature": self.temperature, "offsets": self.offsets}
 
 
-def make_part(task: str, predictions: np.ndarray, rmse: float | None = None) -> tuple[str, np.ndarray]:
-    """Return "main" or the attribute that `(N, C)` predictions of a task are about, and its probabilities.
+def make_part(task: Task, predictions: np.ndarray, rmse: float | None = None) -> tuple[Task, np.ndarray]:
+    """Return the task with classes that `(N, C)` predictions of a task are about, and its probabilities.
 
-    Years become probabilities of the age groups, given that they are `rmse` off.
+    Numbers become probabilities of their ranges, given that they are `rmse` off.
     """
-    shares = age_group_shares(predictions[:, 0], rmse) if TASKS[task].regression else predictions
-    return TASKS[task].class_task, shares
+    shares = range_shares(predictions[:, 0], rmse, task.bounds) if task.regression else predictions
+    return task.class_task, shares
 
 
-def join_parts(parts: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
-    """Return `(N, 18)` probabilities of main from parts of `make_part`, the mean of those about the same thing."""
-    means = {task: np.mean([each for name, each in parts if name == task], axis=0) for task, _ in parts}
-    return join_probabilities(means.pop("main", None), means)
+def join_parts(task: Task, parts: Sequence[tuple[Task, np.ndarray]]) -> np.ndarray:
+    """Return `(N, C)` probabilities of a task from parts of `make_part`, the mean of those about the same thing."""
+    means = {part: np.mean([each for other, each in parts if other == part], axis=0) for part, _ in parts}
+    base = means.pop(task, None)
+    return join_probabilities(task, base, {part.name: each for part, each in means.items()})
 
 
-def covers_main(tasks: Iterable[str]) -> bool:
-    """Return whether members of these tasks predict main together: one of main does, and those of all attributes."""
-    covered = {TASKS[task].class_task for task in tasks}
-    return "main" in covered or covered >= set(ATTRIBUTES)
+def covers(task: Task, tasks: Iterable[Task]) -> bool:
+    """Return whether members of these tasks predict `task` together: one of it does, and those of all its parts."""
+    covered = {each.class_task for each in tasks}
+    return task in covered or (bool(task.parts) and covered >= set(task.parts))
 
 
 def read_recipe(path: str | Path, task: str | None = None) -> Recipe:
@@ -116,7 +118,7 @@ def _find_faults(recipe: Recipe) -> list[str]:
         if member.get("joint") is not None:
             joints.setdefault(member["joint"], []).append(member)
     weights = np.array([member["weight"] for member in recipe.members], np.float64)
-    record = TASKS[recipe.task]
+    record = recipe.record
     sound = {
         "tta": isinstance(recipe.tta, int) and recipe.tta > 0,
         "mean": recipe.mean in MEANS,
@@ -126,9 +128,9 @@ def _find_faults(recipe: Recipe) -> list[str]:
             isinstance(m["file"], str) and isinstance(m["digest"], str) and isinstance(m["fold"], int)
             for m in recipe.members
         ),
-        "joint": recipe.task == "main" or not joints,
-        "tasks": all(covers_main(member["task"] for member in members) for members in joints.values()),
-        "rmse": all(m["rmse"] > 0 for members in joints.values() for m in members if m["task"] == "age"),
+        "joint": bool(record.parts) or not joints,
+        "tasks": all(covers(record, [recipe.tasks[m["task"]] for m in members]) for members in joints.values()),
+        "rmse": all(m["rmse"] > 0 for each in joints.values() for m in each if recipe.tasks[m["task"]].regression),
         "weights": len(weights) > 0 and np.isfinite(weights).all() and weights.min() >= 0 < weights.sum(),
     }
     return [name for name, good in sound.items() if not good]

@@ -22,7 +22,7 @@ from analysis.intervals import (
 )
 from analysis.metrics import confusion_counts, fit_temperature, tempered
 from data.label_math import SMALLEST
-from data.tasks import TASKS
+from data.tasks import Task
 
 MEANS = ("arithmetic", "geometric")
 PICKS = 30  # of the greedy selection
@@ -48,33 +48,33 @@ class Scorer:
     The seed is that of the resamples of the people and of their groups.
     """
 
-    def __init__(self, task: str, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
-        self.task, self.record, self.labels, self.seed = task, TASKS[task], labels, seed
+    def __init__(self, task: Task, labels: np.ndarray, people: np.ndarray, *, seed: int) -> None:
+        self.task, self.labels, self.seed = task, labels, seed
         names, self.people = np.unique(people, return_inverse=True)
         self.count = len(names)  # of the people
         self.draws = draw_resamples([self.count], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
-        self.sign = 1 if self.record.higher_is_better else -1
+        self.sign = 1 if self.task.higher_is_better else -1
 
     def goodness(self, predictions: np.ndarray, rows: Rows = slice(None)) -> float:
         """Return the monitored score of `(n, C)` predictions for some rows, negated if lower is better."""
         labels = self.labels[rows]
-        if self.record.regression:
+        if self.task.regression:
             return -float(np.sqrt(np.mean((predictions[:, 0] - labels) ** 2)))
-        table = confusion_counts(labels, predictions.argmax(axis=1), len(self.record.classes))
+        table = confusion_counts(labels, predictions.argmax(axis=1), len(self.task.classes))
         sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
-        return float(compute_scores(self.task, sums)[self.record.monitor])
+        return float(compute_scores(self.task, sums)[self.task.monitor])
 
     def measure(self, predictions: np.ndarray) -> Measurement:
         """Return the scores of `(N, C)` predictions for all rows, with intervals."""
         sums = sum_tallies([tally_people(self.task, predictions, self.labels, self.people)], self.draws)
         scores = estimate_scores(self.task, sums)
-        return Measurement(scores, scores[self.record.monitor], sums)
+        return Measurement(scores, scores[self.task.monitor], sums)
 
     def gain(self, first: Measurement, second: Measurement) -> Estimate:
         """Return how much better the first is, with a 95 % interval over the same resamples of the people."""
         worse, better = (second, first) if self.sign > 0 else (first, second)
-        return estimate_differences(self.task, worse.sums, better.sums)[self.record.monitor]
+        return estimate_differences(self.task, worse.sums, better.sums)[self.task.monitor]
 
 
 class Library:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.label_math import predicted_class
-from data.tasks import TASKS
+from data.label_math import predicted_classes
+from data.tasks import Task
 from inference.predict import Prediction, has_training_counts
 from storage.members import Member
 from storage.run_folder import UNREADABLE_LIST, RunFolder
@@ -59,7 +59,7 @@ def reserve_folder(folder: Path) -> Iterator[None]:
 
 def write_prediction(
     folder: Path,
-    task: str,
+    task: Task,
     prediction: Prediction,
     submissions: Mapping[str, np.ndarray],
     *,
@@ -74,7 +74,7 @@ def write_prediction(
     files, views = _name_files(members), prediction.settings.views
     transforms = dict.fromkeys(prediction.settings.transform_type or member.info.transform_type for member in members)
     about = {
-        "task": task,
+        "task": task.name,
         "transform_type": ", ".join(transforms),
         "tta": views,
         "data_root": str(Path(data_root).resolve()),
@@ -102,22 +102,22 @@ def write_prediction(
     count = f"{len(members)} member{'s' if len(members) > 1 else ''} x {views} view{'s' if views > 1 else ''}"
     print(
         f"Averaged {count} = {len(members) * views} predictions of {len(images.ids) - len(unreadable)} images "
-        f"(task {task}, transform {about['transform_type']}, device {prediction.settings.device})."
+        f"(task {task.name}, transform {about['transform_type']}, device {prediction.settings.device})."
     )
     for name in submissions:
         print(f"  {folder / f'{name}.csv'}")
     print(f"  {folder / 'members'}: the probabilities of each member")
 
 
-def write_submission(path: Path, ids: Sequence[str], task: str, answers: np.ndarray) -> None:
+def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.ndarray) -> None:
     """Write `ImageID,ans`, the answer being a class number, or for age the years.
 
     The `answers` are `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
     """
-    if TASKS[task].regression:
+    if task.regression:
         answers = np.round(answers[:, 0].astype(float), 2)
     elif answers.ndim == 2:
-        answers = predicted_class(task, answers)
+        answers = predicted_classes(task, answers)
     write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
 
 

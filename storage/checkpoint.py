@@ -20,21 +20,21 @@ from backbones.weights import FileWeights
 from cli.checks import MIN_IMAGE_SIZE
 from cli.choices import MODELS, TRANSFORMS, resolve_name
 from config import CROP_SCALE
-from data.tasks import TASKS
+from data.faces import FACES, FaceTask
 from model import Network, create_model
 from storage.find_runs import existing_checkpoint
 from utils import UNREADABLE, UserError, atomic_write, first_line, shorten_list
 
 FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
-CHOICES = {"task": TASKS, "model_type": MODELS, "transform_type": TRANSFORMS}
+CHOICES = {"task": FACES, "model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
 INNER = "backbone."  # prefix of the backbone in the weights of a whole network
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DistributedDataParallel, torch.compile and Lightning
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(FaceTask):
     """The description of the weights in a checkpoint: enough to rebuild the network, to feed it and to rank it.
 
     The description of a bare state dict has no `fold`, `epoch` and `scores`.
@@ -74,7 +74,8 @@ class ModelInfo:
         """Return a network of this kind with random weights."""
         return create_model(
             self.model_type,
-            task=self.task,
+            task=self.record,
+            tasks=self.tasks,
             backbone=self.backbone,
             image_size=self.image_size,
             pretrained=False,
@@ -268,7 +269,7 @@ def _read_info(values: dict[str, Any], path: str | Path) -> ModelInfo:
     for name, is_valid in valid.items():
         if not is_valid:
             raise TypeError(f"its {name.replace('_', ' ')} is {getattr(info, name)}")
-    if info.classes != TASKS[info.task].classes:
+    if info.classes != info.record.classes:
         raise UserError(
             f"{path} was trained on other classes than those of task {info.task}: {shorten_list(info.classes, 18)}. "
             "Use another checkpoint."

@@ -8,7 +8,7 @@ from backbones.create import expected_pixels
 from cli.checks import check_network
 from cli.choices import MODELS, flag, resolve_name
 from config import TrainConfig
-from data.tasks import TASKS
+from data.faces import FACES
 from model import Network
 from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights
 from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
@@ -63,7 +63,7 @@ def open_member(
                 f"{path} is a checkpoint with {flag(name)} {own}, not {typed}. Leave {flag(name)} out or use another "
                 "checkpoint."
             )
-    if expected.task and not MODELS[info.model_type].answers(expected.task, info.task):
+    if expected.task and not MODELS[info.model_type].answers(info.tasks[expected.task], info.task):
         raise UserError(
             f"{path} is a checkpoint of task {info.task} and cannot predict task {expected.task}. Leave --task out or "
             "use another checkpoint."
@@ -84,7 +84,7 @@ def _describe_bare(expected: Expected, named_after: str | None, *, pooled: bool)
         pooled=pooled,
         image_size=expected.image_size or TrainConfig.image_size,
         transform_type="base",
-        classes=TASKS[task].classes,
+        classes=FACES[task].classes,
     )
 
 

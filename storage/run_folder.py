@@ -13,7 +13,8 @@ import pandas as pd
 from cli.choices import flag
 from cli.options import Config, options
 from config import TrainConfig
-from data.tasks import TASKS
+from data.faces import FACES
+from data.tasks import Task
 from storage.best_checkpoints import LOG_DIGITS, is_finished
 from storage.lock import FoldLocks
 from utils import (
@@ -149,7 +150,7 @@ class RunFolder:
     def finished(self) -> list[int]:
         """Return the folds that are trained to their end: all epochs, or fewer with --patience."""
         config = read_json(self.config, ("task", "epochs"))
-        task, patience = TASKS[config["task"]], config.get("patience", 0)  # which earlier versions did not have
+        task, patience = FACES[config["task"]], config.get("patience", 0)  # which earlier versions did not have
         scores = {k: _read_rows(self.fold_log(k), (task.monitor,))[task.monitor] for k in self.epochs_done()}
         ends = {"epochs": config["epochs"], "patience": patience, "higher_is_better": task.higher_is_better}
         return [k for k, each in scores.items() if is_finished(each, **ends)]
@@ -164,7 +165,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------ tables
 
-    def check_tables(self, task: str) -> None:
+    def check_tables(self, task: Task) -> None:
         """Raise a UserError if a file that the summary is made from is damaged, before hours of training."""
         self.read_split()
         for number in self.folds():
@@ -174,17 +175,17 @@ class RunFolder:
                 rows = _read_rows(self.fold_oof(number), oof_columns(task))
                 self.read_epoch_predictions(number, len(rows), task)
 
-    def read_log(self, task: str) -> pd.DataFrame:
+    def read_log(self, task: Task) -> pd.DataFrame:
         """Return the logs of all folds, finished or not; raise a UserError if there are none or one is damaged."""
         return self._join(self.fold_log, self.folds(), log_columns(task))
 
-    def read_oof(self, task: str) -> pd.DataFrame:
+    def read_oof(self, task: Task) -> pd.DataFrame:
         """Return oof.csv: ImageID, person, fold, label, pred, p0...; raise a UserError if it is missing or damaged."""
         if not self.oof.is_file():
             raise UserError(
                 f"There is no {self.oof}. Finish a fold, or join folds that are finished with: {self._how_to_join()}"
             )
-        columns, record = oof_columns(task), TASKS[task]
+        columns = oof_columns(task)
 
         def check(rows: pd.DataFrame) -> None:
             numbers = rows[[name for name in columns if name != "person"]].to_numpy(np.float64)
@@ -192,17 +193,17 @@ class RunFolder:
                 raise ValueError("it has no rows")
             if not np.isfinite(numbers).all():
                 raise ValueError("it contains NaN or infinite values")
-            if not record.regression and not rows["label"].isin(range(len(record.classes))).all():
+            if not task.regression and not rows["label"].isin(range(len(task.classes))).all():
                 raise ValueError("it contains an unknown label")
 
         advice = f"Write it again with: {self._how_to_join()}"
         return _read_rows(self.oof, ("ImageID", *columns), advice, check)
 
-    def join_logs(self, task: str) -> pd.DataFrame:
+    def join_logs(self, task: Task) -> pd.DataFrame:
         """Write log.csv from the logs of all folds, and return it."""
         return _write_rows(self.log, self.read_log(task))
 
-    def join_oof(self, task: str, numbers: Iterable[int]) -> pd.DataFrame:
+    def join_oof(self, task: Task, numbers: Iterable[int]) -> pd.DataFrame:
         """Write oof.csv from the out-of-fold predictions of some folds, and return it."""
         return _write_rows(self.oof, self._join(self.fold_oof, numbers, oof_columns(task)))
 
@@ -226,13 +227,13 @@ class RunFolder:
         path = self._epoch_file(number, epoch)
         atomic_write(path, lambda file: np.save(file, predictions.astype(np.float32)))
 
-    def read_epoch_predictions(self, number: int, rows: int, task: str) -> np.ndarray | None:
+    def read_epoch_predictions(self, number: int, rows: int, task: Task) -> np.ndarray | None:
         """Return the predictions of the epochs of a fold, `(its epochs, rows, outputs of the task) float32`.
 
         None if the fold is not finished, or lacks an epoch's file, as runs of earlier versions do; a UserError if a
         file is damaged.
         """
-        shape = (rows, TASKS[task].outputs)
+        shape = (rows, task.outputs)
         paths = [self._epoch_file(number, k + 1) for k in range(self.epochs_done().get(number, 0))]
         if number not in self.finished() or not all(path.is_file() for path in paths):
             return None
@@ -257,26 +258,26 @@ class RunFolder:
         return f"python -m tools join_folds --root {self.path}"
 
 
-def log_columns(task: str) -> tuple[str, ...]:
+def log_columns(task: Task) -> tuple[str, ...]:
     """Return the columns of log.csv that a summary needs."""
-    return ("fold", "epoch", "seconds", *TASKS[task].scores)
+    return ("fold", "epoch", "seconds", *task.scores)
 
 
-def oof_columns(task: str) -> tuple[str, ...]:
+def oof_columns(task: Task) -> tuple[str, ...]:
     """Return the columns of oof.csv that a summary needs."""
-    return ("fold", "person", "label", *(f"p{i}" for i in range(TASKS[task].outputs)))
+    return ("fold", "person", "label", *(f"p{i}" for i in range(task.outputs)))
 
 
-def prediction_columns(task: str, probabilities: np.ndarray) -> pd.DataFrame:
+def prediction_columns(task: Task, probabilities: np.ndarray) -> pd.DataFrame:
     """Return the columns `pred, p0, ...` of oof.csv for predictions `(N, C)`; for age both are the years."""
     columns = {f"p{i}": probabilities[:, i] for i in range(probabilities.shape[1])}
-    predicted = probabilities[:, 0] if TASKS[task].regression else probabilities.argmax(axis=1)
+    predicted = probabilities[:, 0] if task.regression else probabilities.argmax(axis=1)
     return pd.DataFrame({"pred": predicted, **columns})
 
 
-def labels_and_predictions(oof: pd.DataFrame, task: str) -> tuple[np.ndarray, np.ndarray]:
+def labels_and_predictions(oof: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels `(N,)` and the predictions `(N, C)` in rows of oof.csv."""
-    return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(TASKS[task].outputs)]].to_numpy(np.float64)
+    return oof["label"].to_numpy(), oof[[f"p{k}" for k in range(task.outputs)]].to_numpy(np.float64)
 
 
 def _write_rows(path: Path, rows: pd.DataFrame) -> pd.DataFrame:

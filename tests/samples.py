@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.label_math import age_group
-from data.tasks import GENDERS, MASKS, SHOTS
+from data.face_layout import age_group
+from data.faces import GENDERS, MAIN, MASKS, SHOTS
+from data.label_math import decode_classes, encode_classes
 
 SIZE = (48, 64)  # width and height of a photograph: portrait, as the real ones
 AGES = (20, 45, 60)  # one of each age group
@@ -109,3 +110,13 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[objec
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns, *rows])
     return path
+
+
+def encode_class(mask, gender, group):
+    """Return the class of main of three attribute numbers, ints or arrays."""
+    return encode_classes(MAIN, {"mask": mask, "gender": gender, "ageg": group})
+
+
+def decode_class(number):
+    """Return the numbers of mask, gender and age group of a class of main."""
+    return tuple(decode_classes(MAIN, number).values())

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image, ImageDraw
+from samples import encode_class
 from torchvision.transforms import v2
 
 import augmentation
@@ -15,7 +16,8 @@ from augmentation import TRANSFORMS, VIEWS, BatchMixing, build_transform, to_ima
 from backbones.create import expected_pixels
 from cli import choices
 from data.face_box import face_box, face_crop_box
-from data.label_math import encode_class
+from data.face_layout import soft_ages
+from data.faces import AGE, FACES
 
 NAMES = tuple(TRANSFORMS)
 PHASES = ("train", "valid", "inference")
@@ -520,7 +522,7 @@ def batch(count: int = 6):
 
 def test_without_options_a_batch_stays_as_it_is():
     images, targets = batch()
-    mixed, new = BatchMixing()(images, targets)
+    mixed, new = BatchMixing(FACES)(images, targets)
     assert mixed is images
     assert new is targets
 
@@ -529,7 +531,7 @@ def test_without_options_a_batch_stays_as_it_is():
 def test_targets_are_mixed_as_the_images_are(kind):
     images, targets = batch()
     for _ in range(20):
-        mixed, new = BatchMixing(**{kind: 1.0})(images, targets)
+        mixed, new = BatchMixing(FACES, **{kind: 1.0})(images, targets)
         assert mixed.shape == images.shape
         # The two parts of an image are neighbours, so its mean gives their shares.
         numbers, others = torch.arange(6.0), torch.arange(6.0).roll(1)
@@ -546,7 +548,7 @@ def test_targets_are_mixed_as_the_images_are(kind):
 def test_mixup_blends_and_cutmix_pastes():
     torch.manual_seed(1)
     images, targets = batch()
-    blended, pasted = BatchMixing(mixup=1.0)(images, targets)[0], BatchMixing(cutmix=1.0)(images, targets)[0]
+    blended, pasted = (BatchMixing(FACES, **{kind: 1.0})(images, targets)[0] for kind in ("mixup", "cutmix"))
     assert all(len(image.unique()) == 1 for image in blended)
     assert {float(value) for value in pasted.unique()} == {0.0, 1.0, 2.0, 3.0, 4.0, 5.0}
     assert any(len(image.unique()) == 2 for image in pasted)
@@ -557,7 +559,7 @@ def test_both_alternate_at_random_by_the_seed_alone():
 
     def made(seed):
         torch.manual_seed(seed)
-        return [BatchMixing(mixup=1.0, cutmix=1.0)(images, targets)[0] for _ in range(10)]
+        return [BatchMixing(FACES, mixup=1.0, cutmix=1.0)(images, targets)[0] for _ in range(10)]
 
     first = made(3)
     assert {max(len(image.unique()) for image in mixed) for mixed in first} == {1, 2}
@@ -567,7 +569,8 @@ def test_both_alternate_at_random_by_the_seed_alone():
 
 def test_soft_age_groups_and_the_classes_of_main_agree():
     images, targets = batch()
-    _, new = BatchMixing(age_sigma=4.0)(images, targets)
+    soft = {AGE: torch.from_numpy(soft_ages(4.0, None)).float()}
+    _, new = BatchMixing(FACES, soft=soft)(images, targets)
     shares = new["main"].view(-1, 3, 2, 3)
     assert torch.allclose(shares.sum(dim=(1, 2)), new["ageg"], atol=1e-6)
     assert torch.equal(shares.sum(dim=(2, 3)).argmax(dim=1), targets["mask"])

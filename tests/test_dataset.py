@@ -14,9 +14,10 @@ from PIL import Image
 
 from augmentation import build_transform
 from cli.command import Context, run_command
+from data.face_layout import age_group, filter_ages, read_training_table
+from data.faces import FACES
 from data.image_cache import ImageReader
-from data.label_math import age_group, make_targets
-from data.tables import read_training_table
+from data.label_math import make_targets
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
 from training.loaders import create_loaders, view_loader
 from utils import UserError
@@ -47,7 +48,7 @@ def make_table(tmp_path):
 
 
 def train_set(table: pd.DataFrame, transform: str = "base", *, seed=(42, 0), settings=None, **options) -> TrainDataset:
-    return TrainDataset(table, build_transform(transform, "train", 32, **settings or {}), seed=seed, **options)
+    return TrainDataset(table, build_transform(transform, "train", 32, **settings or {}), FACES, seed=seed, **options)
 
 
 def same(first, second) -> bool:
@@ -66,7 +67,7 @@ def passes(sampler: EpochSampler, epochs: int) -> Iterator[list[list]]:
 
 
 def test_an_item_is_an_image_and_its_targets(table):
-    dataset, targets = train_set(table), make_targets(table)
+    dataset, targets = train_set(table), make_targets(table, FACES)
     assert len(dataset) == len(table) == 84
     image, target = dataset[0, 10]
     assert image.shape == (3, 32, 32)
@@ -76,7 +77,7 @@ def test_an_item_is_an_image_and_its_targets(table):
 
 
 def test_the_age_filter_changes_training_targets(table):
-    dataset = train_set(table, age_filter=45)
+    dataset = train_set(filter_ages(table, 45))
     number = table.index[table["age"] == 45][0]
     target = dataset[0, number][1]
     assert (target["ageg"], target["main"] % 3, target["age"]) == (2, 2, 45)
@@ -136,7 +137,7 @@ ONE_EACH = [f"p{k}" for k in range(20)]
     ids=["mean count", "existing classes", "one person", "equal", "one class"],
 )
 def test_scarce_classes_of_several_people_are_filled_up_to_the_mean_count(labels, people, expected):
-    extra = extra_classes(np.array(labels), np.array(people))
+    extra = extra_classes(np.array(labels), np.array(people), count=18)
     assert extra.tolist() == expected
     assert np.issubdtype(extra.dtype, np.integer)
 
@@ -197,7 +198,7 @@ def test_classes_are_counted_after_the_age_filter(make_table):
     young = [(f"x{k}", 0, 25, 0, (0, 0, 0)) for k in range(8)]
     rows = make_table([*young, ("a", 0, 58, 0, RED), ("b", 0, 65, 0, GREEN)])
     assert len(train_set(rows, oversample=True)) == 10
-    filtered = train_set(rows, age_filter=58, oversample=True)
+    filtered = train_set(filter_ages(rows, 58), oversample=True)
     assert len(filtered) == 10 + 3
     assert filtered[0, 12][1]["main"] == 2
 
@@ -298,13 +299,13 @@ def views(table):
 
 
 def test_views_and_targets_of_an_image(views, table):
-    dataset = views("base", targets=make_targets(table))
+    dataset = views("base", targets=make_targets(table, FACES))
     images, target = dataset[20]
     assert len(dataset) == 84
     assert images.shape == (3, 3, 32, 32)
     assert images.dtype == torch.float32
     assert torch.equal(images[1], images[0].flip(2))
-    assert target == {task: values[20].item() for task, values in make_targets(table).items()}
+    assert target == {task: values[20].item() for task, values in make_targets(table, FACES).items()}
     assert views("base")[20][1] == {}
 
 

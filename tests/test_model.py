@@ -22,7 +22,7 @@ import model
 from augmentation import MEAN, STD
 from backbones.create import create_backbone, expected_pixels, find_library
 from cli.choices import EFFICIENTNETS, MODELS, RESNETS
-from data.tasks import TASKS
+from data.faces import AGE, FACES, MAIN
 from loss import create_criterion
 from model import create_model, inference_network, predict_task
 from utils import UserError
@@ -41,7 +41,7 @@ ATTRIBUTES = {"mask": 3, "ageg": 3, "gender": 2}
 FOUR = {**ATTRIBUTES, "main": 18}
 HEADS = {"MultiLabelTHANet": ATTRIBUTES, "MultiClassTHANet_MK1": FOUR, "THANet_MK1": FOUR, "JointHeads": FOUR}
 OUTPUTS = {"main": 18, "mask": 3, "gender": 2, "ageg": 3, "age": 1}
-CLASS_TASKS = [task for task in TASKS if task != "age"]
+CLASS_TASKS = [task for task in FACES if task != "age"]
 NETWORKS = [(name, backbone) for name, backbones in SMALL.items() for backbone in backbones]
 
 FILES = {
@@ -58,7 +58,7 @@ LIBRARY = {
 
 def make(name: str, backbone: str | None = None, *, task: str = "main", size: int = 32, pretrained=False, **options):
     options |= {"backbone": backbone or SMALL[name][-1], "image_size": size, "pretrained": pretrained}
-    return create_model(name, task=task, **options)
+    return create_model(name, task=FACES[task], tasks=FACES, **options)
 
 
 def images(count: int = 4, size: int = 32) -> torch.Tensor:
@@ -83,24 +83,24 @@ def test_heads_and_shapes_do_not_depend_on_the_batch(name, backbone, size):
     assert {head: output.shape for head, output in outputs.items()} == {head: (3, n) for head, n in heads.items()}
     assert all(output.dtype == torch.float32 and torch.isfinite(output).all() for output in outputs.values())
     assert all(torch.allclose(output[1:2], alone[head], atol=1e-5) for head, output in outputs.items())
-    assert predict_task(outputs, "main").shape == (3, 18)
+    assert predict_task(outputs, MAIN).shape == (3, 18)
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", FACES)
 def test_a_network_predicts_the_tasks_of_its_heads(name, task):
     record = MODELS[name]
-    if task == "age" and record.heads:
+    if task == "age" and name in HEADS:
         with pytest.raises(UserError, match="predicts classes"):
             config.TrainConfig(task=task, model_type=name)
         return
     config.TrainConfig(task=task, model_type=name)
     with torch.no_grad():
         outputs = make(name, task=task).eval()(images(2))
-    assert set(outputs) == set(record.heads or [task])
-    for asked in TASKS:
+    assert set(outputs) == set(HEADS.get(name, [task]))
+    for asked in FACES.values():
         if record.answers(asked, task):
-            assert predict_task(outputs, asked).shape == (2, OUTPUTS[asked])
+            assert predict_task(outputs, asked).shape == (2, asked.outputs)
         else:
             with pytest.raises(KeyError):
                 predict_task(outputs, asked)
@@ -172,7 +172,8 @@ def test_a_state_dict_restores_a_network(name):
 
 def test_names_are_those_of_the_command_line():
     assert all(issubclass(getattr(model, name), model.Network) for name in MODELS)
-    assert all(record.heads == tuple(HEADS.get(name, ())) for name, record in MODELS.items())
+    heads = {"task": None, "attributes": ATTRIBUTES, "all": FOUR}
+    assert all(heads[record.heads] == HEADS.get(name) for name, record in MODELS.items())
 
 
 # ------------------------------------------------------------------------------------------------ layers
@@ -206,7 +207,7 @@ def test_every_backbone_of_the_command_line_can_be_made(name):
 )
 def test_default_backbones(name, attribute, default):
     with torch.device("meta"):
-        network = create_model(name, task="main", backbone=None, image_size=224, pretrained=False)
+        network = create_model(name, task=MAIN, tasks=FACES, backbone=None, image_size=224, pretrained=False)
     assert millions(getattr(network, attribute)) == pytest.approx(SIZES[default], abs=0.01)
     assert network.features is getattr(network, attribute)
 
@@ -313,7 +314,7 @@ def test_attention_is_the_standard_one(trunk, gradients):
 def test_the_classes_of_main_are_the_joint_probability_of_the_attributes():
     outputs = {head: torch.randn(5, classes) * 2 for head, classes in ATTRIBUTES.items()}
     p = {head: np.exp(o.numpy()) / np.exp(o.numpy()).sum(axis=1, keepdims=True) for head, o in outputs.items()}
-    got = predict_task(outputs, "main").numpy()
+    got = predict_task(outputs, MAIN).numpy()
     assert got.dtype == np.float32
     assert got.sum(axis=1) == pytest.approx(np.ones(5), abs=1e-6)
     expected = np.einsum("im,ig,ia->imga", p["mask"], p["gender"], p["ageg"]).reshape(5, 18)
@@ -325,7 +326,7 @@ def test_the_classes_of_main_are_the_joint_probability_of_the_attributes():
 def test_a_head_gives_its_softmax_in_float32(task, dtype):
     logits = (torch.randn(4, OUTPUTS[task]) * 3).to(dtype)
     others = {head: torch.randn(4, classes).to(dtype) for head, classes in ATTRIBUTES.items()}
-    got = predict_task({**others, task: logits}, task)
+    got = predict_task({**others, task: logits}, FACES[task])
     e = np.exp(logits.double().numpy())
     assert got.dtype == torch.float32
     assert got.numpy() == pytest.approx(e / e.sum(axis=1, keepdims=True), abs=1e-6)
@@ -333,7 +334,7 @@ def test_a_head_gives_its_softmax_in_float32(task, dtype):
 
 def test_an_age_is_the_output_in_float32():
     years = torch.tensor([[23.5], [61.0], [-4.0]])
-    got = predict_task({"age": years.bfloat16()}, "age")
+    got = predict_task({"age": years.bfloat16()}, AGE)
     assert got.dtype == torch.float32
     assert torch.equal(got, years)
 
@@ -351,7 +352,7 @@ def test_every_parameter_and_head_gets_a_gradient(name, backbone, task):
     outputs = network(images(8, 64))
     for output in outputs.values():
         output.retain_grad()
-    criterion = create_criterion(TASKS[task].losses[0])
+    criterion = create_criterion(FACES[task].losses[0])
     criterion(outputs, some_targets(8)).backward()
     assert all(output.grad.abs().sum() > 0 for output in outputs.values())
     gradients = {key: p.grad.abs().sum() for key, p in network.named_parameters()}
@@ -382,10 +383,10 @@ def test_joint_heads_start_with_the_joint_probability_of_the_attributes():
     network, batch = make("JointHeads").eval(), images()
     with torch.no_grad():
         outputs = network(batch)
-        joint = predict_task({head: outputs[head] for head in ("mask", "gender", "ageg")}, "main")
-        assert torch.allclose(predict_task(outputs, "main"), joint, atol=1e-6)
+        joint = predict_task({head: outputs[head] for head in ("mask", "gender", "ageg")}, MAIN)
+        assert torch.allclose(predict_task(outputs, MAIN), joint, atol=1e-6)
         network.heads["main"].bias[4] += 1  # the head for classes moves single ones
-        moved = predict_task(network(batch), "main")
+        moved = predict_task(network(batch), MAIN)
     expected = joint * torch.where(torch.arange(18) == 4, math.e, 1.0)
     assert torch.allclose(moved, expected / expected.sum(dim=1, keepdim=True), atol=1e-6)
 

@@ -1,10 +1,10 @@
 """Check training images before training: python -m tools check_data --train-root ./input/data/train/images"""
 
 from config import CheckConfig
+from data.face_layout import check_people, describe_problems, read_training_table
+from data.faces import FACES, MAIN_CLASSES
 from data.images import find_shared_images, find_unreadable
 from data.split import split_people, strata
-from data.tables import check_people, describe_problems, read_training_table
-from data.tasks import MAIN_CLASSES
 from utils import UserError, shorten_list
 
 
@@ -17,7 +17,7 @@ def run(config: CheckConfig) -> None:
     table, report = read_training_table(config.train_root, config.corrections)
     print(f"{table['person'].nunique()} people, {len(table)} images in {config.train_root}")
     if len(table):
-        counts, people = table["label"].value_counts(), strata(table)
+        counts, people = table["label"].value_counts(), strata(table, FACES)
         print("\nImages of each class")
         for number, name in enumerate(MAIN_CLASSES):
             print(f"  {number:2d}  {name:<20} {counts.get(number, 0):6d}")
@@ -33,7 +33,7 @@ def run(config: CheckConfig) -> None:
             more = f" {len(groups)} groups of such files are of {' and '.join(people)}." if len(groups) > 1 else ""
             report.notes.append(f"{len(groups[0])} files are identical: {shorten_list(groups[0])}.{more}")
         try:
-            report.notes += split_people(table, cv=config.cv, seed=0).notes
+            report.notes += split_people(table, FACES, cv=config.cv, seed=0).notes
         except UserError as error:
             report.errors.append(str(error))
     for note in report.notes:

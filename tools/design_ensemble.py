@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from config import DesignConfig
-from data.tasks import TASKS
 from utils import UserError
 
 
@@ -24,16 +23,16 @@ def run(config: DesignConfig) -> None:
 
     trained = [oof.open_run(folder, top_k=config.top_k, views=config.tta) for folder in folders]
     task = oof.find_common_task(trained)
-    if config.calibrate and TASKS[task].regression:
-        raise UserError(f"--calibrate needs classes, and task {task} has none. Leave it out.")
+    if config.calibrate and task.regression:
+        raise UserError(f"--calibrate needs classes, and task {task.name} has none. Leave it out.")
     options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}
     settings = PredictionSettings.choose(ALONE, views=config.tta, **options)
     roots = {"train_root": config.train_root, "valid_root": config.valid_root, "corrections": config.corrections}
     data = oof.read_data(trained, **roots)
     table = data.table if data.valid is None else data.valid
     validation = oof.Validation(table, data.reader, settings)
-    scorer = Scorer(task, make_targets(table)[task], table["person"].to_numpy(str), seed=config.seed)
-    folder = Path(config.save_path) / task / (config.name or oof.name_recipe(trained, task))
+    scorer = Scorer(task, make_targets(table, data.tasks)[task.name], table["person"].to_numpy(str), seed=config.seed)
+    folder = Path(config.save_path) / task.name / (config.name or oof.name_recipe(trained, task))
     with reserve_folder(folder):
         runs = [oof.predict_out_of_fold(each, validation) for each in trained]
         design_ensemble(

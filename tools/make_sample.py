@@ -29,8 +29,9 @@ from tqdm import tqdm
 
 from analysis.contact_sheet import Block, Cell, contact_sheet
 from config import SampleConfig
-from data.label_math import age_group, encode_class
-from data.tasks import AGE_BOUNDS, GENDERS, MASKS, SHOTS
+from data.face_layout import age_group
+from data.faces import AGE_BOUNDS, GENDERS, MAIN, MASKS, SHOTS
+from data.label_math import encode_classes
 from tools.portrait import make_person, make_shot, paint
 from utils import TEMPORARY, UserError, count_cores, make_folder, read_json, remove_leftovers, write_json
 
@@ -113,7 +114,9 @@ def draw_subject(subject: Subject, data: Path) -> list[tuple[Path, int]]:
             path = data / "images" / f"{digest}{suffix}"
         make_folder(path.parent)
         paint(person, make_shot(person, wearing, rng)).save(path, quality=82)
-        images.append((path, encode_class(MASKS.index(wearing), *subject.stratum)))
+        gender, group = subject.stratum
+        numbers = {"mask": MASKS.index(wearing), "gender": gender, "ageg": group}
+        images.append((path, encode_classes(MAIN, numbers)))
     return images
 
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from analysis.metrics import absent_classes, describe_classes, score
 from config import ScoreConfig
-from data.label_math import decode_class
+from data.faces import FACES, MAIN
+from data.label_math import decode_classes
 from data.prediction_files import read_answers
-from data.tasks import SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES
 from utils import UserError, read_json, shorten_list
 
 
@@ -28,7 +29,7 @@ def run(config: ScoreConfig) -> None:
         raise UserError(
             f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
         )
-    names, task = sorted(answers), TASKS[config.task]
+    names, task = sorted(answers), FACES[config.task]
     true, predicted = (np.array([values[name] for name in names]) for values in (answers, submission))
     for path, values in ((config.answers, true), (config.submission, predicted)):
         if task.regression and not np.isfinite(values).all():
@@ -37,19 +38,19 @@ def run(config: ScoreConfig) -> None:
         if len(wrong):
             raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
     if task.regression:
-        if max(true) < len(TASKS["main"].classes):
+        if max(true) < len(MAIN.classes):
             raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
         answered = predicted[:, None]
     else:
         true, predicted = true.astype(int), predicted.astype(int)
         answered = np.eye(len(task.classes))[predicted]
-    scores, absent = score(task.name, answered, true), absent_classes(task.name, true, answered)
-    if task.name == "main":
-        parts = zip(("mask", "gender", "age group"), decode_class(true), decode_class(predicted), strict=True)
-        scores |= {f"{name} accuracy": float((a == b).mean()) for name, a, b in parts}
+    scores, absent = score(task, answered, true), absent_classes(task, true, answered)
+    of_true, of_predicted = (decode_classes(task, each) for each in (true, predicted))
+    for part in task.parts:
+        scores[f"{part.title} accuracy"] = float((of_true[part.name] == of_predicted[part.name]).mean())
     print(
         "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
         f" {len(true)} images",
     )
     if absent[0]:
-        print(describe_classes(task.name, *absent))
+        print(describe_classes(task, *absent))

@@ -11,10 +11,12 @@ import pandas as pd
 from cli.checks import train_size
 from cli.choices import TRANSFORMS
 from config import SHOWN_HIGH, ShowConfig
+from data.face_layout import read_training_table
+from data.faces import FACES
 from data.image_cache import load_images
 from data.images import find_unreadable, needed_side
 from data.split import split_people
-from data.tables import EXTENSIONS, read_training_table
+from data.tables import EXTENSIONS
 from utils import UserError, atomic_write, make_folder, shorten_list
 
 FOLD = 0  # whose training images are shown
@@ -35,6 +37,7 @@ def run(config: ShowConfig) -> None:
     reader, _ = load_images(table["path"][shown].tolist(), cache="ram", **limits)
     sheets = ViewSheets(
         table,
+        FACES,
         reader,
         image_size=config.image_size,
         train_size=train_size(config.train_side, config.image_size),
@@ -65,7 +68,7 @@ def choose_images(config: ShowConfig) -> tuple[pd.DataFrame, Iterator[int], int]
     else:
         whole, report = read_training_table(config.train_root, config.corrections)
         report.raise_errors()
-        fold = split_people(whole, cv=config.cv, seed=config.seed).folds[FOLD]
+        fold = split_people(whole, FACES, cv=config.cv, seed=config.seed).folds[FOLD]
         table = whole[whole["person"].isin(fold.train)].reset_index(drop=True)
     return table, spread(table, config.seed), config.count
 

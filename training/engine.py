@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from data.tasks import TASKS
+from data.tasks import Task
 from model import predict_task
 from optim import learning_rate
 from training.device import free_memory
@@ -235,7 +235,7 @@ def evaluate(
     network: nn.Module,
     loader: Loader,
     criterion: Criterion,
-    task: str,
+    task: Task,
     *,
     title: str = "valid",
     after_batch: Callable[[], None] = lambda: None,
@@ -245,7 +245,7 @@ def evaluate(
     The loader is a `view_loader` with targets. If several processes share it, each gets the whole result.
     """
     network.eval()
-    losses, images, predictions = [], 0, [torch.empty(0, TASKS[task].outputs)]
+    losses, images, predictions = [], 0, [torch.empty(0, task.outputs)]
     for views, targets in _bar(loader, title):
         batch, targets = _move(views[:, 0], targets, loader.device, _dtype(network))
         outputs = _floats(network(batch))
@@ -261,7 +261,7 @@ def evaluate(
 def predict(
     networks: Sequence[nn.Module],
     loader: Loader,
-    tasks: str | Sequence[str],
+    tasks: Task | Sequence[Task],
     *,
     kinds: Sequence[int] | None = None,
     at_once: int | None = None,
@@ -283,8 +283,8 @@ def predict(
         apart: return the prediction for each view, `(M, N, V, C)`, instead of the mean.
     """
     at_once = at_once or len(networks)
-    tasks = [tasks] * len(networks) if isinstance(tasks, str) else tasks
-    width = max(TASKS[task].outputs for task in tasks)
+    tasks = [tasks] * len(networks) if isinstance(tasks, Task) else tasks
+    width = max(task.outputs for task in tasks)
     groups = [range(first, min(first + at_once, len(networks))) for first in range(0, len(networks), at_once)]
     predictions: list[list[Tensor]] = [[] for _ in range(len(networks))]
     held: list[nn.Module] = []
@@ -308,7 +308,11 @@ def predict(
 
 
 def _predict_batch(
-    networks: Sequence[nn.Module], kinds: Sequence[int], views: list[Tensor], tasks: Sequence[str], device: torch.device
+    networks: Sequence[nn.Module],
+    kinds: Sequence[int],
+    views: list[Tensor],
+    tasks: Sequence[Task],
+    device: torch.device,
 ) -> list[Tensor]:
     """Return the prediction of each network for its kind of `views (B, V, 3, S, S)`, `(B, V, its C)`."""
     moved: dict[int, Tensor] = {}

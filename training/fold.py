@@ -17,7 +17,7 @@ from backbones.sizes import check_train_size
 from cli.checks import train_size
 from cli.choices import MODELS
 from config import TrainConfig
-from data.tasks import SCORE_TITLES, TASKS
+from data.tasks import SCORE_TITLES
 from loss import create_criterion
 from model import Network, create_model, inference_network
 from optim import step_average
@@ -116,7 +116,7 @@ def read_weights(config: TrainConfig, fold: int, fingerprint: str | None = None)
             f"{path} holds {info.model_type} with {info.backbone}, not {config.model_type} with {config.backbone}. "
             f"Pass --model-type {info.model_type} --backbone {info.backbone}, or other weights."
         )
-    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.task, info.task):
+    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.record, info.task):
         raise UserError(
             f"{path} was trained on task {info.task}, not {config.task}. Pass --task {info.task}, other weights, or "
             "--new-head to load only the backbone."
@@ -137,7 +137,8 @@ def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network
     """
     network = create_model(
         config.model_type,
-        task=config.task,
+        task=config.record,
+        tasks=config.tasks,
         backbone=config.backbone,
         image_size=config.image_size,
         pretrained=weights is None
@@ -185,7 +186,7 @@ class FoldTrainer:
         config = session.config
         self.session, self.files, self.config = session, files, config
         self.dist, self.device = session.dist, session.device
-        self.number, self.task = files.number, TASKS[config.task]
+        self.number, self.task = files.number, config.record
         self.loaders = session.loaders[self.number]
         self.sampler = self.loaders.train.batch_sampler
         seed_everything("weights", config.seed, self.number)
@@ -204,7 +205,7 @@ class FoldTrainer:
         if "network" in files.state:
             self._resume()
         targets = self.loaders.valid.dataset.targets[config.task]
-        if absent := absent_classes(config.task, targets)[0]:
+        if absent := absent_classes(self.task, targets)[0]:
             names = shorten_list(absent)
             print(
                 f"fold {self.number} validates no image of {names}, which macro F1 leaves out unless they are predicted"
@@ -298,8 +299,8 @@ class FoldTrainer:
         if self.average:
             self.dist.broadcast_buffers(self.average.module)
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
-        targets = self.loaders.valid.dataset.targets[self.config.task]
-        scores = score(self.config.task, result.probabilities, targets)
+        targets = self.loaders.valid.dataset.targets[self.task.name]
+        scores = score(self.task, result.probabilities, targets)
         saved = self.files.save_epoch(scores, result.probabilities, self.eval_model)
         trained = self.progress
         row = {
@@ -344,7 +345,7 @@ class FoldTrainer:
             network,
             self.loaders.valid,
             self.valid_criterion,
-            self.config.task,
+            self.task,
             title=f"{title} valid",
             # Processes with different numbers of batches cannot agree on stopping after each of them.
             after_batch=self._stop_if_asked if self.dist.world_size == 1 else lambda: None,

@@ -11,7 +11,6 @@ from analysis.metrics import absent_classes
 from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
-from data.tasks import TASKS
 from model import Network
 from storage.best_checkpoints import BestCheckpoints, is_finished
 from storage.checkpoint import ModelInfo, read_tensors, save_checkpoint, write_tensors
@@ -47,7 +46,7 @@ class FoldFiles:
     ) -> None:
         self.config, self.run, self.number, self.main = config, run, number, dist.is_main
         self.pixels = pixels or {}
-        self.task, self.fingerprint = TASKS[config.task], data.split.fingerprint
+        self.tasks, self.task, self.fingerprint = data.tasks, config.record, data.split.fingerprint
         self.train_table, self.valid_table = data.fold_tables(data.split.folds[number])
         self.state: dict[str, Any] = dist.run_on_main(self._read_state)
         self.epoch: int = self.state.get("epoch", 0)  # finished epochs
@@ -72,7 +71,7 @@ class FoldFiles:
         finished = fits and self._ends(state["rows"])
         if not fits or not (finished or state.keys() >= UNFINISHED_KEYS):
             raise UserError(f"{path} is not a resume state of this run and this toolkit. {advice}")
-        absent, _ = absent_classes(self.task.name, make_targets(self.valid_table)[self.task.name])
+        absent, _ = absent_classes(self.task, make_targets(self.valid_table, self.tasks)[self.task.name])
         if state["format"] == 1 and not finished and absent:
             raise UserError(
                 f"{path} is of an earlier version, which counted classes without images as 0 in macro F1, and fold "
@@ -156,8 +155,8 @@ class FoldFiles:
         self.checkpoints.remove_others()
 
     def _describe(self, scores: dict[str, float], network: Network) -> ModelInfo:
-        config, targets = self.config, make_targets(self.train_table, age_filter=self.config.age_filter)
-        classes = {name: task.outputs for name, task in TASKS.items() if not task.regression}
+        config, targets = self.config, make_targets(self.train_table, self.tasks)
+        classes = {name: task.outputs for name, task in self.tasks.items() if not task.regression}
         return ModelInfo(
             task=config.task,
             model_type=config.model_type,
@@ -183,7 +182,7 @@ class FoldFiles:
         )
 
     def _write_oof(self, predictions: np.ndarray) -> None:
-        table, task = self.valid_table, self.config.task
+        table, task = self.valid_table, self.task
         about = {"ImageID": table["image"], "person": table["person"], "fold": self.number}
-        about = pd.DataFrame(about | {"label": make_targets(table)[task]})
+        about = pd.DataFrame(about | {"label": make_targets(table, self.tasks)[task.name]})
         self.run.write_fold_oof(self.number, pd.concat([about, prediction_columns(task, predictions)], axis=1))

@@ -16,7 +16,6 @@ from cli.interrupts import end_workers, ignore_signals, note_progress
 from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
-from data.tasks import TASKS
 from dataset import EpochSampler, TrainDataset, ViewBatches, ViewDataset, balanced_weights
 from training.device import count_workers
 from training.distributed import ALONE, Processes
@@ -195,9 +194,9 @@ def fold_loaders(
         train_set = TrainDataset(
             train_table,
             transforms["train"],
+            data.tasks,
             seed=(config.seed, number),
             reader=data.reader,
-            age_filter=config.age_filter,
             oversample=config.oversample,
         )
         train.append((train_set, _epoch_sampler(config, train_set, dist)))
@@ -206,7 +205,7 @@ def fold_loaders(
             valid_table["image"].tolist(),
             transforms["valid"],
             reader=data.reader,
-            targets=make_targets(valid_table),
+            targets=make_targets(valid_table, data.tasks),
         )
         valid.append((valid_set, ViewBatches(len(valid_set), 2 * config.batch_size, dist.rank, dist.world_size)))
         if config.precise_bn:
@@ -223,7 +222,7 @@ def fold_loaders(
 
 
 def _epoch_sampler(config: TrainConfig, dataset: TrainDataset, dist: Processes) -> EpochSampler:
-    classes = dataset.classes[TASKS[config.task].class_task]
+    classes = dataset.classes[config.record.class_task.name]
     return EpochSampler(
         len(dataset),
         config.batch_size,

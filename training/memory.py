@@ -15,7 +15,7 @@ from backbones.create import find_library
 from cli.checks import train_size
 from config import TrainConfig
 from data.prepare import Data
-from data.tasks import TASKS
+from data.tasks import Tasks
 from loss import create_criterion
 from model import inference_network
 from storage.run_folder import RunFolder, can_continue
@@ -50,11 +50,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 class RandomImages(Dataset):
     """Random images `shape float32`, with a target for every task."""
 
-    def __init__(self, *shape: int) -> None:
-        self.shape = shape
+    def __init__(self, tasks: Tasks, *shape: int) -> None:
+        self.tasks, self.shape = tasks, shape
 
     def __getitem__(self, key: Any) -> tuple[Tensor, dict[str, int | float]]:
-        return torch.rand(self.shape), {name: 30.0 if task.regression else 0 for name, task in TASKS.items()}
+        return torch.rand(self.shape), {name: 30.0 if task.regression else 0 for name, task in self.tasks.items()}
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,16 @@ class Trial:
         config, device = self.config, self.device
         reserve = torch.empty(int(RESERVE * gpu_memory(device)[1]), dtype=torch.uint8, device=device)
         network, average = create_network(config, self.weights, device)
-        counts = {name: torch.ones(task.outputs) for name, task in TASKS.items()}
+        counts = {name: torch.ones(task.outputs) for name, task in config.tasks.items()}
         optimizer = configured_optimizer(config, network, config.epochs * STEPS)
         step = create_step(config, network, optimizer, device, steps=STEPS, counts=counts)
         # The optimizer makes its state in the first step, so the second needs most. With --accumulate, the gradients
         # of the first batch of a step are there in the forward pass of the next.
         accumulate = min(2, config.accumulate)
         side, images = train_size(config.train_side, config.image_size), min(size, self.train_images)
-        train = RandomImages(3, side, side), [range(-(-images // self.processes))] * 2 * accumulate
+        train = RandomImages(config.tasks, 3, side, side), [range(-(-images // self.processes))] * 2 * accumulate
         side, images = config.image_size, min(2 * size, self.valid_images)
-        valid = RandomImages(1, 3, side, side), [range(images)]
+        valid = RandomImages(config.tasks, 1, 3, side, side), [range(images)]
         train, valid = create_loaders([train, valid], workers=0, device=device, pin=False)
         title = f"batch size {size}"
         train_one_epoch(
@@ -126,7 +126,7 @@ class Trial:
         dtype = inference_dtype(config.precision, device)
         validated = inference_network(average.module if average else network, config.image_size)
         criterion = create_criterion(config.loss_type)
-        evaluate(prepare(validated, device, dtype), valid, criterion, config.task, title=title)
+        evaluate(prepare(validated, device, dtype), valid, criterion, config.record, title=title)
         del reserve
 
 

@@ -21,7 +21,6 @@ from config import LabelErrorConfig, TrainConfig
 from data.images import needed_side
 from data.prepare import Data, Tables, prepare_images, read_tables
 from data.split import Split
-from data.tasks import TASKS
 from storage.find_runs import checkpoint_files, existing_checkpoint
 from storage.lock import FoldLocks
 from storage.run_folder import RunFolder, can_continue
@@ -230,7 +229,7 @@ class Session:
         if config.preset is None and config.pretrained and self.weights is None and not config.resume:
             kept += "\nThere is a --preset strong, which trains better than the defaults."
         return (
-            f"Training {config.model_type} ({config.backbone}, {size}) on {TASKS[config.task].title}, "
+            f"Training {config.model_type} ({config.backbone}, {size}) on {config.record.title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"
             f"Saving to {self.run.path}{kept}"
         )
@@ -281,7 +280,7 @@ def start_run(
         fingerprints["extend_from"] = file_digest(RunFolder(config.extend_from).config)
     if can_continue(run, config):
         _check_fingerprints(run, {**EARLIER, **fingerprints})
-        run.check_tables(config.task)  # the summary needs them: better now than after hours of training
+        run.check_tables(config.record)  # the summary needs them: better now than after hours of training
     else:
         if config.resume:
             print(f"Found nothing to resume in {run.path}, starting the run.")
@@ -343,7 +342,7 @@ def join_folds(run: RunFolder) -> None:
         UserError: no fold is finished, or files of one are missing, damaged, or of another run.
     """
     config = run.read_config()
-    run.check_tables(config.task)
+    run.check_tables(config.record)
     finished = run.finished()
     if not finished:
         found = shorten_list(run.unfinished()) or "it has none"

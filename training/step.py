@@ -8,7 +8,8 @@ from torch.optim import Optimizer
 
 from augmentation import BatchMixing
 from config import TrainConfig
-from data.tasks import AGE_BOUNDS
+from data.face_layout import soft_ages
+from data.faces import AGE
 from loss import create_criterion
 from model import Network
 from optim import create_optimizer, create_scheduler, run_decay
@@ -45,7 +46,9 @@ def create_step(
         restart_epochs=config.restart_epochs,
         warmup_epochs=config.warmup_epochs,
     )
-    bounds = AGE_BOUNDS[0], config.age_filter or AGE_BOUNDS[1]
+    soft = {}
+    if config.age_sigma:
+        soft = {AGE: torch.from_numpy(soft_ages(config.age_sigma, config.age_filter)).float()}
     return TrainStep(
         dist.wrap(network, device),
         create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts),
@@ -54,6 +57,6 @@ def create_step(
         device,
         training_dtype(config.precision, device),
         clip_grad=config.clip_grad,
-        mixing=BatchMixing(mixup=config.mixup, cutmix=config.cutmix, age_sigma=config.age_sigma, bounds=bounds),
+        mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
     )

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from config import TrainConfig
-from data.tasks import TASKS
 from storage.run_folder import RunFolder
 from utils import UserError, file_digest, first_line, make_folder, process_number, read_json, write_json
 
@@ -144,7 +143,7 @@ def track_summary(config: TrainConfig, run: RunFolder, summary: dict[str, Any]) 
     """Track the closing scores of a run with all folds finished, as a stream with one step."""
     if summary["folds_finished"] < summary["folds_planned"]:
         return
-    names = TASKS[config.task].scores
+    names = config.record.scores
     scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in names}
     scores |= {f"{part}/{name}": each[name]["value"] for part, each in summary["estimates"].items() for name in names}
     with Tracker(config, run, "summary", [{"epoch": config.epochs, **scores}]):

@@ -3,19 +3,20 @@
 import numpy as np
 import pandas as pd
 import pytest
+from samples import decode_class, encode_class
 
 from analysis import error_analysis as analysis
 from analysis.error_analysis import Predictions, split_predictions
-from data.label_math import decode_class, encode_class
+from data.faces import AGE, FACES, GENDER, MAIN
 
 
 def make_predictions(labels, predicted, task="mask"):
-    return Predictions(task, np.array(labels), np.array(predicted))
+    return Predictions(FACES[task], np.array(labels), np.array(predicted))
 
 
 def predict_genders(labels, female):
     """Return predictions of gender with these probabilities of female."""
-    return split_predictions("gender", np.array(labels), np.stack([1 - np.array(female), female], axis=1))["gender"]
+    return split_predictions(GENDER, np.array(labels), np.stack([1 - np.array(female), female], axis=1))["gender"]
 
 
 def test_main_implies_its_attributes_by_their_marginal_probabilities():
@@ -23,7 +24,7 @@ def test_main_implies_its_attributes_by_their_marginal_probabilities():
     probabilities = np.zeros((1, 18))
     probabilities[0, encode_class(0, 0, 0)] = 0.4
     probabilities[0, encode_class(0, 1, 1)] = probabilities[0, encode_class(1, 1, 2)] = 0.3
-    predicted = split_predictions("main", np.array([encode_class(2, 1, 1)]), probabilities)
+    predicted = split_predictions(MAIN, np.array([encode_class(2, 1, 1)]), probabilities)
     assert list(predicted) == ["main", "mask", "gender", "ageg"]
     assert predicted["main"].predicted == encode_class(0, 0, 0)
     assert predicted["mask"].probabilities[0] == pytest.approx([0.7, 0.3, 0])
@@ -35,21 +36,21 @@ def test_main_implies_its_attributes_by_their_marginal_probabilities():
 
 def test_attributes_match_decode_class():
     labels = np.arange(18)
-    predicted = split_predictions("main", labels, np.eye(18))
+    predicted = split_predictions(MAIN, labels, np.eye(18))
     attributes = zip(*(predicted[name].labels.tolist() for name in ("mask", "gender", "ageg")), strict=True)
     assert list(attributes) == [decode_class(k) for k in range(18)]
     assert not any(each.wrong.any() for each in predicted.values())
 
 
 def test_years_imply_the_age_group():
-    predicted = split_predictions("age", np.array([29, 59, 60]), np.array([[31.0], [59.9], [60.0]]))
+    predicted = split_predictions(AGE, np.array([29, 59, 60]), np.array([[31.0], [59.9], [60.0]]))
     assert list(predicted) == ["ageg"]
     assert analysis.confusion(predicted["ageg"]).tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("task", ["mask", "gender", "ageg"])
 def test_other_tasks_imply_no_more_tasks(task):
-    predicted = split_predictions(task, np.array([0, 1]), np.eye(3)[:2, : 2 if task == "gender" else 3])
+    predicted = split_predictions(FACES[task], np.array([0, 1]), np.eye(3)[:2, : 2 if task == "gender" else 3])
     assert list(predicted) == [task]
     assert predicted[task].classes[0] in ("worn", "male", "<30")
 
@@ -68,8 +69,8 @@ def test_the_cost_of_an_attribute_is_the_gain_from_correcting_it_alone():
     genders_swapped = [encode_class(mask, 1 - gender, group) for mask, gender, group in map(decode_class, range(18))]
     table = analysis.attribute_costs(make_predictions(labels, genders_swapped, "main")).set_index("attribute")
     assert table["macro_f1"].tolist() == [0, 0, 0]
-    assert table["if_right"].to_dict() == {"mask": 0, "gender": 1, "ageg": 0}
-    assert table["cost"].to_dict() == {"mask": 0, "gender": 1, "ageg": 0}
+    assert table["if_right"].to_dict() == {"mask": 0, "gender": 1, "age group": 0}
+    assert table["cost"].to_dict() == {"mask": 0, "gender": 1, "age group": 0}
     two_wrong = make_predictions([encode_class(0, 0, 0)], [encode_class(0, 1, 1)], "main")
     assert analysis.attribute_costs(two_wrong)["cost"].tolist() == [0, 0, 0]
 

@@ -20,38 +20,38 @@ from analysis.intervals import (
     tally_people,
 )
 from analysis.metrics import score
-from data.tasks import TASKS
+from data.faces import AGE, AGE_GROUP, FACES, GENDER, MASK
 
 
 def estimate(task, tallies, draws):
-    return estimate_scores(task, sum_tallies(tallies, draws))
+    return estimate_scores(FACES[task], sum_tallies(tallies, draws))
 
 
 def estimate_corrected(task, tallies, draws):
-    return estimate_scores(task, correct_sums(task, tallies, draws))
+    return estimate_scores(FACES[task], correct_sums(FACES[task], tallies, draws))
 
 
 def draw_predictions(task, rows, random=0):
     """Return random predictions `(N, C)` and labels `(N,)` of a task; `random` is a seed or a generator."""
     random = np.random.default_rng(random)
-    if TASKS[task].regression:
+    if FACES[task].regression:
         return random.uniform(10, 80, (rows, 1)).astype(np.float32), random.integers(10, 80, rows).astype(np.float32)
-    count = TASKS[task].outputs
+    count = FACES[task].outputs
     return random.dirichlet(np.ones(count), rows), random.integers(0, count, rows)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", FACES)
 def test_tallies_of_people_give_the_scores_of_all_images(task):
     random = np.random.default_rng(0)
     probabilities, labels = draw_predictions(task, 70, random)
-    tallies = tally_people(task, probabilities, labels, random.permutation(np.arange(70) % 10))
+    tallies = tally_people(FACES[task], probabilities, labels, random.permutation(np.arange(70) % 10))
     assert tallies.shape[0] == 10
-    assert compute_scores(task, tallies.sum(axis=0)) == pytest.approx(score(task, probabilities, labels))
+    assert compute_scores(FACES[task], tallies.sum(axis=0)) == pytest.approx(score(FACES[task], probabilities, labels))
 
 
 def test_tallies_by_hand():
     # Person 0: true 0 and 2, predicted 0 and 0. Person 1: true 1, predicted 1.
-    tallies = tally_people("mask", np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
+    tallies = tally_people(MASK, np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
     #                            correct   predicted     true
     assert tallies.tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
 
@@ -64,7 +64,7 @@ def test_more_people_narrow_an_interval_but_more_images_of_them_do_not():
 
     def width(people, shots):
         rows = np.tile(np.repeat(np.arange(100), shots), people // 100)
-        tallies = tally_people("mask", predicted[rows], labels[rows], np.arange(len(rows)) // shots)
+        tallies = tally_people(MASK, predicted[rows], labels[rows], np.arange(len(rows)) // shots)
         found = estimate("mask", [tallies], draw_resamples([people], seed=0))["accuracy"]
         assert found.value == pytest.approx(right.mean())
         assert found.low < found.value < found.high
@@ -79,20 +79,20 @@ def test_more_people_narrow_an_interval_but_more_images_of_them_do_not():
 def test_an_interval_stays_between_0_and_1():
     labels = np.repeat([0, 1, 2], 10)
     predicted = np.where(np.arange(30) == 0, 1, labels)
-    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(30))
+    tallies = tally_people(MASK, np.eye(3)[predicted], labels, np.arange(30))
     found = estimate("mask", [tallies], draw_resamples([30], seed=0))["accuracy"]
     assert found.value < found.high == 1
 
 
 def test_the_same_seed_gives_the_same_interval():
-    tallies = [tally_people("ageg", *draw_predictions("ageg", 40, seed), np.arange(40)) for seed in range(2)]
+    tallies = [tally_people(AGE_GROUP, *draw_predictions("ageg", 40, seed), np.arange(40)) for seed in range(2)]
     first, second, other = (estimate("ageg", tallies, draw_resamples([40, 40], seed=seed)) for seed in (1, 1, 2))
     assert first == second != other
 
 
 @pytest.mark.parametrize("task", ["ageg", "age"])
 def test_a_single_epoch_needs_no_correction(task):
-    tallies = [tally_people(task, *draw_predictions(task, 40, seed), np.arange(40)) for seed in range(2)]
+    tallies = [tally_people(FACES[task], *draw_predictions(task, 40, seed), np.arange(40)) for seed in range(2)]
     draws = draw_resamples([40, 40], seed=0)
     corrected = estimate_corrected(task, [each[None] for each in tallies], draws)
     for name, found in estimate(task, tallies, draws).items():
@@ -101,9 +101,9 @@ def test_a_single_epoch_needs_no_correction(task):
 
 def test_an_epoch_with_nan_predictions_is_never_chosen():
     probabilities, labels = draw_predictions("age", 40)
-    good = tally_people("age", probabilities, labels, np.arange(40))
+    good = tally_people(AGE, probabilities, labels, np.arange(40))
     probabilities[3] = np.nan
-    bad = tally_people("age", probabilities, labels, np.arange(40))
+    bad = tally_people(AGE, probabilities, labels, np.arange(40))
     draws = draw_resamples([40], seed=0)
     corrected = estimate_corrected("age", [np.stack([bad, good])], draws)
     assert vars(corrected["rmse"]) == pytest.approx(vars(estimate("age", [good], draws)["rmse"]))
@@ -115,15 +115,15 @@ def test_an_epoch_with_nan_predictions_is_never_chosen():
 def test_the_optimism_of_the_best_of_many_random_epochs_is_corrected(task, truth):
     """Compare scores of predictions that are independent of the labels with their expectation."""
     optimism, corrected, covered = [], [], []
-    monitor, gain = TASKS[task].monitor, 1 if TASKS[task].higher_is_better else -1
+    monitor, gain = FACES[task].monitor, 1 if FACES[task].higher_is_better else -1
     for seed in range(60):
         random = np.random.default_rng(seed)
         tallies = []
         for _ in range(3):
             labels = np.repeat(draw_predictions(task, 40, random)[1], 5)
             predicted = np.stack([np.repeat(draw_predictions(task, 40, random)[0], 5, axis=0) for _ in range(8)])
-            tallies.append(tally_people(task, predicted, labels, np.repeat(np.arange(40), 5)))
-        best = [each[(gain * compute_scores(task, each.sum(axis=1))[monitor]).argmax()] for each in tallies]
+            tallies.append(tally_people(FACES[task], predicted, labels, np.repeat(np.arange(40), 5)))
+        best = [each[(gain * compute_scores(FACES[task], each.sum(axis=1))[monitor]).argmax()] for each in tallies]
         draws = draw_resamples([40] * 3, seed=seed, resamples=400)
         found = estimate_corrected(task, tallies, draws)[monitor]
         optimism.append(gain * (estimate(task, best, draws)[monitor].value - truth) / truth)
@@ -142,15 +142,15 @@ def test_the_interval_of_a_paired_difference_is_narrow():
     more = right | (random.random(120) < 0.15)
     draws = draw_resamples([120], seed=0)
     predicted = [np.eye(2)[np.where(each, labels, 1 - labels)] for each in (right, more)]
-    first, second = (sum_tallies([tally_people("gender", p, labels, np.arange(120))], draws) for p in predicted)
-    found = estimate_differences("gender", first, second)["accuracy"]
+    first, second = (sum_tallies([tally_people(GENDER, p, labels, np.arange(120))], draws) for p in predicted)
+    found = estimate_differences(GENDER, first, second)["accuracy"]
     assert found.value == pytest.approx(more.mean() - right.mean())
     assert 0 < found.low < found.value < found.high
-    apart = estimate_scores("gender", first)["accuracy"]
+    apart = estimate_scores(GENDER, first)["accuracy"]
     assert found.high - found.low < 0.7 * (apart.high - apart.low)
-    none = estimate_differences("gender", first, first)["accuracy"]
+    none = estimate_differences(GENDER, first, first)["accuracy"]
     assert none.low == none.value == none.high == 0
-    corrected = estimate_differences("gender", first, replace(first, value=second.value))["accuracy"]
+    corrected = estimate_differences(GENDER, first, replace(first, value=second.value))["accuracy"]
     assert corrected.low == 0 < corrected.value  # the correction alone proves no difference
 
 
@@ -161,22 +161,22 @@ def folds_of(labels, probabilities, parts):
 
 def test_folds_of_one_person_are_drawn_from_together_and_have_no_correction():
     probabilities, labels = draw_predictions("gender", 24)
-    sums = sum_run("gender", folds_of(labels, probabilities, [[k] for k in range(24)]))
+    sums = sum_run(GENDER, folds_of(labels, probabilities, [[k] for k in range(24)]))
     assert list(sums) == ["best_epochs", "last_epochs"]
-    found = estimate_run("gender", sums)
+    found = estimate_run(GENDER, sums)
     best, last = (found[what]["accuracy"] for what in sums)
     assert best.value == last.value == pytest.approx(np.mean(probabilities.argmax(axis=1) == labels))
     assert str(best) == f"{best.value:.4f}"  # chosen on single people: no interval would hold the truth
-    whole = estimate_run("gender", sum_run("gender", folds_of(labels, probabilities, [range(24)])))["last_epochs"]
+    whole = estimate_run(GENDER, sum_run(GENDER, folds_of(labels, probabilities, [range(24)])))["last_epochs"]
     assert last.high - last.low == pytest.approx(whole["accuracy"].high - whole["accuracy"].low, rel=0.05)
-    mixed = estimate_run("gender", sum_run("gender", folds_of(labels, probabilities, [range(23), [23]])))
+    mixed = estimate_run(GENDER, sum_run(GENDER, folds_of(labels, probabilities, [range(23), [23]])))
     assert list(mixed) == ["best_epochs", "last_epochs"]
     assert mixed["last_epochs"]["accuracy"].low < last.value < mixed["last_epochs"]["accuracy"].high
 
 
 @pytest.mark.parametrize(("people", "known"), [(11, False), (12, True)])
 def test_too_few_people_have_no_interval(people, known):
-    tallies = tally_people("gender", *draw_predictions("gender", people), np.arange(people))
+    tallies = tally_people(GENDER, *draw_predictions("gender", people), np.arange(people))
     found = estimate("gender", [tallies], draw_resamples([people], seed=0))["accuracy"]
     assert np.isfinite([found.low, found.high]).tolist() == [known, known]
     assert ("95 %" in describe_intervals(people)) == known
@@ -186,20 +186,20 @@ def test_too_few_people_have_no_interval(people, known):
 def test_an_absent_class_is_left_out_of_all_resamples():
     labels = np.repeat([0, 1], 12)
     right = np.arange(24) % 6 > 0
-    tallies = tally_people("mask", np.eye(3)[np.where(right, labels, 1 - labels)], labels, np.arange(24))
+    tallies = tally_people(MASK, np.eye(3)[np.where(right, labels, 1 - labels)], labels, np.arange(24))
     draws = draw_resamples([24], seed=0)
     found = estimate("mask", [tallies], draws)
     assert str(found["bare"]) == "undefined"
     assert found["macro_f1"].value == pytest.approx(np.mean([found["worn"].value, found["wrong"].value]))
     assert 0.5 < found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high < 1
-    perfect = estimate("mask", [tally_people("mask", np.eye(3)[labels], labels, np.arange(24))], draws)
+    perfect = estimate("mask", [tally_people(MASK, np.eye(3)[labels], labels, np.arange(24))], draws)
     assert str(perfect["macro_f1"]) == "1.0000"
 
 
 def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
     labels = np.append(np.repeat([0, 1], 12), 2)
     predicted = np.where(np.arange(25) % 6 > 0, labels, 1)
-    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(25))
+    tallies = tally_people(MASK, np.eye(3)[predicted], labels, np.arange(25))
     found = estimate("mask", [tallies], draw_resamples([25], seed=0))
     assert str(found["bare"]) == f"{found['bare'].value:.4f}"
     assert found["worn"].low < found["worn"].high
@@ -209,7 +209,7 @@ def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
 def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval():
     labels = np.append(np.repeat([0, 1], 12), 2)
     predicted = np.where(np.arange(25) % 6 > 0, labels, 0)
-    tallies = tally_people("mask", np.eye(3)[predicted], labels, np.arange(25))
+    tallies = tally_people(MASK, np.eye(3)[predicted], labels, np.arange(25))
     found = estimate("mask", [tallies], draw_resamples([25], seed=0))["macro_f1"]
     assert found.high - found.value > 0.3 * (found.high - found.low)
 
@@ -226,9 +226,9 @@ def test_a_class_that_only_one_of_two_runs_predicts_makes_no_clear_difference():
     labels, draws = np.repeat([0, 1], 12), draw_resamples([24], seed=0)
     predicted = np.where(np.arange(24) % 6 > 0, labels, 1 - labels)
     stray = np.where(np.arange(24) == 3, 2, predicted)
-    tallies = [tally_people("mask", np.eye(3)[each], labels, np.arange(24)) for each in (predicted, stray)]
+    tallies = [tally_people(MASK, np.eye(3)[each], labels, np.arange(24)) for each in (predicted, stray)]
     first, second = (sum_tallies([each], draws) for each in tallies)
-    found = estimate_differences("mask", first, second)["macro_f1"]
+    found = estimate_differences(MASK, first, second)["macro_f1"]
     assert found.value < -0.2
     assert found.low == found.value < found.high
     assert found.high >= 0
@@ -237,9 +237,9 @@ def test_a_class_that_only_one_of_two_runs_predicts_makes_no_clear_difference():
 def test_people_who_all_differ_alike_prove_no_difference():
     labels, draws = np.append(np.repeat([0, 1], 12), [2, 2]), draw_resamples([26], seed=0)
     wrong = np.where(labels == 2, 0, labels)
-    tallies = [tally_people("mask", np.eye(3)[each], labels, np.arange(26)) for each in (wrong, labels)]
+    tallies = [tally_people(MASK, np.eye(3)[each], labels, np.arange(26)) for each in (wrong, labels)]
     first, second = (sum_tallies([each], draws) for each in tallies)
-    found = estimate_differences("mask", first, second)["bare"]
+    found = estimate_differences(MASK, first, second)["bare"]
     assert (found.value, str(found), describe_difference(found)) == (1, "1.0000", "a difference of 1.0000")
 
 
@@ -249,7 +249,7 @@ def test_the_best_epochs_have_the_interval_of_their_correction():
     labels = random.integers(0, 2, 40)
     epochs = random.dirichlet([1, 1], (8, 40))
     best = max(epochs, key=lambda each: np.mean(each.argmax(axis=1) == labels))
-    found = estimate_run("gender", sum_run("gender", [FoldPredictions(labels, np.arange(40), best, epochs)]))
+    found = estimate_run(GENDER, sum_run(GENDER, [FoldPredictions(labels, np.arange(40), best, epochs)]))
     chosen, corrected = found["best_epochs"]["accuracy"], found["corrected"]["accuracy"]
     assert chosen.value > corrected.value + 0.05
     assert (chosen.low, chosen.high) == (corrected.low, max(corrected.high, chosen.value))
@@ -264,7 +264,7 @@ def test_intervals_of_few_people_contain_the_truth():
         labels = random.choice(3, 24, p=share)
         predicted = np.where(random.random(24) < right[labels], labels, (labels + 1) % 3)
         rows = np.repeat(np.arange(24), 7)
-        tallies = tally_people("ageg", np.eye(3)[predicted[rows]], labels[rows], rows)
+        tallies = tally_people(AGE_GROUP, np.eye(3)[predicted[rows]], labels[rows], rows)
         found = estimate("ageg", [tallies], draw_resamples([24], seed=0))["macro_f1"]
         there = share * np.isin(range(3), labels)
         true, wrong = there / there.sum() * right, there / there.sum() * (1 - right)
@@ -277,7 +277,7 @@ def test_intervals_of_few_people_contain_the_truth():
 def test_people_whom_every_fold_validates_count_once():
     probabilities, labels = draw_predictions("gender", 60)
     one = FoldPredictions(labels, np.repeat(np.arange(30), 2), probabilities, probabilities[None])
-    once, thrice = (sum_run("gender", [one] * count) for count in (1, 3))
+    once, thrice = (sum_run(GENDER, [one] * count) for count in (1, 3))
     for what in ("best_epochs", "last_epochs", "corrected"):
-        a, b = (estimate_scores("gender", sums[what])["accuracy"] for sums in (once, thrice))
+        a, b = (estimate_scores(GENDER, sums[what])["accuracy"] for sums in (once, thrice))
         assert vars(a) == pytest.approx(vars(b))

@@ -10,8 +10,8 @@ from PIL import Image
 from analysis import label_errors
 from analysis.error_analysis import split_predictions
 from config import TrainConfig
-from data.tables import CORRECTION_COLUMNS, read_corrections, read_training_table
-from data.tasks import TASKS
+from data.face_layout import CORRECTION_COLUMNS, read_corrections, read_training_table
+from data.faces import AGE_GROUP, FACES, GENDER
 from storage.run_folder import prediction_columns
 from utils import make_folder, write_json, write_text
 
@@ -52,7 +52,7 @@ def test_label_confidence_by_hand():
 
 def predict_genders(labels, female):
     """Return predictions of gender with these probabilities of female."""
-    return split_predictions("gender", np.array(labels), np.stack([1 - np.array(female), female], axis=1))
+    return split_predictions(GENDER, np.array(labels), np.stack([1 - np.array(female), female], axis=1))
 
 
 def test_every_person_has_one_row_with_a_suspicion():
@@ -75,7 +75,7 @@ def test_an_overconfident_fold_ranks_no_higher():
 
 def test_suspicions_of_gender_and_age_group_combine():
     groups = np.array([[0.6, 0.4, 0], [1, 0, 0], [0.6, 0.4, 0]])
-    predictions = predict_genders([0] * 3, [0.4, 0.4, 0]) | split_predictions("ageg", np.zeros(3, int), groups)
+    predictions = predict_genders([0] * 3, [0.4, 0.4, 0]) | split_predictions(AGE_GROUP, np.zeros(3, int), groups)
     table = label_errors.rate_labels(predictions, ["both", "gender", "age"], [0] * 3, "id")
     assert table["id"].tolist() == ["both", "gender", "age"]
 
@@ -88,7 +88,7 @@ def test_the_suggested_age_is_the_nearest_in_its_group(labelled, suggested, age)
     people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_found": [suggested], "suspicion": [0.9]})
     table = label_errors.make_corrections(people, pd.DataFrame(), {})
     assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
-    names = TASKS["ageg"].classes
+    names = AGE_GROUP.classes
     assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
 
 
@@ -103,11 +103,11 @@ def make_run(tmp_path):
         config = TrainConfig(task=task, train_root=str(data.train_root), cv=2, epochs=1, **options)
         config.corrections = corrections and str(corrections)
         write_json(folder / "config.json", config.as_dict())
-        column, count = "label" if task == "main" else task, TASKS[task].outputs
+        column, count = "label" if task == "main" else task, FACES[task].outputs
         known = truth.set_index("image").loc[labels["image"], column].to_numpy()
         probabilities = np.where(np.eye(count)[known] == 1, 0.9, 0.1 / (count - 1))
         about = {"ImageID": labels["image"], "person": labels["person"], "fold": 0, "label": labels[column]}
-        oof = pd.concat([pd.DataFrame(about), prediction_columns(task, probabilities)], axis=1)
+        oof = pd.concat([pd.DataFrame(about), prediction_columns(FACES[task], probabilities)], axis=1)
         write_text(folder / "oof.csv", oof.to_csv(index=False, float_format="%.8g"))
         return folder
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from analysis.metrics import absent_classes, score
-from data.tasks import TASKS
+from data.faces import AGE, FACES, MAIN, MASK
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from data.tasks import TASKS
     ],
 )
 def test_macro_f1_by_hand(task, true, predicted, macro_f1, accuracy):
-    got = score(task, np.eye(TASKS[task].outputs)[predicted], np.array(true))
+    got = score(FACES[task], np.eye(FACES[task].outputs)[predicted], np.array(true))
     assert got == {"macro_f1": pytest.approx(macro_f1), "accuracy": pytest.approx(accuracy)}
     assert all(type(value) is float for value in got.values())
 
@@ -34,9 +34,9 @@ def test_macro_f1_is_that_of_scikit_learn_whatever_classes_are_absent(classes):
     random = np.random.default_rng(0)
     for predicted_classes in (classes, range(18), [7, 8]):
         true, predicted = (random.choice(list(names), 40) for names in (classes, predicted_classes))
-        got = score("main", np.eye(18)[predicted], true)["macro_f1"]
+        got = score(MAIN, np.eye(18)[predicted], true)["macro_f1"]
         assert got == pytest.approx(f1_score(true, predicted, average="macro"))
-        absent, zero = absent_classes("main", true, np.eye(18)[predicted])
+        absent, zero = absent_classes(MAIN, true, np.eye(18)[predicted])
         known = f1_score(true, predicted, average=None, labels=range(18), zero_division=np.nan)
         assert len(absent) == 18 - len(set(true))
         assert len(zero) == np.isfinite(known).sum() - len(set(true))
@@ -47,15 +47,15 @@ def test_ages_by_hand():
     predicted, true = np.array([[28.0], [31.0], [60.0], [57.0]], np.float32), np.array([30, 30, 60, 60])
     # groups predicted 0 1 2 1, true 1 1 2 2: F1 of 0 is 0, of 1 2*1/(2+2) = 1/2, of 2 2*1/(1+2) = 2/3
     wanted = {"macro_f1": (0 + 1 / 2 + 2 / 3) / 3, "accuracy": 2 / 4, "mae": 1.5, "rmse": math.sqrt(3.5)}
-    got = score("age", predicted, true)
+    got = score(AGE, predicted, true)
     assert got == pytest.approx(wanted)
     assert all(type(value) is float for value in got.values())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_scores_of_predictions_that_are_not_finite_are_nan(bad):
-    classes = score("mask", np.array([[0.1, bad, 0.2], [1, 0, 0]]), np.array([0, 0]))
-    ages = score("age", np.array([[bad], [20.0]]), np.array([20, 20]))
+    classes = score(MASK, np.array([[0.1, bad, 0.2], [1, 0, 0]]), np.array([0, 0]))
+    ages = score(AGE, np.array([[bad], [20.0]]), np.array([20, 20]))
     assert set(classes) == {"macro_f1", "accuracy"}
     assert set(ages) == {"macro_f1", "accuracy", "mae", "rmse"}
     assert all(math.isnan(value) for value in [*classes.values(), *ages.values()])

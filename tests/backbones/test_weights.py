@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from backbones.create import create_backbone, expected_pixels
+from data.faces import FACES, MAIN, MASK
 from model import create_model
 from storage.checkpoint import load_checkpoint, load_weights, read_file_weights
 from utils import UserError
@@ -140,7 +141,7 @@ def test_a_file_of_timm_may_have_other_classes(classes, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.", "model.backbone."])
 def test_a_new_head_takes_a_backbone_of_another_training(prefix, resnet, save):
-    network = create_model("JointHeads", task="main", backbone="resnet18", image_size=32, pretrained=False)
+    network = create_model("JointHeads", task=MAIN, tasks=FACES, backbone="resnet18", image_size=32, pretrained=False)
     path = save(resnet.state_dict(), prefix)
     left_out = load_weights(network, load_checkpoint(path)[0], path, "JointHeads", new_head=True)
     assert left_out == ["backbone.fc.weight (1000, 512)", "backbone.fc.bias (1000,)"]
@@ -169,7 +170,7 @@ def test_a_network_of_the_hub_is_trained_and_rebuilt_without_it(tmp_path, monkey
     about["pretrained_cfg"] = {"mean": [0.5, 0.4, 0.3], "std": None, "interpolation": "random", "classifier": "head"}
     (folder / "snapshots" / "1" / "config.json").write_text(json.dumps(about))
     assert expected_pixels("VanillaTimm", name)["mean"] == (0.5, 0.4, 0.3)
-    options = {"task": "mask", "backbone": name, "image_size": 32}
+    options = {"task": MASK, "tasks": FACES, "backbone": name, "image_size": 32}
     trained = create_model("JointHeads", pretrained=True, **options)
     assert torch.equal(trained.backbone.blocks[1].attn.qkv.weight, network.blocks[1].attn.qkv.weight)
     shutil.rmtree(folder)

@@ -16,7 +16,7 @@ from cases import NETWORK
 
 from analysis.metrics import score
 from config import PRESETS
-from data.tasks import TASKS
+from data.faces import MAIN
 from storage.checkpoint import load_checkpoint
 from training import fold as training_fold
 from training import step as training_step
@@ -45,7 +45,7 @@ def test_a_run_leaves_the_promised_files(train_once, folds_folder, small_data):
     for row in oof.itertuples():
         assert row.person in split["folds"][row.fold]["valid"]
     summary = read_json(folds_folder / "summary.json")
-    recomputed = score("main", oof[PROBABILITIES].to_numpy(), oof["label"].to_numpy())
+    recomputed = score(MAIN, oof[PROBABILITIES].to_numpy(), oof["label"].to_numpy())
     assert summary["oof"]["macro_f1"] == pytest.approx(recomputed["macro_f1"])
     assert f"{summary['oof']['macro_f1']:.4f}" in outcome.out
     assert len(list((folds_folder / "fold00").glob("*.pt"))) == 1
@@ -65,7 +65,7 @@ def test_every_score_has_an_interval_and_is_corrected_for_the_choice_of_epochs(t
     assert estimates["last_epochs"]["accuracy"]["value"] == pytest.approx(np.mean(last.argmax(1) == oof["label"]))
     assert estimates["corrected"]["macro_f1"]["value"] < estimates["best_epochs"]["macro_f1"]["value"]
     for each in estimates.values():
-        assert list(each["f1"]) == list(TASKS["main"].classes)
+        assert list(each["f1"]) == list(MAIN.classes)
         for found in (each["macro_f1"], each["accuracy"], *each["f1"].values()):
             assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
         assert each["macro_f1"]["low"] < each["macro_f1"]["high"]

@@ -8,7 +8,7 @@ from broken import copy_run, edit, put
 from cases import NETWORK, PREDICTION, Case, assert_error, give_case, rows
 
 from augmentation import VIEWS
-from data.tasks import TASKS
+from data.faces import MASK
 
 
 def empty(folder):
@@ -67,7 +67,7 @@ OTHER_BACKBONE = rf"holds {NETWORK} with shufflenet_v2_x0_5, not {NETWORK} with 
     Case(
         "weights of a task with as many classes",
         "was trained on task mask, not ageg",
-        lambda w: edit(w.checkpoint, w.weights, task="mask", classes=list(TASKS["mask"].classes)),
+        lambda w: edit(w.checkpoint, w.weights, task="mask", classes=list(MASK.classes)),
         "--task ageg --load-state-dict {weights}",
     ),
     Case("weights of another backbone", OTHER_BACKBONE, words=f"--backbone resnet34 {WEIGHTS}"),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.face_layout import read_training_table
 from data.images import find_identical_files, find_unreadable, needed_side, read_image, read_thumbnail
-from data.tables import read_training_table
 from utils import UserError
 
 

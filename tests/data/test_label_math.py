@@ -5,20 +5,19 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from samples import decode_class, encode_class
 
+from data.face_layout import age_group, filter_ages
+from data.faces import AGE, AGE_GROUPS, FACES, GENDERS, MAIN, MAIN_CLASSES, MASK, MASKS
 from data.label_math import (
-    age_group,
-    age_group_shares,
-    decode_class,
     decode_classes,
-    encode_class,
     encode_classes,
     join_probabilities,
     make_targets,
     marginals,
-    predicted_class,
+    predicted_classes,
+    range_shares,
 )
-from data.tasks import AGE_GROUPS, GENDERS, MAIN_CLASSES, MASKS
 
 
 @pytest.mark.parametrize("number", range(18))
@@ -47,13 +46,13 @@ def test_class_table(gender, mask, numbers):
 
 def test_arrays_of_classes_round_trip():
     classes = np.array([17, 0, 4, 4])
-    attributes = decode_classes(classes)
+    attributes = decode_classes(MAIN, classes)
     assert {name: values.tolist() for name, values in attributes.items()} == {
         "mask": [2, 0, 0, 0],
         "gender": [1, 0, 1, 1],
         "ageg": [2, 0, 1, 1],
     }
-    assert encode_classes(attributes).tolist() == classes.tolist()
+    assert encode_classes(MAIN, attributes).tolist() == classes.tolist()
 
 
 @pytest.mark.parametrize(("age", "group"), [(0, 0), (29, 0), (29.99, 0), (30, 1), (59, 1), (59.9, 1), (60, 2), (99, 2)])
@@ -63,9 +62,9 @@ def test_bounds_of_age_groups(age, group):
 
 
 def test_the_predicted_class_is_the_most_probable_one_or_the_age_group_of_the_years():
-    assert predicted_class("mask", np.array([[0.2, 0.3, 0.25], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
+    assert predicted_classes(MASK, np.array([[0.2, 0.3, 0.25], [5.0, 1.0, 2.0]])).tolist() == [1, 0]
     years = np.array([[-4.0], [29.99], [30.0], [59.99], [60.0], [130.0]])
-    assert predicted_class("age", years).tolist() == [0, 0, 1, 1, 2, 2]
+    assert predicted_classes(AGE, years).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 # ------------------------------------------------------------------------------------------------ targets
@@ -79,7 +78,7 @@ def people_table(ages) -> pd.DataFrame:
 
 
 def test_targets_of_every_task():
-    targets = make_targets(people_table([18, 29, 30, 59, 60, 75]))
+    targets = make_targets(people_table([18, 29, 30, 59, 60, 75]), FACES)
     assert set(targets) == {"main", "mask", "gender", "ageg", "age"}
     assert targets["ageg"].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert targets["gender"].tolist() == [0, 1] * 6
@@ -95,7 +94,7 @@ def test_targets_of_every_task():
 def test_the_age_filter_moves_people_into_the_oldest_group_and_keeps_their_years(age_filter):
     rows = people_table([20, 30, 31, 57, 58, 59, 60])
     before = rows.copy()
-    targets, true = make_targets(rows, age_filter=age_filter), make_targets(rows)
+    targets, true = make_targets(filter_ages(rows, age_filter), FACES), make_targets(rows, FACES)
     for k, age in enumerate(rows["age"]):
         group = 2 if age >= age_filter else age_group(age)
         assert targets["ageg"][k] == group
@@ -110,7 +109,7 @@ def test_the_age_filter_moves_people_into_the_oldest_group_and_keeps_their_years
 
 def test_soft_age_groups_overlap_at_their_bounds():
     ages = np.array([20.0, 29.0, 30.0, 45.0, 58.0, 60.0, 80.0])
-    shares = age_group_shares(ages, 2.0)
+    shares = range_shares(ages, 2.0, AGE.bounds)
     assert shares.sum(axis=1) == pytest.approx(1)
 
     def below(bound, age):
@@ -119,7 +118,7 @@ def test_soft_age_groups_overlap_at_their_bounds():
     assert shares[1].tolist() == pytest.approx([below(30, 29), 1 - below(30, 29), 0], abs=1e-9)
     assert shares[4].tolist() == pytest.approx([0, below(60, 58), 1 - below(60, 58)], abs=1e-9)
     assert shares.argmax(axis=1).tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert age_group_shares(np.array([56.0]), 1.0, (30, 55)).argmax() == 2
+    assert range_shares(np.array([56.0]), 1.0, (30, 55)).argmax() == 2
 
 
 def random_probabilities(outputs, count=7):
@@ -130,7 +129,7 @@ def random_probabilities(outputs, count=7):
 def test_attributes_alone_are_independent():
     mask, gender, ageg = random_probabilities(3), random_probabilities(2), random_probabilities(3)[::-1]
     parts = {"mask": mask, "gender": gender, "ageg": ageg}
-    joined = join_probabilities(None, parts)
+    joined = join_probabilities(MAIN, None, parts)
     for number in range(18):
         own = decode_class(number)
         expected = mask[:, own[0]] * gender[:, own[1]] * ageg[:, own[2]]
@@ -139,10 +138,10 @@ def test_attributes_alone_are_independent():
 
 def test_an_attribute_replaces_its_marginal():
     base = random_probabilities(18)
-    assert join_probabilities(base, marginals(base)) == pytest.approx(base)
+    assert join_probabilities(MAIN, base, marginals(MAIN, base)) == pytest.approx(base)
     ages = random_probabilities(3)
-    joined = join_probabilities(base, {"ageg": ages})
-    assert marginals(joined)["ageg"] == pytest.approx(ages)
+    joined = join_probabilities(MAIN, base, {"ageg": ages})
+    assert marginals(MAIN, joined)["ageg"] == pytest.approx(ages)
     # Within one age group the other attributes keep their proportions.
     before, after = (each.reshape(-1, 3, 2, 3)[..., 1] for each in (base, joined))
     before, after = (each / each.sum(axis=(1, 2), keepdims=True) for each in (before, after))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from data.faces import MAIN, MASK
 from data.pseudo_labels import PseudoLabels
 
 NAME = "kfold-ensemble-VanillaTorchvision"
@@ -82,7 +83,7 @@ def test_the_most_confident_of_each_class_are_taken():
     for row, (label, sure) in enumerate([(2, 0.9), (2, 0.5), (2, 0.7), (5, 0.3), (5, 0.4), (9, 0.2)]):
         answers[row, label] = sure
     labels = PseudoLabels(None, list("abcdef"), list("ABCDEF"), [answers], [("split", 1)])
-    table = labels.fold_table("split", 1, task="main", share=0.5, ages={0: 25.0, 1: 45.0, 2: 61.0})
+    table = labels.fold_table("split", 1, MAIN, share=0.5, ages={0: 25.0, 1: 45.0, 2: 61.0})
     assert table["image"].tolist() == ["a", "c", "e", "f"]
     assert table["label"].tolist() == [2, 2, 5, 9]
     assert table[["mask", "gender", "ageg"]].to_numpy().tolist() == [[0, 0, 2], [0, 0, 2], [0, 1, 2], [1, 1, 0]]
@@ -95,8 +96,8 @@ def test_an_attribute_is_labelled_with_the_more_probable_one_of_all_classes():
     answers[0, [0, 13, 16]] = 0.4, 0.35, 0.25  # a worn mask is the best class, a bare face the best attribute
     labels = PseudoLabels(None, ["a"], ["A"], [answers], [("split", 0)])
     ages = {0: 25.0, 1: 45.0, 2: 61.0}
-    assert labels.fold_table("split", 0, task="main", share=1, ages=ages)["mask"].tolist() == [0]
-    assert labels.fold_table("split", 0, task="mask", share=1, ages=ages)["mask"].tolist() == [2]
+    assert labels.fold_table("split", 0, MAIN, share=1, ages=ages)["mask"].tolist() == [0]
+    assert labels.fold_table("split", 0, MASK, share=1, ages=ages)["mask"].tolist() == [2]
 
 
 def test_predicted_age_groups_stay_what_they_are_with_an_age_filter(copied, train, tmp_path):

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from data.face_layout import describe_problems, parse_person, read_training_table
+from data.faces import MAIN_CLASSES
 from data.prediction_files import read_answers, read_prediction_list
 from data.prepare import read_tables
-from data.tables import Report, describe_problems, parse_person, read_training_table
-from data.tasks import MAIN_CLASSES
+from data.tables import Report
 from utils import UserError
 
 

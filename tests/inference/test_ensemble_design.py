@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from analysis.metrics import SMALLEST, score, tempered
-from data.label_math import age_group_shares, join_probabilities
+from data.faces import AGE, MAIN
+from data.label_math import join_probabilities, range_shares
 from inference.oof_members import Validation
 from inference.selection import Scorer
 from storage.checkpoint import load_checkpoint, save_checkpoint
@@ -186,7 +187,7 @@ def test_soups_are_means_of_a_folds_checkpoints_with_scores_of_their_own(soups, 
     words = ("--load-state-dict", soups[1], "--data-root", images, "--save-path", tmp_path / "p", "--num-workers", 0)
     run("submit_singular", *words).assert_success()
     answers = pd.read_csv(next((tmp_path / "p").rglob("members/*.csv"))).drop(columns="ImageID").to_numpy()
-    assert load_checkpoint(soups[1])[1].scores == pytest.approx(score("main", answers, oof["label"].to_numpy()))
+    assert load_checkpoint(soups[1])[1].scores == pytest.approx(score(MAIN, answers, oof["label"].to_numpy()))
 
 
 def test_a_submission_is_the_weighted_mean_of_its_members(runs, design_of, submit, small_data):
@@ -246,8 +247,8 @@ def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs,
     parts = {task: out_of_fold(attribute_runs[task])[0] for task in ("mask", "gender", age)}
     if age == "age":
         errors = [fold["rmse"] for fold in read(attribute_runs["age"], "summary.json")["folds"]]
-        parts["ageg"] = age_group_shares(parts.pop("age")[:, 0], np.mean(errors))
-    expected = score("main", join_probabilities(None, parts), out_of_fold(runs[0])[1])["macro_f1"]
+        parts["ageg"] = range_shares(parts.pop("age")[:, 0], np.mean(errors), AGE.bounds)
+    expected = score(MAIN, join_probabilities(MAIN, None, parts), out_of_fold(runs[0])[1])["macro_f1"]
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1) & (table["method"] == "arithmetic")]
     assert plain["macro_f1"].item() == pytest.approx(expected, abs=1e-5)
@@ -269,9 +270,9 @@ def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs,
     for members in (first, second):
         parts = {}
         for member, answers in zip(members, answers_of(members, place, found), strict=True):
-            shares = age_group_shares(answers[:, 0], member["rmse"]) if member["task"] == "age" else answers
+            shares = range_shares(answers[:, 0], member["rmse"], AGE.bounds) if member["task"] == "age" else answers
             parts.setdefault("ageg" if member["task"] == "age" else member["task"], []).append(shares)
-        voters.append(join_probabilities(None, {task: np.mean(each, axis=0) for task, each in parts.items()}))
+        voters.append(join_probabilities(MAIN, None, {task: np.mean(each, axis=0) for task, each in parts.items()}))
     weights = [sum(member["weight"] for member in members) for members in (first, second)]
     expected = np.average(voters, axis=0, weights=weights).argmax(axis=1)
     assert pd.read_csv(found / "submission_recipe.csv")["ans"].tolist() == expected.tolist()
@@ -280,12 +281,12 @@ def test_runs_of_the_attributes_predict_main_together(age, attribute_runs, runs,
 def test_a_run_of_an_attribute_replaces_the_prediction_of_main(attribute_runs, runs, design_of):
     _, place = design_of([runs[0], attribute_runs["gender"]])
     base, labels = out_of_fold(runs[0])
-    expected = join_probabilities(base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
+    expected = join_probabilities(MAIN, base, {"gender": out_of_fold(attribute_runs["gender"])[0]})
     table = pd.read_csv(place / "table.csv")
     plain = table[(table["views"] == 1) & (table["top_k"] == 1)].set_index("label")["macro_f1"]
     assert set(plain.index) == {NAME, "main with gender"}
-    assert plain["main with gender"] == pytest.approx(score("main", expected, labels)["macro_f1"], abs=1e-5)
-    assert plain[NAME] == pytest.approx(score("main", base, labels)["macro_f1"], abs=1e-5)
+    assert plain["main with gender"] == pytest.approx(score(MAIN, expected, labels)["macro_f1"], abs=1e-5)
+    assert plain[NAME] == pytest.approx(score(MAIN, base, labels)["macro_f1"], abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cli.command import Context
 from data import images
+from data.faces import MAIN
 from data.prediction_files import read_prediction_list
 from inference import predict as prediction
 from inference.predict import Prediction, PredictionSettings, predict_images
@@ -43,7 +44,7 @@ def predict(small_data):
         settings = {"views": VIEWS, "batch_size": 6, "num_workers": 0, "members_at_once": at_once, **settings}
         settings = PredictionSettings.choose(ALONE, device="cpu", precision="auto", **settings)
         images = read_prediction_list(small_data.data_root)
-        return predict_images(members, ["main"] * len(members), images, settings, Context("test"))
+        return predict_images(members, [MAIN] * len(members), images, settings, Context("test"))
 
     return answers
 

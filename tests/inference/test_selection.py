@@ -8,6 +8,7 @@ import pytest
 
 from analysis.intervals import Estimate, describe_difference
 from analysis.metrics import fit_temperature, score, tempered
+from data.faces import AGE, FACES, GENDER, MASK
 from inference import voting
 from inference.recipe import read_recipe
 from inference.selection import (
@@ -34,7 +35,7 @@ RECIPE = {
 def of_gender(labels, *kinds, mean="arithmetic"):
     """Return a scorer of one image per person, and candidates by their probabilities of class 1."""
     answers = [np.stack([1 - np.array(ones), np.array(ones)], axis=1)[None] for ones in kinds]
-    return Scorer("gender", np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
+    return Scorer(GENDER, np.array(labels), np.arange(len(labels)), seed=0), Library(answers, mean, years=False)
 
 
 def noise(people, kinds, seed):
@@ -42,7 +43,7 @@ def noise(people, kinds, seed):
     random = np.random.default_rng(seed)
     labels = np.repeat(random.integers(2, size=people), 4)
     library = Library(random.dirichlet(np.ones(2), size=(kinds, 1, len(labels))), "arithmetic", years=False)
-    return Scorer("gender", labels, np.repeat(np.arange(people), 4), seed=seed), library
+    return Scorer(GENDER, labels, np.repeat(np.arange(people), 4), seed=seed), library
 
 
 @pytest.mark.parametrize("task", ["mask", "age"])
@@ -50,15 +51,15 @@ def test_goodness_is_the_monitored_score(task):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=50) if task == "mask" else random.uniform(1, 90, size=50)
     answers = random.dirichlet(np.ones(3), size=50) if task == "mask" else random.uniform(1, 90, size=(50, 1))
-    scorer, rows = Scorer(task, labels, np.arange(50), seed=0), np.arange(0, 50, 2)
-    scores = score(task, answers[rows], labels[rows])
+    scorer, rows = Scorer(FACES[task], labels, np.arange(50), seed=0), np.arange(0, 50, 2)
+    scores = score(FACES[task], answers[rows], labels[rows])
     expected = scores["macro_f1"] if task == "mask" else -scores["rmse"]
     assert scorer.goodness(answers[rows], rows) == pytest.approx(expected)
 
 
 def test_fewer_years_of_error_are_a_gain():
     labels = np.linspace(10, 80, 40)
-    scorer = Scorer("age", labels, np.arange(40), seed=0)
+    scorer = Scorer(AGE, labels, np.arange(40), seed=0)
     near, far = (scorer.measure(labels[:, None] + off * (-1) ** np.arange(40)[:, None]) for off in (2, 5))
     assert vars(scorer.gain(near, far)) == pytest.approx({"value": 3, "low": 3, "high": 3})
     assert scorer.gain(far, near).high < 0
@@ -165,7 +166,7 @@ def test_offsets_correct_a_class_that_is_predicted_too_often():
     labels = np.repeat([0, 1, 2], 100)
     logits = 2 * np.eye(3)[labels] + random.normal(size=(300, 3))
     probabilities = tempered(np.exp(logits), 1.0, np.array([1.5, 0, 0]))
-    scorer = Scorer("mask", labels, np.arange(300), seed=0)
+    scorer = Scorer(MASK, labels, np.arange(300), seed=0)
     offsets = fit_offsets(probabilities, scorer)
     moved = tempered(probabilities, 1.0, offsets)
     assert offsets[0] < offsets[1:].min() - 0.7

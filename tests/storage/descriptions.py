@@ -1,13 +1,13 @@
 """Descriptions of small checkpoints."""
 
-from data.tasks import TASKS
+from data.faces import FACES
 from storage.checkpoint import ModelInfo
 
 
 def info(epoch: int = 1, score: float | None = 0.5, fold: int = 0, **others) -> ModelInfo:
     """The description of a small checkpoint, of task mask if no other is named."""
     network = {"model_type": "VanillaResNet", "backbone": "resnet18", "image_size": 32, "transform_type": "base"}
-    task = {"task": "mask", "classes": TASKS[others.get("task", "mask")].classes}
+    task = {"task": "mask", "classes": FACES[others.get("task", "mask")].classes}
     scores = {"scores": {"macro_f1": score, "accuracy": 0.25}, "monitor": "macro_f1", "higher_is_better": True}
     run = {"fold": fold, "epoch": epoch, "split_fingerprint": "0123456789abcdef", "versions": {"torch": "2"}}
     config = {"task": "mask", "cv": 2, "folds": None, "lr": 0.005}

@@ -12,6 +12,7 @@ import torch
 from descriptions import info
 from torch import nn
 
+from data.faces import FACES, MASK
 from model import create_model
 from storage.best_checkpoints import BestCheckpoints, checkpoint_name, is_finished
 from storage.checkpoint import (
@@ -29,7 +30,9 @@ from utils import UserError
 def resnet():
     """A network with random weights, which tests do not change."""
     torch.manual_seed(1)
-    network = create_model("VanillaResNet", task="mask", backbone="resnet18", image_size=32, pretrained=False)
+    network = create_model(
+        "VanillaResNet", task=MASK, tasks=FACES, backbone="resnet18", image_size=32, pretrained=False
+    )
     network(torch.randn(4, 3, 32, 32))
     return network.eval()
 

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from descriptions import info
+from samples import decode_class
 
 from config import TrainConfig
-from data.label_math import decode_class
+from data.faces import FACES, MASK
 from model import create_model
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.members import Expected, open_member
@@ -64,7 +65,7 @@ def fold_of(classes):
     mask, gender, ageg = decode_class(np.array(classes))
     table = pd.DataFrame({"mask": mask, "gender": gender, "ageg": ageg, "age": 15 + 30 * ageg})
     split = SimpleNamespace(fingerprint="d86e7050681348db", folds=[None])
-    return SimpleNamespace(split=split, fold_tables=lambda fold: (table, table))
+    return SimpleNamespace(tasks=FACES, split=split, fold_tables=lambda fold: (table, table))
 
 
 def test_a_resume_state_is_refused_if_its_scores_count_absent_classes(run):
@@ -88,8 +89,9 @@ def test_a_resume_state_continues_the_fold(run):
 @pytest.fixture
 def logits_checkpoint(tmp_path):
     """A checkpoint of VanillaTorchvision as earlier versions wrote it, with its head on ImageNet logits."""
-    options = {"task": "mask", "backbone": "shufflenet_v2_x0_5", "image_size": 32}
-    network = create_model("VanillaTorchvision", pretrained=False, on_logits=True, **options).eval()
+    options = {"backbone": "shufflenet_v2_x0_5", "image_size": 32}
+    made = {"task": MASK, "tasks": FACES, "pretrained": False, "on_logits": True}
+    network = create_model("VanillaTorchvision", **made, **options).eval()
     path = tmp_path / "old.pt"
     save_checkpoint(path, network, info(model_type="VanillaTorchvision", **options))
     content = torch.load(path, weights_only=True)

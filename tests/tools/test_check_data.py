@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import config
-from data.tasks import MAIN_CLASSES
+from data.faces import MAIN_CLASSES
 
 
 def counts(out):

@@ -12,9 +12,9 @@ from augmentation import VIEWS, build_transform, to_image
 from cli.choices import TRANSFORMS
 from config import TrainConfig
 from data.face_box import face_crop_box
+from data.faces import MAIN_CLASSES
 from data.images import needed_side, read_image
 from data.prepare import prepare_images, read_tables
-from data.tasks import MAIN_CLASSES
 from tools.show_views import spread
 from training.loaders import fold_loaders
 

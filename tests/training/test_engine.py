@@ -13,7 +13,7 @@ from torch.amp import GradScaler
 from torch.utils.data import Dataset
 
 from cli.choices import OPTIMIZERS
-from data.tasks import TASKS
+from data.faces import AGE, AGE_GROUP, FACES, MAIN, MASK
 from dataset import ViewBatches
 from loss import create_criterion
 from model import create_model, inference_network, predict_task
@@ -32,7 +32,7 @@ from training.engine import (
 from training.loaders import Loader, create_loaders
 
 CPU = torch.device("cpu")
-OUTPUTS = {task: record.outputs for task, record in TASKS.items()}
+OUTPUTS = {task: record.outputs for task, record in FACES.items()}
 CROSS_ENTROPY = create_criterion("crossentropyloss")
 
 
@@ -193,15 +193,15 @@ def test_the_schedule_is_stepped_after_every_batch(epochs, rate):
 def test_training_is_in_training_mode_and_inference_is_not_also_in_turns():
     network = Toy("mask")
     train(network.eval(), loader_of(Images(8), 4))
-    evaluate(network, loader_of(Images(8, views=1), 4), CROSS_ENTROPY, "mask")
-    predict([network], loader_of(Images(8, views=1), 4), "mask")
+    evaluate(network, loader_of(Images(8, views=1), 4), CROSS_ENTROPY, MASK)
+    predict([network], loader_of(Images(8, views=1), 4), MASK)
     result, _ = train(network, loader_of(Images(8), 4))
     assert network.modes == [True] * 2 + [False] * 4 + [True] * 2
     assert math.isfinite(result.loss)
 
 
 def test_a_frozen_backbone_stays_frozen_in_the_loop():
-    options = {"task": "mask", "backbone": "resnet18", "image_size": 32, "pretrained": False}
+    options = {"task": MASK, "tasks": FACES, "backbone": "resnet18", "image_size": 32, "pretrained": False}
     network = create_model("VanillaResNet", **options, freeze=True)
     before = state_of(network)
     train(network, loader_of(Images(8, side=32), 4))
@@ -214,7 +214,7 @@ def test_a_frozen_backbone_stays_frozen_in_the_loop():
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet-b0"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_memory_layout_of_a_prepared_network_does_not_change_the_step_of_an_optimizer(name, backbone):
-    network = create_model("THANet_MK1", task="main", backbone=backbone, image_size=32, pretrained=False)
+    network = create_model("THANet_MK1", task=MAIN, tasks=FACES, backbone=backbone, image_size=32, pretrained=False)
     networks = network.eval(), prepare(copy.deepcopy(network), CPU).eval()  # evaluation: nothing is drawn
     before = nn.utils.parameters_to_vector(network.parameters()).detach()
     batch = torch.randn(4, 3, 32, 32)
@@ -263,9 +263,9 @@ def test_batchnorm_statistics_are_recomputed_from_the_first_views_and_nothing_el
 @pytest.mark.parametrize(
     ("task", "heads", "loss"),
     [
-        ("main", ["main"], "crossentropyloss"),
-        ("main", ["mask", "ageg", "gender"], "crossentropyloss"),
-        ("age", ["age"], "mseloss"),
+        (MAIN, ["main"], "crossentropyloss"),
+        (MAIN, ["mask", "ageg", "gender"], "crossentropyloss"),
+        (AGE, ["age"], "mseloss"),
     ],
 )
 def test_evaluation_is_in_the_order_of_the_loader_with_the_mean_loss(task, heads, loss, batch_size):
@@ -273,7 +273,7 @@ def test_evaluation_is_in_the_order_of_the_loader_with_the_mean_loss(task, heads
     images.images[8:] *= 30
     outputs = outputs_of(network, images.images[:, 0])
     result = evaluate(network, loader_of(images, batch_size), criterion, task)
-    assert result.probabilities.shape == (10, OUTPUTS[task])
+    assert result.probabilities.shape == (10, task.outputs)
     assert result.probabilities.dtype == np.float32
     assert result.probabilities == pytest.approx(predict_task(outputs, task).numpy(), abs=1e-5)
     assert result.loss == pytest.approx(criterion(outputs, images.targets).item(), rel=1e-5)
@@ -282,8 +282,8 @@ def test_evaluation_is_in_the_order_of_the_loader_with_the_mean_loss(task, heads
 @pytest.mark.parametrize(
     "run",
     [
-        lambda network, loader: evaluate(network, loader, create_criterion("focalloss"), "mask").probabilities,
-        lambda network, loader: predict([network], loader, "mask"),
+        lambda network, loader: evaluate(network, loader, create_criterion("focalloss"), MASK).probabilities,
+        lambda network, loader: predict([network], loader, MASK),
     ],
     ids=["evaluate", "predict"],
 )
@@ -304,9 +304,9 @@ def test_inference_draws_nothing_and_changes_nothing(run):
 @pytest.mark.parametrize(
     ("task", "heads"),
     [
-        ("main", [("main",), ("main", "mask"), ("mask", "gender", "ageg")]),
-        ("ageg", [("mask", "gender", "ageg", "main")]),
-        ("age", [("age",), ("age",)]),
+        (MAIN, [("main",), ("main", "mask"), ("mask", "gender", "ageg")]),
+        (AGE_GROUP, [("mask", "gender", "ageg", "main")]),
+        (AGE, [("age",), ("age",)]),
     ],
 )
 def test_prediction_is_the_mean_over_the_views_of_probabilities_or_years(task, heads, batch_size, views):
@@ -314,7 +314,7 @@ def test_prediction_is_the_mean_over_the_views_of_probabilities_or_years(task, h
     images.images *= 3  # so that the mean of logits would differ
     loader = loader_of(images, batch_size)
     got, apart = predict(networks, loader, task), predict(networks, loader, task, apart=True)
-    assert got.shape == (len(networks), 7, OUTPUTS[task])
+    assert got.shape == (len(networks), 7, task.outputs)
     assert got.dtype == np.float32
     for network, mean, each in zip(networks, got, apart, strict=True):
         expected = predict_task(outputs_of(network, images.images.flatten(0, 1)), task).view(7, views, -1)
@@ -342,9 +342,9 @@ class LazyNetworks:
 def test_networks_that_take_turns_predict_the_same_and_at_most_at_once_are_held(at_once, held, monkeypatch):
     monkeypatch.setattr("training.engine.HELD_BYTES", held)
     networks, loader = [Toy("main", dropout=0.5) for _ in range(3)], loader_of(Images(7, views=2), 2)
-    expected = predict(networks, loader, "main")
+    expected = predict(networks, loader, MAIN)
     turns = LazyNetworks(networks)
-    assert (predict(turns, loader, "main", at_once=at_once) == expected).all()
+    assert (predict(turns, loader, MAIN, at_once=at_once) == expected).all()
     assert turns.most == (at_once or 3)
     parts = {1: 4, 1100: 2, 2**30: 1}[held]
     assert len(turns.made) == (3 * parts if at_once in (1, 2) else 3)
@@ -362,7 +362,7 @@ def test_images_held_for_the_next_networks_are_not_in_shared_memory():
             return super().__getitem__(index)
 
     networks, loader = Watching([Toy("main"), Toy("main")]), loader_of(Images(60, views=1), 1, workers=1)
-    predict(networks, loader, "main", at_once=1)
+    predict(networks, loader, MAIN, at_once=1)
     assert len(shared) == 2  # all images were held for both
     assert max(shared) < 20
 
@@ -434,7 +434,7 @@ def test_the_scale_of_float16_gradients_changes_between_the_steps_of_several_bat
     ("name", "backbone"), [("VanillaEfficientNet", "efficientnet-b0"), ("MultiLabelTHANet", "resnet18")]
 )
 def test_predictions_in_half_precision_are_close(name, backbone):
-    network = create_model(name, task="main", backbone=backbone, image_size=32, pretrained=False)
+    network = create_model(name, task=MAIN, tasks=FACES, backbone=backbone, image_size=32, pretrained=False)
     images = Images(16, views=2, side=32)
     for batch in images.images.flatten(0, 1).split(8):  # for the statistics of BatchNorm
         network(batch)
@@ -442,7 +442,7 @@ def test_predictions_in_half_precision_are_close(name, backbone):
     for dtype in DTYPES:
         prepared = prepare(inference_network(network, 32), CPU, dtype)
         assert all(weight.dtype == dtype for weight in prepared.parameters())
-        answers[dtype] = predict([prepared], loader_of(images, 8), "main")[0]
+        answers[dtype] = predict([prepared], loader_of(images, 8), MAIN)[0]
     assert answers[torch.float16] == pytest.approx(answers[torch.float32], abs=2e-3)
     assert answers[torch.bfloat16] == pytest.approx(answers[torch.float32], abs=2e-2)
     assert (answers[torch.float16].argmax(axis=1) == answers[torch.float32].argmax(axis=1)).all()
