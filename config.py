@@ -38,6 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cv": 5,
     },
 }
+PRESETS["vit"] = PRESETS["strong"] | {  # the same for transformers, which have no BatchNorm
+    **{"backbone": "swin_t", "run_decay": 0.0, "precise_bn": 0, "layer_decay": 0.75, "clip_grad": 1.0},
+}
 CROP_SCALE = 0.08  # torchvision's default, and the source's
 SHOWN_HIGH, DRAWS_HIGH = 20, 60  # of show_views: a JPEG is at most 65,535 pixels high
 

@@ -189,4 +189,6 @@ def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) 
     optimizer = resolve_name("--optim-type", typed.get("optim_type", preset["optim_type"]), OPTIMIZERS)
     if optimizer != preset["optim_type"] or "weight_decay" in typed:
         left_out.add("run_decay")  # it needs adamw, and excludes --weight-decay
+    if "backbone_lr" in typed or typed.get("freeze"):
+        left_out.add("layer_decay")  # which they exclude
     return {name: value for name, value in preset.items() if name not in left_out}

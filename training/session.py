@@ -227,7 +227,7 @@ class Session:
         size = f"{config.image_size} px" + (f", trained on {trained} px" if trained != config.image_size else "")
         kept = f"\n{data.reader}." if config.cache != "off" else ""
         if config.preset is None and config.pretrained and self.weights is None and not config.resume:
-            kept += "\nThere is a --preset strong, which trains better than the defaults."
+            kept += "\nPresets train better than the defaults: --preset strong, or --preset vit for transformers."
         return (
             f"Training {config.model_type} ({config.backbone}, {size}) on {config.record.title}, "
             f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"

@@ -67,7 +67,7 @@ def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):
     [
         ("--learning-rate 3", r"there is no option --learning-rate\..* --help lists all options"),
         ("--optim-type zzz", r"--optim-type must be one of adam, adamw, adamp, sgd, momentum\. Got 'zzz'\.$"),
-        ("--preset zzz", r"--preset must be one of source, strong\. Got 'zzz'"),
+        ("--preset zzz", r"--preset must be one of source, strong, vit\. Got 'zzz'"),
         ("--loss-type mseloss", r"mseloss does not fit task main.*labelsmoothingloss, focalloss, crossentropyloss"),
         ("--task age --loss-type focalloss", r"focalloss does not fit task age.*mseloss, smoothl1loss"),
         ("--task age --model-type THANet", r"THANet_MK1 predicts classes and.*age.*VanillaEfficientNet"),

@@ -124,6 +124,9 @@ def test_typed_options_win_over_a_preset(name):
         ("strong --optim-type adam", {"run_decay": 0}),
         ("strong --optim-type AdamP", {"run_decay": 0}),
         ("strong --weight-decay 0", {"run_decay": 0}),
+        ("vit --weight-decay 0.1", {"run_decay": 0, "weight_decay": 0.1, "layer_decay": 0.75}),
+        ("vit --freeze", {"layer_decay": 1}),
+        ("vit --backbone-lr 0.1", {"layer_decay": 1, "clip_grad": 1}),
     ],
 )
 def test_a_preset_leaves_out_what_does_not_fit_the_typed_options(words, expected):

@@ -233,7 +233,7 @@ def test_training_starts_from_given_weights(train_once, train, tmp_path):
 
 def test_training_starts_from_the_weights_of_a_file_and_resumes_only_with_them(train, tmp_path):
     network = torchvision.models.shufflenet_v2_x0_5()
-    path, hint = tmp_path / "weights.pth", "There is a --preset strong"
+    path, hint = tmp_path / "weights.pth", "Presets train better than the defaults"
     torch.save(network.state_dict(), path)
     still = ("--pretrained", path, "--lr", 1e-30, "--lr-scheduler", "none", "--backbone", "shufflenet_v2_x0_5")
     assert train(*still).out.count(hint) == 1
