@@ -1,33 +1,23 @@
 """Edit the defaults of all options here; the first classes are the groups of --help, which the commands inherit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cli import checks, choices
 from cli.options import Config, option
-from data.faces import FACES, FaceTask
+from data.faces import Labelled
 
 # Named sets of options of train.py: --preset NAME. Options that are typed win.
 PRESETS: dict[str, dict[str, Any]] = {
     "source": {  # the best model of the competition entry that this toolkit began with
-        "model_type": "VanillaEfficientNet",
-        "backbone": "efficientnet-b3",
-        "image_size": 224,
-        "transform_type": "tta",
-        "batch_size": 32,
-        "optim_type": "adam",
-        "lr": 0.001,
-        "lr_scheduler": "cosine_restarts",
-        "seed": 42,
-        "cv": 5,
+        **{"model_type": "VanillaEfficientNet", "backbone": "efficientnet-b3", "image_size": 224},
+        **{"transform_type": "tta", "batch_size": 32, "optim_type": "adam", "lr": 0.001},
+        **{"lr_scheduler": "cosine_restarts", "seed": 42, "cv": 5},
     },
     "strong": {  # trains faces better: docs/training.md
         "model_type": "JointHeads",
         "backbone": "efficientnet-b3",
-        "transform_type": "random",
-        "crop_scale": 0.35,
-        "mirror": True,
-        "batch_size": 32,
+        **{"transform_type": "random", "crop_scale": 0.35, "mirror": True, "batch_size": 32},
         "loss_type": "crossentropyloss",
         "logit_adjustment": 0.5,
         "optim_type": "adamw",
@@ -50,6 +40,13 @@ class Images:
     """Data."""
 
     train_root: str = option("./input/data/train/images", "folder with one folder of images per person", path=True)
+    data: str | None = option(None, "CSV of images, or folder of a folder per class", path=True, text="--train-root")
+    image_root: str | None = option(None, "folder of the files in --data", path=True, text="that of the CSV")
+    label: tuple[str, ...] | None = option(None, "columns of labels in --data, as in a,b", text="class, of folders")
+    group: str | None = option(None, "column of the groups that no fold may split", text="each image by itself")
+    group_regex: str | None = option(None, "groups in file names of folders, as in '^(P[0-9]+)'", text="none")
+    image_column: str | None = option(None, "column of the files", text="path, file, image and the like")
+    folds_from: str | None = option(None, "column of the fold that validates an image", text="none")
     corrections: str | None = option(None, "CSV of label corrections: id,gender,age,file,mask", path=True, text="none")
     cv: int = option(5, "number of folds; 1 holds out 10 %% of the people", low=1)
     max_megapixels: float = option(100.0, "largest image to read, in megapixels", low=0.001)
@@ -173,31 +170,32 @@ class TrainSystem(System):
 class Runs:
     """Runs."""
 
-    task: str = option("main", "task of the runs", choices=FACES)
+    task: str = option("main", "task of the runs")
     root: tuple[str, ...] | None = option(None, "run folders, separated by commas", text="all runs of the task")
 
 
 @dataclass
-class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, FaceTask, Config):
+class TrainConfig(Data, Model, Augmentation, BatchMixing, Optimization, Checkpoints, TrainSystem, Labelled, Config):
     """Train one network, or K of them by K-fold cross-validation over people."""
 
     command = "train.py"
     check = checks.check_training
     presets = PRESETS
-    task: str = option("main", "what to learn", choices=FACES)
+    labels: list[dict[str, Any]] | None = field(default=None, repr=False, compare=False, kw_only=True)
+    task: str = option("main", "what to learn; of --data a label, or a+b for a,b", text="main; all labels of --data")
     preset: str | None = option(None, "named set of options, listed below", choices=PRESETS, text="none")
 
     @property
     def validated_root(self) -> str:
         """Return the folder of the images to validate on."""
-        return self.valid_root or self.train_root
+        return self.valid_root or (checks.image_folder(self) if self.data else self.train_root)
 
 
 @dataclass
 class PredictConfig(System, Config):
     """Options that the two prediction commands share."""
 
-    task: str = option(TrainConfig.task, "what to predict; checkpoints know their own", choices=FACES)
+    task: str = option(TrainConfig.task, "what to predict; checkpoints know their own")
     model_type: str = option(TrainConfig.model_type, "network; checkpoints know their own", choices=choices.MODELS)
     backbone: str | None = option(None, "backbone of a bare state dict", text="by network")
     image_size: int | None = option(None, "image size of a bare state dict", low=checks.MIN_IMAGE_SIZE, text="224")
@@ -237,7 +235,7 @@ class JoinConfig(Config):
     """Write log.csv, oof.csv and summary.json of a run whose folds were trained by several commands."""
 
     command = "python -m tools join_folds"
-    task: str = option(TrainConfig.task, "task of the run", choices=FACES)
+    task: str = option(TrainConfig.task, "task of the run")
     model_type: str = option(TrainConfig.model_type, "network, if there are runs of several", choices=choices.MODELS)
     root: str | None = option(None, "folder of a K-fold run", path=True, text="where train.py saves")
 
@@ -292,6 +290,7 @@ class CheckConfig(Images, Config):
     """Check a folder of training images: counts, strata and errors."""
 
     command = "python -m tools check_data"
+    check = checks.check_data
 
     two_genders: str = option(Data.two_genders, "people with two genders", choices=choices.TWO_GENDERS)
 
@@ -334,7 +333,7 @@ class ScoreConfig(Config):
     check = checks.check_score
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
-    task: str = option(TrainConfig.task, "task of the submission", choices=FACES)
+    task: str = option(TrainConfig.task, "task of the submission")
 
 
 @dataclass

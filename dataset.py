@@ -94,7 +94,8 @@ class TrainDataset(Dataset):
     def classes(self) -> dict[str, np.ndarray]:
         """Return the class of every item for each classification task, `{task: (len,) int64}`."""
         extra = {**decode_classes(self.mixed, self.extra), self.mixed.name: self.extra}
-        return {task: np.concatenate([self.targets[task], more]) for task, more in extra.items()}
+        names = [name for name, task in self.tasks.items() if not task.regression]
+        return {name: np.concatenate([self.targets[name], extra.get(name, self.extra[:0])]) for name in names}
 
     def counts(self) -> dict[str, Tensor]:
         """Return the number of items of each class for each classification task, `{task: (C,) int64}`."""

@@ -56,6 +56,11 @@ class Network(nn.Module):
         return self
 
 
+def _key(task: Task) -> str:
+    """Return the name of a head among the weights; torch allows neither all words nor dots."""
+    return task.name if task.coded else "label_" + task.name.replace("%", "%25").replace(".", "%2E")
+
+
 class VanillaEfficientNet(Network):
     """EfficientNet -> BatchNorm1d -> Dropout 0.5 -> ReLU -> Linear, with one head."""
 
@@ -93,15 +98,16 @@ class AttentionTrunk(Network):
         self.attributes = tuple(head for head in heads if not head.parts)
         self.batchnorm = nn.BatchNorm1d(width)
         self.dropout = nn.Dropout(0.5)
-        self.tokens = nn.ModuleDict({each.name: nn.Linear(width, self.width) for each in self.attributes})
+        self.tokens = nn.ModuleDict({_key(each): nn.Linear(width, self.width) for each in self.attributes})
         self.attention = nn.MultiheadAttention(self.width, self.attention_heads, batch_first=True)
-        self.heads = nn.ModuleDict({each.name: nn.Linear(self.width, each.outputs) for each in self.attributes})
+        self.heads = nn.ModuleDict({_key(each): nn.Linear(self.width, each.outputs) for each in self.attributes})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.dropout(self.batchnorm(self.features(images)))  # (B, 1000)
         tokens = torch.stack([token(x) for token in self.tokens.values()], dim=1)  # (B, attributes, 64)
         tokens = tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        return {name: head(tokens[:, i]) for i, (name, head) in enumerate(self.heads.items())}
+        heads = zip(self.attributes, self.heads.values(), strict=True)
+        return {each.name: head(tokens[:, i]) for i, (each, head) in enumerate(heads)}
 
 
 class MultiLabelTHANet(AttentionTrunk):
@@ -109,16 +115,19 @@ class MultiLabelTHANet(AttentionTrunk):
 
 
 class MultiClassTHANet_MK1(AttentionTrunk):
-    """The attention trunk, and the classes from the logits of all attributes: ReLU -> Linear."""
+    """The attention trunk, and the joint classes, if any, from the logits of all attributes: ReLU -> Linear."""
 
     def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone, heads, width)
         self.relu = nn.ReLU()
-        self.head = heads[-1]
-        self.linear = nn.Linear(sum(each.outputs for each in self.attributes), self.head.outputs)
+        self.head = heads[-1] if heads[-1].parts else None
+        if self.head:
+            self.linear = nn.Linear(sum(each.outputs for each in self.attributes), self.head.outputs)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         outputs = super().forward(images)
+        if self.head is None:
+            return outputs
         joined = torch.cat([*outputs.values()], dim=1)  # (B, 3 + 3 + 2) for faces
         return {**outputs, self.head.name: self.linear(self.relu(joined))}
 
@@ -128,18 +137,20 @@ class THANet_MK1(Network):
 
     def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
-        self.heads = nn.ModuleDict({head.name: nn.Linear(width, head.outputs) for head in heads})
+        self.names = tuple(head.name for head in heads)
+        self.heads = nn.ModuleDict({_key(head): nn.Linear(width, head.outputs) for head in heads})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.features(images)  # (B, 1000)
-        return {name: head(x) for name, head in self.heads.items()}
+        return {name: head(x) for name, head in zip(self.names, self.heads.values(), strict=True)}
 
 
 class JointHeads(Network):
     """Pooled features of a backbone -> dropout -> a linear head for each attribute, and one for the classes.
 
     The logit of a class is the log of the joint probability of its attributes plus the output of the head for classes,
-    which starts at zero: the attributes share what all classes have in common, many of which are scarce.
+    which starts at zero: the attributes share what all classes have in common, many of which are scarce. Labels without
+    joint classes get a head each.
     """
 
     pooled = True
@@ -147,14 +158,18 @@ class JointHeads(Network):
     def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone)
         self.dropout = nn.Dropout(0.2)
-        self.heads = nn.ModuleDict({head.name: nn.Linear(width, head.outputs) for head in heads})
-        self.joint = heads[-1]
-        nn.init.zeros_(self.heads[self.joint.name].weight)
-        nn.init.zeros_(self.heads[self.joint.name].bias)
+        self.names = tuple(head.name for head in heads)
+        self.heads = nn.ModuleDict({_key(head): nn.Linear(width, head.outputs) for head in heads})
+        self.joint = heads[-1] if heads[-1].parts else None
+        if self.joint:
+            nn.init.zeros_(self.heads[_key(self.joint)].weight)
+            nn.init.zeros_(self.heads[_key(self.joint)].bias)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.dropout(self.features(images))  # (B, width)
-        outputs = {name: head(x) for name, head in self.heads.items()}
+        outputs = {name: head(x) for name, head in zip(self.names, self.heads.values(), strict=True)}
+        if self.joint is None:
+            return outputs
         joint = outputs[self.joint.name] + _joint_log_probabilities(outputs, self.joint)
         return {**outputs, self.joint.name: joint}
 
@@ -227,7 +242,8 @@ def create_model(
         grad_checkpointing=grad_checkpointing,
         architecture=architecture,
     )
-    heads = {"task": (task,), "attributes": tasks.heads[:-1], "all": tasks.heads}[record.heads]
+    joint = (tasks.joint,) if tasks.joint else ()
+    heads = {"task": (task,), "attributes": tasks.heads, "all": (*tasks.heads, *joint)}[record.heads]
     network = kind(features, heads, width)
     if freeze:
         network.freeze()

@@ -42,7 +42,7 @@ def submit(config: EnsembleConfig, context: Context) -> None:
         expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
         members = find_members(run, expected, top_k=config.top_k, folds=config.folds)
         info, name = members[0].info, run.name
-        task = info.tasks[typed_task or info.task]
+        task = expected.choose(info)
         tasks = [task] * len(members)
         if config.method == "hardvoting":
             check_votes(task)

@@ -35,7 +35,7 @@ def submit(config: SingularConfig, context: Context) -> None:
 
     expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
     member = find_best(place, expected) if place.is_dir() else open_member(place, expected)
-    task = member.info.tasks[expected.task or member.info.task]
+    task = expected.choose(member.info)
     folder = Path(config.save_path) / task.name / name_prediction(place, member)
     options = {name: getattr(config, name) for name in OPTIONS}
     settings = PredictionSettings.choose(Processes.from_environment(), views=config.tta, **options)

@@ -28,11 +28,12 @@ def train(config: TrainConfig, context: Context) -> None:
         DiskError: a file could not be written.
     """
     from storage.run_folder import RunFolder
-    from training.session import Session, check_batch_size, check_run, load_data
+    from training.session import Session, check_batch_size, check_run, load_data, read_run
 
+    tables = read_run(config)
     run = RunFolder.of(config.save_path, config.task, config.model_type, cv=config.cv)
     folds = config.folds if config.folds is not None else tuple(range(config.cv))
-    tables = check_run(config, run, folds)
+    check_run(config, run, folds, tables.split)
 
     # Torch takes seconds to import: errors in options, folders and labels are reported before.
     from training.device import set_deterministic

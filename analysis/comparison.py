@@ -44,13 +44,13 @@ class Comparison:
     def about(self) -> str:
         """Return a sentence that describes the scores."""
         every = "" if len(self.folds) == self.configs["A"].cv else f", fold {shorten_list(self.folds, 20)} only"
-        return f"Scores {HOW[self.scored]}, {self.people} people{every}"
+        return f"Scores {HOW[self.scored]}, {self.people} {self.task.noun}{every}"
 
     def notes(self) -> str:
         """Return sentences on the intervals, and on the classes without images."""
         absent, _ = absent_classes(self.task, self.tables["A"]["label"].to_numpy())
         classes = f" {describe_classes(self.task, absent)}" if absent else ""
-        return f"{describe_intervals(self.people)}{classes}"
+        return f"{describe_intervals(self.people, self.task.noun)}{classes}"
 
     @property
     def people(self) -> int:
@@ -126,14 +126,14 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
     """Return the reasons why two runs cannot be compared."""
     found = [
         f"{flag(name)} is {getattr(one, name)} and {getattr(other, name)}"
-        + (", so their folds hold different people" if name != "task" else "")
+        + (", so their folds hold different images" if name != "task" else "")
         for name in ("task", "cv", "seed")
         if getattr(one, name) != getattr(other, name)
     ]
     if first.fingerprints().get("labels") != second.fingerprints().get("labels"):
         found.append("their images or labels differ (--train-root, --valid-root, --corrections)")
     if not found and first.read_split()["fingerprint"] != second.read_split()["fingerprint"]:
-        found.append("they split the people differently")
+        found.append("they split the images differently")
     return found
 
 

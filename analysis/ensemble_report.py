@@ -53,7 +53,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], monitor: str, recipe: str, gain
         how = f"{plots.describe_vote(row)}, {row['images_per_s']:.3g} images/s"
         score = f"{SCORE_TITLES[monitor]} {row[monitor]:.3f}"
         sentences.append(f"{mark.capitalize()}: {row['letter']} {row['label']}, {how}, {score}.")
-    return [*sentences, f"{recipe} Greedy selection against the plain mean, scored on other people: {gain}."]
+    return [*sentences, f"{recipe} Greedy selection against the plain mean, scored on others: {gain}."]
 
 
 def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
@@ -79,8 +79,8 @@ def _choice(scores: Mapping[str, Any], monitor: str) -> dict[str, Any]:
         [title, *(estimate_text(scores[f"{name}_{people}_people"][monitor], DIGITS) for people in ("same", "other"))]
         for name, title in TAKEN.items()
     ]
-    note = "Other people: selected on nine tenths of the people and scored on the last tenth, ten times."
-    return grid(["", "scored on the same people", "scored on other people"], rows, note)
+    note = "Others: selected on nine tenths of the data and scored on the last tenth, ten times."
+    return grid(["", "scored on the same", "scored on others"], rows, note)
 
 
 def _members(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -249,24 +249,24 @@ def _estimate_parts(
     }
 
 
-def describe_intervals(people: int) -> str:
-    """Return a sentence on the intervals of scores over this number of people."""
+def describe_intervals(people: int, noun: str) -> str:
+    """Return a sentence on the intervals of scores over this number of people, or groups with another noun."""
     if people < FEWEST:
-        return f"Too few people for an interval: {people}, and {FEWEST} are needed."
-    return "In parentheses: 95 % intervals over people."
+        return f"Too few {noun} for an interval: {people}, and {FEWEST} are needed."
+    return f"In parentheses: 95 % intervals over {noun}."
 
 
-def describe_run(people: int, known: Container[str]) -> str:
+def describe_run(people: int, noun: str, known: Container[str]) -> str:
     """Return sentences on the intervals and the choice of epochs, for the scores that `sum_run` found."""
     if LAST not in known:
         return "The best epochs have no interval and no correction, since predictions of some epochs are missing."
-    choice = "The best epochs were chosen on these people; the corrected score removes that advantage."
+    choice = f"The best epochs were chosen on these {noun}; the corrected score removes that advantage."
     if CORRECTED not in known:
         choice = (
-            "A fold validates one person, who alone chooses its best epoch: the score of the best epochs is too high, "
-            "and has no interval and no correction. Go by the last epochs."
+            f"A fold validates one of the {noun}, which alone chooses its best epoch: the score of the best epochs is "
+            "too high, and has no interval and no correction. Go by the last epochs."
         )
-    return f"{describe_intervals(people)} {choice}"
+    return f"{describe_intervals(people, noun)} {choice}"
 
 
 def describe_difference(gain: Estimate) -> str:

@@ -79,10 +79,10 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "calibration": _draw_calibration(parts, figures),
         "years": YEARS,
         "mistakes": _mistakes(whole, oof, root),
-        "suspects": None if task.regression else _suspects(config, oof, root, suspect_share),
+        "suspects": None if task.regression or config.data else _suspects(config, oof, root, suspect_share),
         "options": _options(config),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-        "people": _people(run, oof),
+        "people": _people(run, oof, task.noun),
     }
     drawn = dict.fromkeys(("attributes", "costs", "reliability", "ages", "years")) | figures.figures
     known = {"costs": drawn["costs"], "calibration": drawn["reliability"], "age": drawn["ages"] or drawn["years"]}
@@ -96,10 +96,11 @@ def _about(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     oof = summary["oof"]
     minutes = summary["seconds"] / 60
     took = f"{minutes:.0f} minutes" if minutes >= 1 else f"{summary['seconds']:.0f} seconds"
+    noun = config.record.noun
     epochs = f"{'at most ' if config.patience else ''}{config.epochs} epochs"
     return (
         f"{config.backbone}, {config.image_size} px, transform {config.transform_type}; {summary['folds_finished']} of "
-        f"{summary['folds_planned']} folds of {epochs}, trained in {took}; validated on {oof['people']} people, "
+        f"{summary['folds_planned']} folds of {epochs}, trained in {took}; validated on {oof['people']} {noun}, "
         f"{oof['images']} images."
     )
 
@@ -112,9 +113,10 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions, oof: pd.DataFrame) -> dict[str, Any]:
-    absent, _ = absent_classes(config.record, oof["label"].to_numpy())
-    note = f"{describe_run(summary['oof']['people'], summary['estimates'])} {describe_classes(config.record, absent)} "
-    if not config.record.regression:
+    task, absent = config.record, absent_classes(config.record, oof["label"].to_numpy())[0]
+    note = f"{describe_run(summary['oof']['people'], task.noun, summary['estimates'])} "
+    note += f"{describe_classes(task, absent)} "
+    if not task.regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
         constant = Predictions(whole.task, whole.labels, np.full(len(whole.labels), counts.argmax()))
         note += (
@@ -176,6 +178,8 @@ def _draw_ages(
     config: TrainConfig, parts: Mapping[str, Predictions], oof: pd.DataFrame, root: Path, figures: Figures
 ) -> list[str]:
     """Draw errors over the true age; return a sentence if the ages are unknown."""
+    if config.data:
+        return []
     if config.record.regression:
         drawn = plots.year_errors(year_errors(oof))
         figures.add("years", drawn, "Error of the predicted years over the true age.")
@@ -242,11 +246,11 @@ def _options(config: TrainConfig) -> dict[str, Any]:
     return {"given": f"Changed from the defaults: {changed}." if changed else "All at their defaults.", "rows": rows}
 
 
-def _people(run: RunFolder, oof: pd.DataFrame) -> dict[str, Any]:
+def _people(run: RunFolder, oof: pd.DataFrame, noun: str) -> dict[str, Any]:
     split = run.read_split()
     images = oof.groupby("fold").size()
     rows = [
         [f"fold {fold['fold']}", len(fold["train"]), len(fold["valid"]), images.get(fold["fold"], "not yet")]
         for fold in split["folds"]
     ]
-    return grid(["", "people trained on", "people validated on", "images validated on"], rows)
+    return grid(["", f"{noun} trained on", f"{noun} validated on", "images validated on"], rows)

@@ -94,8 +94,8 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
     for fold in split["folds"]:
         if foreign := set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"]):
             raise UserError(
-                f"{run.fold_oof(fold['fold'])} scores people that fold {fold['fold']} does not validate on: "
-                f"{shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to "
+                f"{run.fold_oof(fold['fold'])} scores {config.record.noun} that fold {fold['fold']} does not validate "
+                f"on: {shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to "
                 "train it again with --resume."
             )
     summary = summarise(config, log, oof)
@@ -156,9 +156,9 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     overall = [f"{oof[name]:.4f}" for name in config.record.scores]
     print()
     print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], first=22, others=12)
-    print(f"{oof['people']} people, {oof['images']} images, best epoch of each fold.")
+    print(f"{oof['people']} {config.record.noun}, {oof['images']} images, best epoch of each fold.")
     print(f"{describe_classes(config.record, oof['absent'], oof['absent_predicted'])}\n")
     print_rows(*score_rows(summary), first=22, others=33)
-    print(describe_run(oof["people"], summary["estimates"]))
+    print(describe_run(oof["people"], config.record.noun, summary["estimates"]))
     if missing := summary["folds_planned"] - summary["folds_finished"]:
         print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

@@ -1,21 +1,30 @@
 """Check options that depend on each other; each function raises a UserError that says what to change."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cli.choices import BACKBONES, MODELS, OPTIMIZERS, flag, resolve_name
 from data.faces import AGE_BOUNDS, AGE_GROUP, FACES, MAIN
-from data.tasks import Task
+from data.tasks import Task, Tasks
 from utils import UserError
 
 MIN_IMAGE_SIZE = 32  # pixels; below it the last feature maps of the backbones vanish
+OF_DATA = ("image_root", "label", "group", "group_regex", "image_column", "folds_from")  # options about --data
+OF_FACES = ("train_root", "valid_root", "corrections", "two_genders", "age_filter", "age_sigma", "pseudo_labels")
 FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, left out for regression
 
 
 def check_training(config: Any) -> None:
-    """Check the options of train.py and fill in the backbone and the loss that fit the network and the task."""
-    config.backbone = check_network(config.task, config.model_type, config.backbone)
-    losses = FACES[config.task].losses
+    """Check the options of train.py and fill in the task, and the backbone and the loss that fit it and the network."""
+    check_data(config)
+    if config.data and config.labels is None:  # the classes are known when the data are read
+        config.labels = _unread_tasks(config.label or ("class",)).as_plain()
+        if "task" not in config.given and config.task == type(config).task:
+            config.task = config.tasks.default.name
+    config.task = resolve_name("--task", config.task, config.tasks)
+    config.backbone = check_network(config.record, config.model_type, config.backbone)
+    losses = config.record.losses
     config.loss_type = config.loss_type or losses[0]
     if config.loss_type not in losses:
         raise UserError(f"--loss-type {config.loss_type} does not fit task {config.task}. Use {', '.join(losses)}.")
@@ -29,11 +38,53 @@ def check_training(config: Any) -> None:
         raise UserError(f"--warmup-epochs must be below --epochs {config.epochs}. Got {config.warmup_epochs}.")
     if config.patience:
         _check_patience(config)
-    wrong = [k for k in config.folds or () if not 0 <= k < config.cv]
-    if wrong:
-        raise UserError(f"--folds must be numbers from 0 to {config.cv - 1} with --cv {config.cv}. Got {wrong[0]}.")
+    if not config.folds_from:  # else the number of folds is known when the data are read
+        check_folds(config)
     _check_task(config)
     _check_conflicts(config)
+
+
+def check_folds(config: Any) -> None:
+    """Check that --folds names folds of the run."""
+    wrong = [k for k in config.folds or () if not 0 <= k < config.cv]
+    if wrong:
+        raise UserError(f"--folds must be numbers from 0 to {config.cv - 1} with {config.cv} folds. Got {wrong[0]}.")
+
+
+def check_data(config: Any) -> None:
+    """Check the options about the images and labels."""
+    about = [flag(name) for name in OF_DATA if getattr(config, name) is not None]
+    if not config.data:
+        if about:
+            raise UserError(f"{about[0]} needs --data with a CSV or a folder. Pass both or neither.")
+        return
+    typed = [flag(name) for name in OF_FACES if name in config.given]
+    if typed:
+        raise UserError(f"{typed[0]} is for the folders of --train-root and cannot be used with --data. Leave it out.")
+    if config.folds_from and "cv" in config.given:
+        raise UserError("--folds-from and --cv both set the folds. Pass one of the two.")
+    if config.group and config.group_regex:
+        raise UserError("--group is for a CSV and --group-regex for folders. Pass one of the two.")
+    if config.image_column and config.image_column in (config.label or ()):
+        raise UserError(
+            f"The column {config.image_column} cannot be both --image-column and --label. Pass another one."
+        )
+
+
+def own_data(config: Any) -> dict[str, Any] | None:
+    """Return the arguments of `data.layouts.read_labels`, or None for the layout of faces."""
+    return {name: getattr(config, name) for name in ("data", *OF_DATA)} if config.data else None
+
+
+def image_folder(config: Any) -> str:
+    """Return the folder that the names of the images in --data begin in."""
+    return config.image_root or (config.data if Path(config.data).is_dir() else str(Path(config.data).parent))
+
+
+def _unread_tasks(labels: Sequence[str]) -> Tasks:
+    """Return the tasks of labels whose classes are not known yet."""
+    parts = tuple(Task(name, name, ()) for name in labels)
+    return Tasks(Task("+".join(labels), "", (), parts), *parts) if len(parts) > 1 else Tasks(*parts)
 
 
 def _check_patience(config: Any) -> None:
@@ -55,7 +106,7 @@ def _check_patience(config: Any) -> None:
 def _check_task(config: Any) -> None:
     """Check the options that need age groups or classes."""
     has_age_groups = config.task in (MAIN.name, AGE_GROUP.name) or not MODELS[config.model_type].has_one_head
-    has_classes = not FACES[config.task].regression
+    has_classes = not config.record.regression
     for name, needed, has_them in (
         ("age_filter", "age groups", has_age_groups),
         ("age_sigma", "age groups", has_age_groups),
@@ -115,7 +166,7 @@ def check_ensemble(config: Any) -> None:
     typed = [flag(name) for name in fixed if name in config.given]
     if config.recipe and typed:
         raise UserError(f"--recipe already sets {', '.join(typed)}. Leave {'it' if len(typed) == 1 else 'them'} out.")
-    if "task" in config.given and config.method == "hardvoting":
+    if config.method == "hardvoting" and config.typed("task") in FACES:
         check_votes(FACES[config.task])
 
 
@@ -127,10 +178,13 @@ def check_votes(task: Task) -> None:
 
 def check_showing(config: Any) -> None:
     """Check the options of show_views, and fill in the backbone that fits the network."""
-    config.backbone = check_network(MAIN.name, config.model_type, config.backbone)
+    check_data(config)
+    config.backbone = check_network(MAIN, config.model_type, config.backbone)
     check_seed(config.seed)
     train_size(config.train_side, config.image_size)
-    unused = [flag(name) for name in ("train_root", "corrections", "cv") if config.images and name in config.given]
+    unused = [
+        flag(name) for name in ("train_root", "data", "corrections", "cv") if config.images and name in config.given
+    ]
     if unused:
         raise UserError(f"{', '.join(unused)} cannot be used with --images, which has no labels. Pass one of the two.")
 
@@ -147,12 +201,12 @@ def check_score(config: Any) -> None:
         raise UserError("--submission is required. Pass the file to score.")
 
 
-def check_network(task: str, model_type: str, backbone: str | None) -> str:
+def check_network(task: Task, model_type: str, backbone: str | None) -> str:
     """Return the backbone to use, by default the network's own; raise if it cannot learn the task."""
     record = MODELS[model_type]
-    if FACES[task].regression and not record.has_one_head:
+    if task.regression and not record.has_one_head:
         single = ", ".join(name for name, r in MODELS.items() if r.has_one_head)
-        raise UserError(f"{model_type} predicts classes and cannot learn task {task}. Use one of {single}.")
+        raise UserError(f"{model_type} predicts classes and cannot learn task {task.name}. Use one of {single}.")
     backbone = backbone or record.backbone
     if record.library:
         # model.create_backbone looks up the names of a library, which takes seconds to import.
@@ -181,8 +235,8 @@ def check_seed(seed: int) -> None:
 
 def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) -> dict[str, Any]:
     """Return the options of a preset that fit what was typed; `defaults` is the config class."""
-    task = resolve_name("--task", typed.get("task", defaults.task), FACES)
-    left_out = set(FOR_CLASSES) if FACES[task].regression else set()
+    task = "" if typed.get("data") else resolve_name("--task", typed.get("task", defaults.task), FACES)
+    left_out = set(FOR_CLASSES) if task and FACES[task].regression else set()
     network = resolve_name("--model-type", typed.get("model_type", preset["model_type"]), MODELS)
     if network != preset["model_type"] or "model_type" in left_out:
         left_out.add("backbone")  # it was chosen for the network of the preset

@@ -67,6 +67,8 @@ def resolve_name(what: str, name: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     spellings = {alias.lower(): full for alias, full in ALIASES.items() if full in allowed}
     spellings |= {full.lower(): full for full in allowed}
+    if name in allowed:  # labels may differ in case only
+        return name
     if name.lower() in spellings:
         return spellings[name.lower()]
     raise UserError(f"{what} must be one of {', '.join(allowed)}. Got '{name}'.{nearest(name, spellings)}")

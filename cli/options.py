@@ -69,6 +69,7 @@ class Config:
 
 def _checked(f: dataclasses.Field, value: Any) -> Any:
     name, low, high = spelling(f), f.metadata["low"], f.metadata["high"]
+    value = tuple(value) if isinstance(value, list) else value  # of a JSON file
     if f.metadata["path"] and not value:
         raise UserError(f"{name} must not be empty.")
     if low is not None and value != "auto" and not (math.isfinite(value) and value >= low):
@@ -128,7 +129,7 @@ EXPECTED = {  # of each type of option, for the message about a wrong value
     IntOrAuto: "a whole number or auto",
     float: "a number",
     tuple[int, ...]: "fold numbers with commas, as in 0,2",
-    tuple[str, ...]: "folders with commas between them, as in a,b",
+    tuple[str, ...]: "names with commas between them, as in a,b",
 }
 
 

@@ -1,5 +1,8 @@
 """The labels of the face layout: mask, gender and age group of people, and their age in years."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from data.tasks import Task, Tasks
 
 MASKS = ("worn", "wrong", "bare")
@@ -11,20 +14,30 @@ MAX_AGE = 120
 SHOTS = {**{f"mask{i}": "worn" for i in range(1, 6)}, "incorrect_mask": "wrong", "normal": "bare"}
 MAIN_CLASSES = tuple(f"{mask} {gender} {group}" for mask in MASKS for gender in GENDERS for group in AGE_GROUPS)
 
-MASK, GENDER = Task("mask", "mask", MASKS), Task("gender", "gender", GENDERS, of_group=True)
-AGE_GROUP = Task("ageg", "age group", AGE_GROUPS, of_group=True)
-MAIN = Task("main", "mask, gender and age group", MAIN_CLASSES, parts=(MASK, GENDER, AGE_GROUP))
-AGE = Task("age", "age in years", AGE_GROUPS, bounds=AGE_BOUNDS, ranges=AGE_GROUP, of_group=True)
+PEOPLE = {"noun": "people", "coded": True}
+
+MASK = Task("mask", "mask", MASKS, **PEOPLE)
+GENDER = Task("gender", "gender", GENDERS, of_group=True, **PEOPLE)
+AGE_GROUP = Task("ageg", "age group", AGE_GROUPS, of_group=True, **PEOPLE)
+MAIN = Task("main", "mask, gender and age group", MAIN_CLASSES, parts=(MASK, GENDER, AGE_GROUP), **PEOPLE)
+AGE = Task("age", "age in years", AGE_GROUPS, bounds=AGE_BOUNDS, ranges=AGE_GROUP, of_group=True, **PEOPLE)
 FACES = Tasks(MAIN, MASK, GENDER, AGE_GROUP, AGE)
 
 
-class FaceTask:
-    """Base of the records that have the name of a task of faces, `task`."""
+def find_tasks(labels: Sequence[Mapping[str, Any]] | None) -> Tasks:
+    """Return the tasks that `Tasks.as_plain` described, or those of faces for None."""
+    return FACES if labels is None else Tasks.from_plain(labels)
+
+
+class Labelled:
+    """Base of the records of a task: `task` is its name, and `labels` describes all tasks of the labels."""
+
+    labels: Sequence[Mapping[str, Any]] | None = None  # see `Tasks.as_plain`; None for those of faces
 
     @property
     def tasks(self) -> Tasks:
         """Return the tasks of the labels."""
-        return FACES
+        return find_tasks(self.labels)
 
     @property
     def record(self) -> Task:

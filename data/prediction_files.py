@@ -32,7 +32,7 @@ def read_prediction_list(root: str | Path) -> PredictionList:
         other = root.parent / "eval" / "images"
         hint = f" There is one at {other}." if other.is_dir() else ""
         raise UserError(f"There is no folder {root}. Create it or pass another --data-root.{hint}")
-    files = _list_images(root, report)
+    files = list_images(root, report)
     if (root / "images").is_dir() and ((root / "info.csv").is_file() or (root / "train").is_dir()):
         raise UserError(f"{root} holds a folder of images and more. Pass --data-root {root / 'images'}.")
     if not files:
@@ -49,7 +49,7 @@ def read_prediction_list(root: str | Path) -> PredictionList:
     return PredictionList(ids, [files[name] for name in ids], notes)
 
 
-def _list_images(root: Path, report: Report) -> dict[str, Path]:
+def list_images(root: Path, report: Report) -> dict[str, Path]:
     """Return the images in a folder and its subfolders by id; hidden and system files and folders do not count."""
     files, others, above = {}, [], {str(root): frozenset()}
 
@@ -114,7 +114,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def read_answers(path: str | Path) -> dict[str, float]:
+def read_answers(path: str | Path) -> dict[str, str]:
     """Return the `ImageID,ans` rows of a submission or of true answers, or raise a UserError about the file."""
     rows = read_csv_rows(Path(path), ("ImageID", "ans"))
     if not rows:
@@ -122,7 +122,4 @@ def read_answers(path: str | Path) -> dict[str, float]:
     twice = _repeated(row["ImageID"] for _, row in rows)
     if twice:
         raise UserError(f"{path} lists images twice: {shorten_list(twice)}.")
-    try:
-        return {row["ImageID"]: float(row["ans"]) for _, row in rows}
-    except ValueError as error:
-        raise UserError(f"{path} holds an answer that is not a number ({error}).") from None
+    return {row["ImageID"]: row["ans"].strip() for _, row in rows}

@@ -1,9 +1,9 @@
 """Read, check and split the images of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from data.face_layout import check_people, filter_ages, read_training_tables
 from data.faces import AGE_BOUNDS, AGE_GROUPS, FACES, MAX_AGE
 from data.image_cache import ImageReader, load_images
 from data.images import find_shared_images, stop_if_unreadable
+from data.layouts import read_labels
 from data.pseudo_labels import read_pseudo_labels
 from data.split import Fold, Split, label_fingerprint, split_people
 from data.tasks import Tasks
@@ -66,10 +67,19 @@ def read_tables(
     valid_root: str | Path | None = None,
     corrections: str | Path | None = None,
     two_genders: str = "keep",
+    own: Mapping[str, Any] | None = None,
     cv: int,
     seed: int,
 ) -> Tables:
-    """Read the labels and split the people into folds; raise the errors in the folders as a UserError, a line each."""
+    """Read the labels and split the groups into folds; raise the errors in the data as a UserError, a line each.
+
+    `own` are arguments of `layouts.read_labels`, for images that are not in the layout of faces.
+    """
+    if own:
+        tasks, table, report = read_labels(**own)
+        report.raise_errors()
+        folds = table["fold"].nunique() if "fold" in table else cv
+        return Tables(tasks, table, None, _split(tasks, table, None, folds, seed), report.notes)
     roots = {"--train-root": train_root, **({"--valid-root": valid_root} if valid_root else {})}
     (train, *rest), report = read_training_tables(roots, corrections)
     for table in (train, *rest):
@@ -114,7 +124,8 @@ def prepare_images(
     if unreadable:
         for option, part in (("--train-root", train), ("--valid-root", valid)):
             if part is not None and part["path"].isin(list(unreadable)).all():
-                raise UserError(f"None of the {len(part)} images of {option} can be read: {min(unreadable)}.")
+                place = "--data" if tasks is not FACES else option
+                raise UserError(f"None of the {len(part)} images of {place} can be read: {min(unreadable)}.")
         train, valid = (_without(part, unreadable) for part in (train, valid))
         print(f"Left out {len(unreadable)} of {len(paths)} images that cannot be read: {shorten_list(unreadable)}.")
         split = _split(tasks, train, valid, len(split.folds), split.seed)
@@ -138,7 +149,7 @@ def prepare_images(
     data = Data(tasks, train, valid, split, unreadable, reader, extra, age_filter)
     for number, fold in enumerate(split.folds):
         if len(data.fold_tables(fold)[0]) < 2:
-            raise UserError(f"Fold {number} has a single training image. A batch needs two: add people or lower --cv.")
+            raise UserError(f"Fold {number} has a single training image. A batch needs two: add images or lower --cv.")
     return data
 
 
@@ -151,7 +162,8 @@ def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, fl
 
 def _split(tasks: Tasks, table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
     valid_people = None if valid is None else sorted(set(valid["person"]))
-    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people)
+    noun = tasks.default.noun
+    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people, noun=noun)
 
 
 def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:

@@ -82,7 +82,7 @@ def read_pseudo_labels(folder: str | Path, *, validated: str | Path) -> PseudoLa
             "prediction/main/kfold-ensemble-VanillaEfficientNet."
         )
     about = read_json(folder / ABOUT, ("task", "data_root", "members", "unreadable"))
-    if about["task"] != MAIN.name:
+    if about["task"] != MAIN.name or "labels" in about:
         raise UserError(f"--pseudo-labels {folder} predicts task {about['task']}. Pass a prediction of main.")
     root = Path(about["data_root"])
     if not root.is_dir():

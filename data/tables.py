@@ -20,20 +20,20 @@ class Report:
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def error(self, names: Iterable[str], noun: str, what: str) -> None:
-        """Add an error like "2 folders whose name is ...: a, b.", unless there are no names."""
-        self._add(self.errors, names, noun, what)
+    def error(self, names: Iterable[str], noun: str, what: str, advice: str = "") -> None:
+        """Add an error like "2 folders whose name is ...: a, b." and the advice, unless there are no names."""
+        self._add(self.errors, names, noun, what, advice)
 
-    def note(self, names: Iterable[str], noun: str, what: str) -> None:
+    def note(self, names: Iterable[str], noun: str, what: str, advice: str = "") -> None:
         """Add a note in the same form."""
-        self._add(self.notes, names, noun, what)
+        self._add(self.notes, names, noun, what, advice)
 
     @staticmethod
-    def _add(sentences: list[str], names: Iterable[str], noun: str, what: str) -> None:
+    def _add(sentences: list[str], names: Iterable[str], noun: str, what: str, advice: str) -> None:
         names = list(names)
         if names:
-            plural = "people" if noun == "person" else f"{noun}s"
-            sentences.append(f"{len(names)} {plural if len(names) > 1 else noun} {what}: {shorten_list(names)}.")
+            noun = noun if len(names) == 1 else {"person": "people", "class": "classes"}.get(noun, f"{noun}s")
+            sentences.append(f"{len(names)} {noun} {what}: {shorten_list(names)}. {advice}".rstrip())
 
     def raise_errors(self) -> None:
         """Raise all errors as one UserError with a line each; do nothing if there are none."""
@@ -55,11 +55,13 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
 # ------------------------------------------------------------------------------------------------ CSV files
 
 
-def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
+def read_csv_rows(
+    path: Path, needed: Sequence[str], also: Sequence[str] = (), delimiters: str = ","
+) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
     Missing cells are empty; cells beyond the last column are dropped. `needed` columns must be there, those of `also`
-    may be, at most once.
+    may be, at most once. Of the `delimiters`, the one that divides the first line most often is used.
 
     Raises:
         UserError: the file is missing or not a CSV in UTF-8, or a column is missing or repeated.
@@ -71,7 +73,9 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
             text = as_on_disk(file.read())
         if "\0" in text:
             raise UserError(f"{path} contains NUL characters, as UTF-16 does. Save it as CSV in UTF-8.")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        first = next(io.StringIO(text, newline=""), "")
+        delimiter = max(delimiters, key=lambda each: len(next(csv.reader([first], delimiter=each))))
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         columns = [(name or "").strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loss import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 
@@ -21,6 +24,8 @@ class Task:
     bounds: tuple[float, ...] = ()  # if the answer is a number: where the second and the later classes begin
     ranges: Task | None = None  # then the task with these classes
     of_group: bool = False  # all images of a group have the same answer
+    noun: str = "groups"  # what messages call the groups
+    coded: bool = False  # submissions hold the numbers of the classes instead of their names
 
     @property
     def regression(self) -> bool:
@@ -64,6 +69,30 @@ class Tasks(dict[str, Task]):
     def __init__(self, *tasks: Task) -> None:
         super().__init__((task.name, task) for task in tasks)
 
+    @classmethod
+    def from_plain(cls, rows: Sequence[Mapping[str, Any]]) -> Tasks:
+        """Return the tasks that `as_plain` described; raise a KeyError or TypeError for anything else."""
+        tasks: dict[str, Task] = {}
+        for row in reversed(rows):  # parts first
+            words = {name: tuple(row[name]) for name in ("classes", "parts")}
+            words["parts"] = tuple(tasks[name] for name in words["parts"])
+            tasks[row["name"]] = Task(**{**row, **words})
+        whole = all(
+            len(each.classes) == math.prod(p.outputs for p in each.parts) for each in tasks.values() if each.parts
+        )
+        if not (tasks and whole and all(isinstance(name, str) for each in tasks.values() for name in each.classes)):
+            raise TypeError("its labels are damaged")
+        return cls(*reversed(tasks.values()))
+
+    def as_plain(self) -> list[dict[str, Any]]:
+        """Return the tasks as values for JSON files and checkpoints; they must be tasks with classes."""
+        names = ("name", "title", "of_group", "noun", "coded")
+        return [
+            {name: getattr(task, name) for name in names}
+            | {"classes": list(task.classes), "parts": [part.name for part in task.parts]}
+            for task in self.values()
+        ]
+
     @property
     def default(self) -> Task:
         """Return the first task."""
@@ -72,7 +101,7 @@ class Tasks(dict[str, Task]):
     @property
     def attributes(self) -> tuple[Task, ...]:
         """Return the tasks with classes that are not combinations of others."""
-        return self.default.parts or (self.default.class_task,)
+        return self.default.parts or tuple(task for task in self.values() if not task.regression)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -81,7 +110,11 @@ class Tasks(dict[str, Task]):
         return tuple(name for name, task in self.items() if not task.parts and task not in ranges)
 
     @property
+    def joint(self) -> Task | None:
+        """Return the task whose classes are combinations of the others', if there is one."""
+        return self.default if self.default.parts else None
+
+    @property
     def heads(self) -> tuple[Task, ...]:
-        """Return the tasks with classes in the order of the heads of a network, the default one last."""
-        parts = self.default.parts
-        return (*sorted(parts, key=lambda part: -part.outputs), self.default)  # a fixed order for equal random weights
+        """Return the attributes in the order of the heads of a network."""
+        return tuple(sorted(self.attributes, key=lambda part: -part.outputs))  # the order decides the random weights

@@ -91,6 +91,7 @@ def design_ensemble(
     recipe = {
         "format": RECIPE_FORMAT,
         "task": task.name,
+        **({} if runs[0].config.labels is None else {"labels": runs[0].config.labels}),
         "tta": views,
         "mean": mean,
         "temperature": temperature,
@@ -105,10 +106,10 @@ def design_ensemble(
 
 
 def _describe_data(scorer: Scorer) -> str:
-    absent = absent_classes(scorer.task, scorer.labels)[0]
+    task, absent = scorer.task, absent_classes(scorer.task, scorer.labels)[0]
     return (
-        f"{scorer.count} people, {len(scorer.labels)} images, each predicted by folds that held it out. "
-        f"{describe_intervals(scorer.count)}{f' {describe_classes(scorer.task, absent)}' if absent else ''}"
+        f"{scorer.count} {task.noun}, {len(scorer.labels)} images, each predicted by folds that held it out. "
+        f"{describe_intervals(scorer.count, task.noun)}{f' {describe_classes(task, absent)}' if absent else ''}"
     )
 
 
@@ -289,8 +290,9 @@ def calibrate(
     mixed = _choose_mix(library, selection.choose, ALL)(ALL)
     temperature, offsets = fit_calibration(mixed, scorer, ALL, temper=temper, move=move)
     print(
-        f"Calibration, scored on people it was not fitted on:\n  temperature: log loss {losses[1]:.4f}, without "
-        f"{losses[0]:.4f}: {f'used, {temperature:.3g}' if temper else 'not used'}\n  offsets of the classes: "
+        f"Calibration, scored on {scorer.task.noun} it was not fitted on:\n"
+        f"  temperature: log loss {losses[1]:.4f}, without {losses[0]:.4f}: "
+        f"{f'used, {temperature:.3g}' if temper else 'not used'}\n  offsets of the classes: "
         f"{after.value}, without {before.value.value:.4f}, {describe_difference(gain)}: "
         f"{'used' if move else 'not used'}"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
+from cli.checks import own_data
 from config import TrainConfig
 from data.image_cache import ImageReader
 from data.images import needed_side
@@ -142,13 +143,13 @@ def open_run(folder: RunFolder, *, top_k: int, views: int) -> TrainedRun:
         if member.info.split_fingerprint != split["fingerprint"]:
             raise UserError(
                 f"{member.path} has split {member.info.split_fingerprint}, but {folder.split} has "
-                f"{split['fingerprint']}: it may have been trained on the people it would be scored on. Use the "
+                f"{split['fingerprint']}: it may have been trained on the images it would be scored on. Use the "
                 "checkpoints of one run."
             )
     if trained.load_state_dict:
         print(
             f"{folder.path} started from {trained.load_state_dict}. Its scores are too high if those weights were "
-            "trained on the same people."
+            "trained on the same images."
         )
     return TrainedRun(folder, trained, folds, [[m for m in members if m.fold == k] for k in range(len(folds))])
 
@@ -158,10 +159,12 @@ def find_common_task(runs: Sequence[TrainedRun]) -> Task:
     tasks = list(dict.fromkeys(run.task for run in runs))
     default = runs[0].config.tasks.default
     if len(tasks) > 1 and not covers(default, tasks):
-        names = " and ".join(task.name for task in tasks)
+        names, parts = (" and ".join(task.name for task in each) for each in (tasks, default.parts))
+        parts = parts if runs[0].config.data else "mask, gender and ageg or age"
+        joint = f", of {parts}, or one of {default.name} with them" if default.parts else ""
         raise UserError(
-            f"The runs have the tasks {names}, which do not make the classes of main. Pass runs of one "
-            "task, of mask, gender and ageg or age, or one of main with them."
+            f"The runs have the tasks {names}, which do not make the classes of {default.name}. Pass runs of one "
+            f"task{joint}."
         )
     return tasks[0] if len(tasks) == 1 else default
 
@@ -194,22 +197,34 @@ def read_data(
                 f"{prints[0]}). Pass runs on the same data."
             )
     config = first.config
+    typed = [name for name in (train_root, valid_root, corrections) if name]
+    if config.data and typed:
+        raise UserError(f"{first.name} was trained on --data {config.data}, not on {typed[0]}. Leave the folder out.")
     train_root, valid_root = train_root or config.train_root, valid_root or config.valid_root
     corrections = corrections or config.corrections
     tables = read_tables(
-        train_root=train_root, valid_root=valid_root, corrections=corrections, cv=config.cv, seed=config.seed
+        train_root=train_root,
+        valid_root=valid_root,
+        corrections=corrections,
+        own=own_data(config),
+        cv=config.cv,
+        seed=config.seed,
     )
     side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
     limits = {"max_megapixels": config.max_megapixels, "on_bad_image": config.on_bad_image}
     data = prepare_images(tables, side=side, cache="ram", **limits)
     if data.fingerprint != prints[0]:
+        changed = (
+            "train.csv or the corrections changed. Pass --train-root and --corrections with the data of the training"
+        )
+        changed = "their table changed. Restore the data of the training" if config.data else changed
         raise UserError(
-            f"{train_root} holds other images or labels than {first.name} was trained on "
+            f"{config.data or train_root} holds other images or labels than {first.name} was trained on "
             f"(fingerprints {data.fingerprint} and {prints[0]}): files were added, lost or became unreadable, or "
-            "train.csv or the corrections changed. Pass --train-root and --corrections with the data of the training."
+            f"{changed}."
         )
     if any(run.folds != first.folds for run in runs):
-        print("The runs split the people differently. Each is scored on the people that its own folds held out.")
+        print("The runs split the images differently. Each is scored on the images that its own folds held out.")
     return data
 
 
@@ -252,7 +267,7 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
         passes += found[..., 0].size
         check_finite(found, members, settings.dtype)
         answers[run.seat(fold)][:, :, own] = found.swapaxes(1, 2)
-    print(f"{run.name}: {passes} predictions of the people that each fold held out, {passes / seconds:.0f} per second.")
+    print(f"{run.name}: {passes} predictions of the images that each fold held out, {passes / seconds:.0f} per second.")
     return OofRun(**vars(run), rows=rows, answers=answers, seconds=seconds / passes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.metrics import tempered
-from data.faces import FaceTask
+from data.faces import Labelled
 from data.label_math import join_probabilities, range_shares
 from data.tasks import Task
 from inference import voting
@@ -20,7 +20,7 @@ REMAKE = "Write the recipe again with design_ensemble."
 
 
 @dataclass(frozen=True)
-class Recipe(FaceTask):
+class Recipe(Labelled):
     """An ensemble as recipe.json describes it.
 
     Each member has at least task, file (relative to the recipe's folder), digest of the file, fold, and weight. Those
@@ -34,6 +34,7 @@ class Recipe(FaceTask):
     temperature: float  # of the mean; 1 leaves it as it is
     offsets: list[float] | None  # of the log probabilities of each class
     members: list[dict[str, Any]]
+    labels: list[dict[str, Any]] | None = None  # the tasks of the labels; None for those of faces
 
     def mix(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
         """Return `(N, C)` from the predictions of each of the M members, `(N, C of its task)`."""
@@ -92,11 +93,11 @@ def read_recipe(path: str | Path, task: str | None = None) -> Recipe:
     Raises:
         UserError: the file is missing, damaged or for another task.
     """
-    names = [f.name for f in fields(Recipe)]
+    names = [f.name for f in fields(Recipe) if f.name != "labels"]
     values = read_json(Path(path), ("format", *names))
     if values["format"] != RECIPE_FORMAT:
         raise UserError(f"{path} has recipe format {values['format']}; this toolkit reads {RECIPE_FORMAT}. {REMAKE}")
-    recipe = Recipe(**{name: values[name] for name in names})
+    recipe = Recipe(**{name: values[name] for name in names}, labels=values.get("labels"))
     try:
         wrong = _find_faults(recipe)
         others = sorted({member["task"] for member in recipe.members if member.get("joint") is None} - {recipe.task})
@@ -106,7 +107,7 @@ def read_recipe(path: str | Path, task: str | None = None) -> Recipe:
         raise UserError(f"{path} is damaged: invalid {', '.join(wrong)}. {REMAKE}")
     if others:
         raise UserError(f"{path} has members of task {', '.join(others)}, which cannot predict {recipe.task}. {REMAKE}")
-    if task not in (None, recipe.task):
+    if task and task.lower() != recipe.task.lower():
         raise UserError(f"{path} is a recipe for task {recipe.task}, not {task}. Leave --task out.")
     return recipe
 

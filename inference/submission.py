@@ -75,6 +75,7 @@ def write_prediction(
     transforms = dict.fromkeys(prediction.settings.transform_type or member.info.transform_type for member in members)
     about = {
         "task": task.name,
+        **({} if members[0].info.labels is None else {"labels": list(members[0].info.labels)}),
         "transform_type": ", ".join(transforms),
         "tta": views,
         "data_root": str(Path(data_root).resolve()),
@@ -110,7 +111,7 @@ def write_prediction(
 
 
 def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.ndarray) -> None:
-    """Write `ImageID,ans`, the answer being a class number, or for age the years.
+    """Write `ImageID,ans`, the answer being the name of a class, for faces its number, or for age the years.
 
     The `answers` are `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
     """
@@ -118,6 +119,8 @@ def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.nda
         answers = np.round(answers[:, 0].astype(float), 2)
     elif answers.ndim == 2:
         answers = predicted_classes(task, answers)
+    if not (task.coded or task.regression):
+        answers = [task.classes[number] for number in answers]
     write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
 
 

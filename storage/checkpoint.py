@@ -20,21 +20,21 @@ from backbones.weights import FileWeights
 from cli.checks import MIN_IMAGE_SIZE
 from cli.choices import MODELS, TRANSFORMS, resolve_name
 from config import CROP_SCALE
-from data.faces import FACES, FaceTask
+from data.faces import Labelled
 from model import Network, create_model
 from storage.find_runs import existing_checkpoint
 from utils import UNREADABLE, UserError, atomic_write, first_line, shorten_list
 
 FORMAT_VERSION = 1
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes of files of torch before 1.6
-CHOICES = {"task": FACES, "model_type": MODELS, "transform_type": TRANSFORMS}
+CHOICES = {"model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
 INNER = "backbone."  # prefix of the backbone in the weights of a whole network
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DistributedDataParallel, torch.compile and Lightning
 
 
 @dataclass(frozen=True)
-class ModelInfo(FaceTask):
+class ModelInfo(Labelled):
     """The description of the weights in a checkpoint: enough to rebuild the network, to feed it and to rank it.
 
     The description of a bare state dict has no `fold`, `epoch` and `scores`.
@@ -54,6 +54,7 @@ class ModelInfo(FaceTask):
     architecture: dict[str, Any] | None = None  # see `backbones.create.create_backbone`
     pooled: bool = False  # see `model.Network`; checkpoints of earlier versions lack it
     classes: tuple[str, ...] = ()
+    labels: tuple[dict[str, Any], ...] | None = None  # the tasks of the labels, see `Tasks.as_plain`; None for faces
     fold: int | None = None
     epoch: int | None = None
     scores: dict[str, float] | None = None
@@ -246,7 +247,8 @@ def _read_info(values: dict[str, Any], path: str | Path) -> ModelInfo:
     """Return the description in a checkpoint after checking it; what later versions add is ignored."""
     known = {f.name for f in fields(ModelInfo)}
     info = ModelInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known})
-    names = {
+    names = {"task": resolve_name(f"The task of {path}", info.task, info.tasks)}
+    names |= {
         name: resolve_name(f"The {name.replace('_', ' ')} of {path}", getattr(info, name), allowed)
         for name, allowed in CHOICES.items()
     }

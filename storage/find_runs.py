@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.choices import resolve_name
 from config import TrainConfig
+from data.faces import FACES
 from storage.run_folder import KFOLD, RunFolder
 from utils import ROOT, UserError, read_json, shorten_list
 
@@ -24,13 +26,13 @@ def find_run(
     run = RunFolder(_find_folder(root, task or TrainConfig.task, model_type))
     if same_task and task and run.config.is_file():
         trained_on = read_json(run.config, ("task",))["task"]
-        if trained_on != task:
+        if trained_on.lower() != task.lower():
             raise UserError(f"{run.path} was trained on task {trained_on}, not {task}. Leave --task out.")
     return run
 
 
 def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
-    folder = Path(root) if root else ROOT / TrainConfig.save_path / task
+    folder = Path(root) if root else _task_folder(task)
     advice = f"Train with: python train.py --task {task} --cv 5, or pass --root."
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. {advice}")
@@ -55,14 +57,22 @@ def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
     return runs[0]
 
 
+def _task_folder(task: str) -> Path:
+    """Return the folder where train.py saves a task; raise a UserError for the name of none."""
+    saved = ROOT / TrainConfig.save_path
+    known = [path.name for path in saved.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    return saved / resolve_name("--task", task, dict.fromkeys([*FACES, *sorted(known)]))
+
+
 def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunFolder]:
     """Return the K-fold run in each folder by `find_run`, each once; by default all where train.py saves the task."""
     if roots and Path(",".join(roots)).is_dir():
         roots = (",".join(roots),)  # a folder with commas in its name
-    place = ROOT / TrainConfig.save_path / (task or TrainConfig.task)
-    roots = roots or sorted(map(str, place.glob(f"{KFOLD}*")))
     if not roots:
-        raise UserError(f"There are no runs in {place}. Pass --root with the runs to use.")
+        place = _task_folder(task or TrainConfig.task)
+        roots = sorted(map(str, place.glob(f"{KFOLD}*")))
+        if not roots:
+            raise UserError(f"There are no runs in {place}. Pass --root with the runs to use.")
     runs = [find_run(root, task) for root in roots]
     for number, run in enumerate(runs):
         if any(run.path.resolve() == other.path.resolve() for other in runs[:number]):
@@ -72,7 +82,7 @@ def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunF
 
 def find_single(task: str, model_type: str) -> Path:
     """Return the folder of the single run that train.py saved by default; raise a UserError without a checkpoint."""
-    run = RunFolder.of(ROOT / TrainConfig.save_path, task, model_type, cv=1)
+    run = RunFolder.of(ROOT / TrainConfig.save_path, _task_folder(task).name, model_type, cv=1)
     if not checkpoint_files(run.fold(0)):
         raise UserError(
             f"There is no single-run checkpoint in {run.fold(0)}. Train one with: python train.py --task {task} "

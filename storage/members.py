@@ -9,6 +9,7 @@ from cli.checks import check_network
 from cli.choices import MODELS, flag, resolve_name
 from config import TrainConfig
 from data.faces import FACES
+from data.tasks import Task
 from model import Network
 from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights
 from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
@@ -25,6 +26,10 @@ class Expected:
     backbone: str | None = None
     image_size: int | None = None
     transform_type: str | None = None
+
+    def choose(self, info: ModelInfo) -> Task:
+        """Return the task to predict: the typed one, or that of a checkpoint; raise a UserError if it lacks it."""
+        return info.tasks[resolve_name("--task", self.task, info.tasks)] if self.task else info.record
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,10 @@ def open_member(
                 f"{path} is a checkpoint with {flag(name)} {own}, not {typed}. Leave {flag(name)} out or use another "
                 "checkpoint."
             )
-    if expected.task and not MODELS[info.model_type].answers(info.tasks[expected.task], info.task):
+    task = expected.choose(info)
+    if not MODELS[info.model_type].answers(task, info.task):
         raise UserError(
-            f"{path} is a checkpoint of task {info.task} and cannot predict task {expected.task}. Leave --task out or "
+            f"{path} is a checkpoint of task {info.task} and cannot predict task {task.name}. Leave --task out or "
             "use another checkpoint."
         )
     return Member(path, info, fold)
@@ -74,8 +80,8 @@ def open_member(
 def _describe_bare(expected: Expected, named_after: str | None, *, pooled: bool) -> ModelInfo:
     model_type = expected.model_type or named_after or TrainConfig.model_type
     model_type = resolve_name("The network of weights without a description", model_type, MODELS)
-    task = expected.task or TrainConfig.task
-    backbone = check_network(task, model_type, expected.backbone)
+    task = resolve_name("--task of weights without a description", expected.task or TrainConfig.task, FACES)
+    backbone = check_network(FACES[task], model_type, expected.backbone)
     return ModelInfo(
         task=task,
         model_type=model_type,
@@ -194,6 +200,8 @@ def _check_consistency(members: Sequence[Member], expected: Expected) -> None:
             if name not in ignored and own != other:
                 what = f"{name.replace('_', ' ')} ({own} and {other})"
                 raise UserError(f"{member.path} and {first.path} differ in {what}. Use checkpoints of one run.")
+        if member.info.tasks != first.info.tasks:
+            raise UserError(f"{member.path} and {first.path} differ in labels or classes. Use checkpoints of one run.")
     for member in members:
         if member.info.fold not in (None, member.fold):
             raise UserError(
@@ -214,5 +222,6 @@ def check_fold(run: RunFolder, number: int, config: TrainConfig, fingerprint: st
     compared = {"split": (info.split_fingerprint, fingerprint), "fold": (info.fold, number)}
     different = [f"its {name} is {own}, not {wanted}" for name, (own, wanted) in compared.items() if own != wanted]
     different += changed_options(info.config, config)
+    different += ["its labels have other classes"] if info.tasks != config.tasks else []
     if different:
         raise UserError(f"{files[0]} does not belong to the run in {run.path}: {', '.join(different)}. Remove it.")

@@ -13,7 +13,7 @@ import pandas as pd
 from cli.choices import flag
 from cli.options import Config, options
 from config import TrainConfig
-from data.faces import FACES
+from data.faces import find_tasks
 from data.tasks import Task
 from storage.best_checkpoints import LOG_DIGITS, is_finished
 from storage.lock import FoldLocks
@@ -38,8 +38,8 @@ UNREADABLE_LIST = "unreadable.csv"  # the images that were skipped
 # Options that may differ between the parts of a run, since they do not change its result. The training folder and the
 # unreadable images are compared by their content, see training.session.start_run.
 FREE_OPTIONS = (
-    *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "save_every_steps"),
-    *("on_bad_image", "two_genders", "max_megapixels", "cache", "report", "tracker", "preset"),
+    *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "data", "image_root"),
+    *("save_every_steps", "on_bad_image", "two_genders", "max_megapixels", "cache", "report", "tracker", "preset"),
 )
 
 
@@ -112,13 +112,16 @@ class RunFolder:
             UserError: config.json is missing, damaged, or not of train.py.
         """
         values, known = read_json(self.config, ("task", "cv", "epochs")), {}
+        labels = values.get("labels")
         for f in options(TrainConfig):
             choices = f.metadata["choices"] if f.name in FREE_OPTIONS else None
             if f.name in values and not (choices and values[f.name] not in (None, *choices)):
                 known[f.name] = values[f.name]
         try:
-            return TrainConfig(**{**known, "folds": None, "resume": False})
-        except (UserError, TypeError) as error:
+            if (labels is None) != (known.get("data") is None):
+                raise TypeError("labels without --data, or the reverse")
+            return TrainConfig(**{**known, "folds": None, "resume": False}, labels=labels)
+        except (UserError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.config} does not hold the options of a run ({first_line(error)}). Use a folder of train.py."
             ) from None
@@ -150,7 +153,11 @@ class RunFolder:
     def finished(self) -> list[int]:
         """Return the folds that are trained to their end: all epochs, or fewer with --patience."""
         config = read_json(self.config, ("task", "epochs"))
-        task, patience = FACES[config["task"]], config.get("patience", 0)  # which earlier versions did not have
+        try:
+            task = find_tasks(config.get("labels"))[config["task"]]
+        except (KeyError, TypeError):
+            raise UserError(f"{self.config} does not hold the options of a run. Use a folder of train.py.") from None
+        patience = config.get("patience", 0)  # which earlier versions did not have
         scores = {k: _read_rows(self.fold_log(k), (task.monitor,))[task.monitor] for k in self.epochs_done()}
         ends = {"epochs": config["epochs"], "patience": patience, "higher_is_better": task.higher_is_better}
         return [k for k, each in scores.items() if is_finished(each, **ends)]

@@ -1,5 +1,6 @@
 """The README and docs/ match the code: options, commands, links, and recipes."""
 
+import json
 import os
 import re
 import shlex
@@ -83,7 +84,7 @@ def test_links_lead_somewhere(name):
 def test_the_readme_lists_every_tool_and_page():
     tools = {name.removeprefix("python -m tools ") for name in CONFIGS if " -m " in name}
     assert tools == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
-    assert {f"docs/{name}" for name in PAGES} - {"docs/README.md"} <= set(re.findall(r"\]\((docs/\w+\.md)", README))
+    assert {f"docs/{name}" for name in PAGES} - {"docs/README.md"} <= set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
 
 
 def test_the_readme_shows_true_defaults():
@@ -155,6 +156,16 @@ def test_the_recipes_work(toolkit, small_data, tiny_training):
     assert list((toolkit / "models" / "main" / "single-TinyHead" / "fold00").glob("*.pt"))
     out = run_in(toolkit, "-m", "tools", "count_people", "--train-root", small_data.train_root)
     assert out == "12 people, 84 images\n"
+
+
+def test_the_layout_of_the_page_on_own_data_works(tmp_path):
+    names: dict = {}
+    exec(blocks("python", {"own-data.md": PAGES["own-data.md"]})[-1], names)
+    rows = [{"file": f"{k}.png", "kind": "ab"[k % 2], "bird": f"b{k // 2}"} for k in range(4)]
+    (tmp_path / "birds.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks, table, report = names["read_json_lines"](tmp_path / "birds.jsonl", ["kind"], "bird")
+    assert (tasks.default.classes, report.errors) == (("a", "b"), [])
+    assert (table["person"].tolist(), table["label"].tolist()) == (["b0", "b0", "b1", "b1"], [0, 1, 0, 1])
 
 
 def apply_block(folder: Path, place: str, code: str) -> None:

@@ -1,15 +1,17 @@
 """Score a submission whose true answers are known: python -m tools score_submission --submission FILE --answers FILE"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from analysis.metrics import absent_classes, describe_classes, score
+from cli.choices import resolve_name
 from config import ScoreConfig
-from data.faces import FACES, MAIN
+from data.faces import MAIN, find_tasks
 from data.label_math import decode_classes
 from data.prediction_files import read_answers
-from data.tasks import SCORE_TITLES
+from data.tasks import SCORE_TITLES, Task
 from utils import UserError, read_json, shorten_list
 
 
@@ -21,29 +23,26 @@ def run(config: ScoreConfig) -> None:
     """
     answers, submission = read_answers(config.answers), read_answers(config.submission)
     about = Path(config.submission).with_name("prediction.json")
-    predicted_task = read_json(about).get("task") if about.is_file() else config.task
-    if predicted_task != config.task:
-        raise UserError(f"{config.submission} predicts task {predicted_task}. Pass --task {predicted_task}.")
+    made = read_json(about) if about.is_file() else {}
+    try:
+        tasks = find_tasks(made.get("labels"))
+        name = made["task"] if "labels" in made and not config.typed("task") else config.task
+        name = resolve_name("--task", name, tasks)
+    except (KeyError, TypeError):
+        raise UserError(f"{about} is damaged. Predict again.") from None
+    if made.get("task", name) != name:
+        raise UserError(f"{config.submission} predicts task {made['task']}. Pass --task {made['task']}.")
     different = sorted(set(answers) ^ set(submission))
     if different:
         raise UserError(
             f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
         )
-    names, task = sorted(answers), FACES[config.task]
-    true, predicted = (np.array([values[name] for name in names]) for values in (answers, submission))
-    for path, values in ((config.answers, true), (config.submission, predicted)):
-        if task.regression and not np.isfinite(values).all():
-            raise UserError(f"{path} contains NaN or infinite values.")
-        wrong = [] if task.regression else values[~np.isin(values, range(len(task.classes)))]
-        if len(wrong):
-            raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
-    if task.regression:
-        if max(true) < len(MAIN.classes):
-            raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
-        answered = predicted[:, None]
-    else:
-        true, predicted = true.astype(int), predicted.astype(int)
-        answered = np.eye(len(task.classes))[predicted]
+    names, task = sorted(answers), tasks[name]
+    files = {config.answers: answers, config.submission: submission}
+    true, predicted = (_parse(task, [values[each] for each in names], path) for path, values in files.items())
+    if task.regression and max(true) < len(MAIN.classes):
+        raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
+    answered = predicted[:, None] if task.regression else np.eye(len(task.classes))[predicted]
     scores, absent = score(task, answered, true), absent_classes(task, true, answered)
     of_true, of_predicted = (decode_classes(task, each) for each in (true, predicted))
     for part in task.parts:
@@ -54,3 +53,27 @@ def run(config: ScoreConfig) -> None:
     )
     if absent[0]:
         print(describe_classes(task, *absent))
+
+
+def _parse(task: Task, answers: Sequence[str], path: str) -> np.ndarray:
+    """Return answers as numbers or class numbers, `(N,)`."""
+    if not (task.coded or task.regression):
+        known = {name: number for number, name in enumerate(task.classes)}
+        unknown = shorten_list(dict.fromkeys(answer for answer in answers if answer not in known), 3)
+        if unknown:
+            classes = shorten_list(task.classes)
+            raise UserError(f"{path} contains {unknown}. Task {task.name} has the classes {classes}.")
+        return np.array([known[answer] for answer in answers])
+    try:
+        values = np.array([float(answer) for answer in answers])
+    except ValueError as error:
+        advice = "Names of classes need the prediction.json of the submission in its folder."
+        raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
+    if task.regression:
+        if not np.isfinite(values).all():
+            raise UserError(f"{path} contains NaN or infinite values.")
+        return values
+    wrong = values[~np.isin(values, range(len(task.classes)))]
+    if len(wrong):
+        raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
+    return values.astype(int)

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cli.checks import train_size
+from cli.checks import own_data, train_size
 from cli.choices import TRANSFORMS
 from config import SHOWN_HIGH, ShowConfig
 from data.face_layout import read_training_table
-from data.faces import FACES
+from data.faces import FACES, MASK
 from data.image_cache import load_images
 from data.images import find_unreadable, needed_side
+from data.layouts import read_labels
 from data.split import split_people
 from data.tables import EXTENSIONS
+from data.tasks import Tasks
 from utils import UserError, atomic_write, make_folder, shorten_list
 
 FOLD = 0  # whose training images are shown
@@ -24,7 +26,7 @@ FOLD = 0  # whose training images are shown
 
 def run(config: ShowConfig) -> None:
     """Write a sheet for each transform, and one of MixUp, and print their paths."""
-    table, rows, count = choose_images(config)
+    tasks, table, rows, count = choose_images(config)
     shown = readable_rows(table, rows, count, config.max_megapixels)
     print(f"Showing {shorten_list(table['image'][shown], SHOWN_HIGH)}.")
     folder = make_folder(Path(config.save_path))
@@ -37,7 +39,7 @@ def run(config: ShowConfig) -> None:
     reader, _ = load_images(table["path"][shown].tolist(), cache="ram", **limits)
     sheets = ViewSheets(
         table,
-        FACES,
+        tasks,
         reader,
         image_size=config.image_size,
         train_size=train_size(config.train_side, config.image_size),
@@ -55,22 +57,27 @@ def run(config: ShowConfig) -> None:
         print(path)
 
 
-def choose_images(config: ShowConfig) -> tuple[pd.DataFrame, Iterator[int], int]:
-    """Return a table with one row per image, rows in the order to show them, and the number to show.
+def choose_images(config: ShowConfig) -> tuple[Tasks, pd.DataFrame, Iterator[int], int]:
+    """Return the tasks, a table with one row per image, rows in the order to show them, and the number to show.
 
     Raises:
         UserError: there are no images, or training could not start.
     """
+    tasks = FACES
     if config.images:
         table = named_images(config.images)
         if not Path(config.images).is_dir():
-            return table, iter(range(len(table))), len(table)
+            return tasks, table, iter(range(len(table))), len(table)
     else:
-        whole, report = read_training_table(config.train_root, config.corrections)
+        if config.data:
+            tasks, whole, report = read_labels(**own_data(config))
+        else:
+            whole, report = read_training_table(config.train_root, config.corrections)
         report.raise_errors()
-        fold = split_people(whole, FACES, cv=config.cv, seed=config.seed).folds[FOLD]
+        cv = whole["fold"].nunique() if "fold" in whole else config.cv
+        fold = split_people(whole, tasks, cv=cv, seed=config.seed, noun=tasks.default.noun).folds[FOLD]
         table = whole[whole["person"].isin(fold.train)].reset_index(drop=True)
-    return table, spread(table, config.seed), config.count
+    return tasks, table, spread(table, config.seed), config.count
 
 
 def named_images(names: str) -> pd.DataFrame:
@@ -102,7 +109,8 @@ def named_images(names: str) -> pd.DataFrame:
 
 def spread(table: pd.DataFrame, seed: int) -> Iterator[int]:
     """Yield all row numbers, first ones that cover many people, masks and classes; the seed decides between equals."""
-    kinds = list(zip(*([(name, value) for value in table[name]] for name in ("person", "mask", "label")), strict=True))
+    names = [name for name in ("person", MASK.name, "label") if name in table]  # not in others than faces
+    kinds = list(zip(*([(name, value) for value in table[name]] for name in names), strict=True))
     rows = np.random.default_rng(seed).permutation(len(table)).tolist()
     seen: Counter = Counter()
     while rows:

@@ -86,7 +86,7 @@ def initial_weights(config: TrainConfig, fold: int) -> Weights | None:
     weights = read_weights(config, fold)
     if config.load_state_dict and not config.valid_root:
         print(
-            f"Starting from {weights.path}. If these weights were trained on people of this data set, the validation "
+            f"Starting from {weights.path}. If these weights were trained on images of this data set, the validation "
             "scores are too high, since the folds validate on them."
         )
     left_out = build_network(config, weights)[1]
@@ -116,12 +116,22 @@ def read_weights(config: TrainConfig, fold: int, fingerprint: str | None = None)
             f"{path} holds {info.model_type} with {info.backbone}, not {config.model_type} with {config.backbone}. "
             f"Pass --model-type {info.model_type} --backbone {info.backbone}, or other weights."
         )
-    if info is not None and not config.new_head and not MODELS[info.model_type].answers(config.record, info.task):
-        raise UserError(
-            f"{path} was trained on task {info.task}, not {config.task}. Pass --task {info.task}, other weights, or "
-            "--new-head to load only the backbone."
-        )
+    if info is not None and not config.new_head:
+        _check_heads(path, info, config)
     return Weights(path, tensors, info)
+
+
+def _check_heads(path: Path, info: ModelInfo, config: TrainConfig) -> None:
+    """Check that weights have the heads of a run, with the same classes."""
+    record, advice = MODELS[info.model_type], "other weights, or --new-head to load only the backbone"
+    heads = {config.task: config.record} if record.has_one_head else config.tasks
+    if not record.answers(config.record, info.task) or not heads.keys() <= info.tasks.keys():
+        task = f"--task {info.task}, " if info.task in config.tasks else ""
+        raise UserError(f"{path} was trained on task {info.task}, not {config.task}. Pass {task}{advice}.")
+    for name, task in heads.items():
+        if info.tasks[name].classes != task.classes:
+            before, now = (shorten_list(each) for each in (info.tasks[name].classes, task.classes))
+            raise UserError(f"{path} has the classes {before} of {name}, and the data {now}. Pass {advice}.")
 
 
 def starts_on_logits(config: TrainConfig, weights: Weights | None) -> bool:

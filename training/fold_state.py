@@ -9,6 +9,7 @@ import torch
 
 from analysis.metrics import absent_classes
 from config import TrainConfig
+from data.faces import AGE
 from data.label_math import make_targets
 from data.prepare import Data
 from model import Network
@@ -169,6 +170,7 @@ class FoldFiles:
             pooled=network.pooled,
             architecture=getattr(network.features, "hub_architecture", None),
             classes=self.task.classes,
+            labels=config.labels,
             fold=self.number,
             epoch=self.epoch,
             scores=scores,
@@ -176,7 +178,7 @@ class FoldFiles:
             higher_is_better=self.task.higher_is_better,
             split_fingerprint=self.fingerprint,
             training_counts={name: np.bincount(targets[name], minlength=n).tolist() for name, n in classes.items()},
-            training_age=float(np.median(targets["age"])),
+            training_age=float(np.median(targets[AGE.name])) if config.labels is None else None,
             config=lasting_options(config),
             versions=library_versions(),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis.summary import print_summary, summarise_run
-from cli.checks import train_size
+from cli.checks import check_folds, own_data, train_size
 from cli.choices import MODELS
 from cli.command import Context
 from cli.interrupts import Interrupted, StopRequest
@@ -49,13 +49,14 @@ if TYPE_CHECKING:
 EARLIER = {"pixels": "ImageNet's mean, bilinear, whole square", "head": "ImageNet logits"}
 # What each fingerprint of a run covers.
 FINGERPRINTS = {
-    "split": "people or another split",
+    "split": "groups or another split",
     "labels": "images or labels (files added, lost or unreadable, train.csv, --corrections)",
     "load_state_dict": "weights in --load-state-dict",
     "extend_from": "options of the run in --extend-from",
     "pretrained": "weights in --pretrained",
     "pixels": "mean, standard deviation, interpolation or crop of the images",
     "head": "inputs of the head",
+    "classes": "classes",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -63,8 +64,34 @@ FINGERPRINTS = {
 # ------------------------------------------------------------------------------------------------ before training
 
 
-def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tables:
-    """Return the labels of a run, or raise a UserError if it cannot start; torch is not imported, no image decoded."""
+def read_run(config: TrainConfig) -> Tables:
+    """Return the labels of a run, and fill in the options that depend on those of --data; no image is decoded."""
+    tables = read_tables(
+        train_root=config.train_root,
+        valid_root=config.valid_root,
+        corrections=config.corrections,
+        two_genders=config.two_genders,
+        own=own_data(config),
+        cv=config.cv,
+        seed=config.seed,
+    )
+    if config.data:
+        config.labels, default = tables.tasks.as_plain(), tables.tasks.default.name
+        if config.task not in tables.tasks:  # too many combinations for a joint task
+            config.task = default
+        if config.oversample and len(tables.tasks.attributes) > 1 and not tables.tasks.joint:
+            raise UserError(
+                "--oversample needs joint classes of all labels, and these have too many combinations. Pass fewer in "
+                "--label, or leave it out."
+            )
+        if config.folds_from:
+            config.cv = len(tables.split.folds)
+            check_folds(config)
+    return tables
+
+
+def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int], split: Split) -> None:
+    """Raise a UserError if a run cannot start; torch is not imported."""
     if process_number() == 0:
         lock_folds(config, run, folds).check()
         can_continue(run, config)
@@ -77,19 +104,10 @@ def check_run(config: TrainConfig, run: RunFolder, folds: Sequence[int]) -> Tabl
         raise UserError(
             f"The report needs {shorten_list(missing)}. Run pip install -r requirements.txt, or pass --no-report."
         )
-    tables = read_tables(
-        train_root=config.train_root,
-        valid_root=config.valid_root,
-        corrections=config.corrections,
-        two_genders=config.two_genders,
-        cv=config.cv,
-        seed=config.seed,
-    )
     if config.extend_from:
-        _check_extended(config, run, folds, tables.split)
+        _check_extended(config, run, folds, split)
     if process_number() == 0:
         check_tracker(config)  # last: it imports torch
-    return tables
 
 
 def _check_extended(config: TrainConfig, run: RunFolder, folds: Sequence[int], split: Split) -> None:
@@ -115,8 +133,8 @@ def _check_same_split(config: TrainConfig, split: Split) -> None:
     if source.read_split()["fingerprint"] != split.fingerprint:
         earlier = source.read_config()
         raise UserError(
-            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other people), so its "
-            "folds were trained on people that these validate. Pass the same images, --cv and --seed."
+            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other images), so its "
+            "folds were trained on images that these validate. Pass the same images, --cv and --seed."
         )
 
 
@@ -230,7 +248,8 @@ class Session:
             kept += "\nPresets train better than the defaults: --preset strong, or --preset vit for transformers."
         return (
             f"Training {config.model_type} ({config.backbone}, {size}) on {config.record.title}, "
-            f"{data.table['person'].nunique()} people, {len(data.table)} images, {count}device {self.device}.\n"
+            f"{data.table['person'].nunique()} {config.record.noun}, {len(data.table)} images, {count}device "
+            f"{self.device}.\n"
             f"Saving to {self.run.path}{kept}"
         )
 
@@ -265,6 +284,8 @@ def start_run(
 ) -> None:
     """Start a run in its folder, or raise a UserError if the one in it cannot be continued."""
     fingerprints = {"split": data.split.fingerprint, "labels": data.fingerprint}
+    if config.labels is not None:
+        fingerprints["classes"] = "; ".join(f"{task.name}: {', '.join(task.classes)}" for task in config.tasks.values())
     if data.pseudo:
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
     if config.load_state_dict:
@@ -289,7 +310,8 @@ def start_run(
             remove_tree(run.path, keep=run.folds().values(), last=run.config.name)
         make_folder(run.path)
         write_json(run.split, data.split.as_dict())
-        write_json(run.config, {**config.as_dict(), "fingerprints": fingerprints})
+        labels = {} if config.labels is None else {"labels": config.labels}
+        write_json(run.config, {**config.as_dict(), **labels, "fingerprints": fingerprints})
     run.prepare(folds)
     if data.unreadable:
         rows = pd.DataFrame({"file": list(data.unreadable), "why": list(data.unreadable.values())})

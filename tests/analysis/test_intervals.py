@@ -179,8 +179,8 @@ def test_too_few_people_have_no_interval(people, known):
     tallies = tally_people(GENDER, *draw_predictions("gender", people), np.arange(people))
     found = estimate("gender", [tallies], draw_resamples([people], seed=0))["accuracy"]
     assert np.isfinite([found.low, found.high]).tolist() == [known, known]
-    assert ("95 %" in describe_intervals(people)) == known
-    assert ("11, and 12 are needed" in describe_intervals(people)) == (not known)
+    assert ("95 %" in describe_intervals(people, "groups")) == known
+    assert ("11, and 12 are needed" in describe_intervals(people, "groups")) == (not known)
 
 
 def test_an_absent_class_is_left_out_of_all_resamples():

@@ -52,7 +52,6 @@ def error_line(cls, words, capsys):
         (TrainConfig, "--backbone resnet-50", "resnet50"),
         (TrainConfig, "--preset strongest", "strong"),
         (EnsembleConfig, "--method softvote", "softvoting"),
-        (ScoreConfig, "--submission x.csv --task gendre", "gender"),
     ],
 )
 def test_the_nearest_name_is_suggested(cls, words, nearest, capsys):

@@ -248,7 +248,8 @@ MISSING = [
 
 
 def test_missing_files_are_reported_before_torch_is_imported(tmp_path, make_photo):
-    make_photo(tmp_path / "faces" / "000001_male_Asian_20" / "normal.jpg")
+    for number in (1, 2):
+        make_photo(tmp_path / "faces" / f"{number:06d}_male_Asian_20" / "normal.jpg")
     make_photo(tmp_path / "photo.jpg")
     (tmp_path / "empty").mkdir()
     run = tmp_path / "used" / "main" / "single-VanillaEfficientNet"

@@ -88,7 +88,7 @@ CONFIG, SPLIT, LOG, OOF = r"config\.json", r"split\.json", r"fold00/log\.csv", r
     Case("no option", r"already holds a run \(1 of 1 folds finished, 1 of 1 epochs\)\..*--resume.*--overwrite"),
     Case("other options", r"started with other options: --lr was 0\.005 and is 0\.1", words="--resume --lr 0.1"),
     Case("more epochs", r"--epochs was 1 and is 2", words="--resume --epochs 2"),
-    Case("other people", r"started with other people", words="--resume --train-root {train}"),
+    Case("other people", r"started with other groups", words="--resume --train-root {train}"),
     Case("replaced without data", r"There is no folder .*nowhere", words="--overwrite --train-root {nowhere}"),
     Case("replaced on cut images", "cannot be read", cut_two, "--overwrite --train-root {train}", lines=2),
     Case("replaced without weights", r"There is no checkpoint file", words="--overwrite --load-state-dict {nowhere}"),

@@ -336,10 +336,5 @@ def test_empty_and_missing_folders_to_predict(make_photo, tmp_path):
 
 
 def test_answers_are_read_by_image(write_csv, tmp_path):
-    path = write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["b.jpg", 3], ["a.jpg", 17]])
-    assert read_answers(path) == {"b.jpg": 3, "a.jpg": 17}
-
-
-def test_an_answer_that_is_not_a_number(write_csv, tmp_path):
-    with pytest.raises(UserError, match="holds an answer that is not a number"):
-        read_answers(write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["a", "one"]]))
+    path = write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["b.jpg", 3], ["a.jpg", " old man"]])
+    assert read_answers(path) == {"b.jpg": "3", "a.jpg": "old man"}

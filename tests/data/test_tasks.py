@@ -68,7 +68,7 @@ def test_years_imply_the_classes_of_the_age_groups():
 def test_heads_have_the_order_that_seeds_their_weights():
     """Another order would give other random weights from the same seed, and so other results."""
     names = ["mask", "ageg", "gender", "main"]
-    assert [task.name for task in FACES.heads] == names
+    assert [task.name for task in (*FACES.heads, FACES.joint)] == names
     for model, expected in (("THANet_MK1", names), ("JointHeads", names), ("MultiLabelTHANet", names[:3])):
         assert MODELS[model].heads == ("attributes" if expected == names[:3] else "all")
         options = {"backbone": "resnet18", "image_size": 32, "pretrained": False}
@@ -83,6 +83,7 @@ def test_tasks_of_other_labels():
         ("colour",),
         (COLOUR,),
     )
+    assert (single.joint, Tasks(COLOUR, SIZE).joint, Tasks(COLOUR, SIZE).attributes) == (None, None, (COLOUR, SIZE))
     numbers = Tasks(WEIGHT, SIZE)
     assert (numbers.default, numbers.attributes, numbers.columns) == (WEIGHT, (SIZE,), ("weight",))
     both = Task("both", "both", tuple(map(" ".join, product(COLOUR.classes, SIZE.classes))), parts=(COLOUR, SIZE))
@@ -90,5 +91,7 @@ def test_tasks_of_other_labels():
     assert (whole.attributes, whole.columns, whole.heads) == (
         (COLOUR, SIZE),
         ("colour", "size"),
-        (SIZE, COLOUR, both),
+        (SIZE, COLOUR),
     )
+    assert whole.joint == both
+    assert Tasks.from_plain(whole.as_plain()) == whole

@@ -114,7 +114,7 @@ def test_what_a_design_leaves(runs, design_of):
     assert {member["fold"] for member in recipe["members"]} == {0, 1}
     assert all((place / member["file"]).is_file() and member["task"] == "main" for member in recipe["members"])
     assert "calibration" in recipe["scores"]
-    assert "The runs split the people differently." in out
+    assert "The runs split the images differently." in out
     assert "Greedy selection, scored on others: " in out
 
 
@@ -350,7 +350,7 @@ def train_on_another_split(run):
         (lambda run: shutil.rmtree(run / "fold01"), "Fold 1 of"),
         (change_labels, "was trained on other images or labels than"),
         (move_a_person, "split.json is damaged"),
-        (train_on_another_split, "it may have been trained on the people it would be scored on"),
+        (train_on_another_split, "it may have been trained on the images it would be scored on"),
     ],
 )
 def test_a_run_that_cannot_be_scored(damage, message, runs, copied, design_of):

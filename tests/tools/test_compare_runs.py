@@ -104,9 +104,9 @@ def test_runs_with_different_labels_raise_an_error(compare, copies):
         ("--root {0}", "There is only one run"),
         ("--root {0},{0}", "twice"),
         ("--root {0},lost", "There is no folder lost"),
-        ("--root {0},,{1}", "must be folders with commas between them"),
+        ("--root {0},,{1}", "must be names with commas between them"),
         ("--root {0},{1} --task gender", "was trained on task main, not gender"),
-        ("--root {0},{2}", "cannot be compared: --seed is 42 and 7, so their folds hold different people."),
+        ("--root {0},{2}", "cannot be compared: --seed is 42 and 7, so their folds hold different images."),
     ],
 )
 def test_anything_but_several_runs_of_the_task_on_one_split_raises_an_error(words, message, run, trained):

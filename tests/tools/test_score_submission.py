@@ -63,3 +63,7 @@ def test_ages(score):
 @pytest.mark.parametrize(("bad", "task"), [(18, "main"), (-1, "main"), (3.5, "main"), (2, "gender")])
 def test_an_answer_that_is_not_a_class_of_the_task_is_an_error(score, bad, task):
     score(numbered([0, bad]), numbered([0, 1]), "--task", task).assert_error("python -m tools score_submission: ")
+
+
+def test_the_nearest_task_is_suggested(score):
+    score(numbered([0]), numbered([0]), "--task", "gendre").assert_error("Got 'gendre'. Did you mean 'gender'?")

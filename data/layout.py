@@ -1,0 +1,140 @@
+"""Make the tasks and the table of any labelled images: what their layouts share."""
+
+import itertools
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from data.label_math import encode_classes
+from data.tables import Report
+from data.tasks import Task, Tasks
+from utils import shorten_list
+
+COLUMNS = ("image", "path", "person", "label", "fold")  # of a table, apart from those of labels
+MANY = 100  # classes of a joint task at most; of a label too, if more than half of the images have their own
+WHOLE = re.compile(r"[+-]?\d{1,15}(\.0+)?")  # spreadsheets write 2 as 2.0 if cells of its column are empty
+NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+SERIES = re.compile(r"(.*\D)\d+\D*")  # a name up to its last number
+
+
+class Labels(NamedTuple):
+    """The labels of images: their tasks, a table with one row per image, and the problems found.
+
+    The table is sorted by image and has image (path below the root, with slashes), path, person (name of the group),
+    the class numbers of each label under its name, label (class number of the first task), fold (0..K-1, if given), and
+    other columns as text.
+    """
+
+    tasks: Tasks
+    table: pd.DataFrame
+    report: Report
+
+
+def make_labels(rows: pd.DataFrame, names: Sequence[str], report: Report, group_advice: str | None) -> Labels:
+    """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
+
+    The report gets the problems of classes and groups. `group_advice` is for images that have no groups, else None.
+    """
+    rows = rows.sort_values("image", ignore_index=True)
+    for name in names if len(rows) else ():
+        _check_classes(name, rows, report)
+    if group_advice is None:
+        _note_spellings(rows["person"], "group", report)
+    else:
+        names_below = [
+            image.removeprefix(f"{kind}/") for image, kind in zip(rows["image"], rows[names[0]], strict=True)
+        ]
+        _note_own_groups(names_below, rows[names[0]].nunique(), group_advice, report)
+    table = rows[rows["path"] != ""].reset_index(drop=True)
+    tasks, numbers = make_tasks(names, table, table["person"])
+    table = table.assign(**{name: numbers[name] for name in names} | {"label": numbers[tasks.default.name]})
+    first = [name for name in dict.fromkeys(("image", "path", "person", *names, "label", "fold")) if name in table]
+    return Labels(tasks, table[[*first, *(name for name in table if name not in first)]], report)
+
+
+def make_tasks(
+    names: Sequence[str], values: Mapping[str, Sequence[str]], groups: Sequence[str]
+) -> tuple[Tasks, dict[str, np.ndarray]]:
+    """Return the tasks of labels, and the class numbers of each task, `{task: (N,) int64}`.
+
+    Several labels also get a joint task, which comes first, unless it has more than 100 classes or two of one name.
+    `values` are the class names of each label, `(N,)`, and `groups` the groups of the images.
+    """
+    parts, numbers = [], {}
+    for name in names:
+        classes = {each: number for number, each in enumerate(sort_names(values[name]))}
+        shared = len(set(zip(groups, values[name], strict=True))) == len(set(groups))
+        parts.append(Task(name, name, tuple(classes), of_group=shared))
+        numbers[name] = np.array([classes[each] for each in values[name]], np.int64)
+    if len(parts) > 1 and math.prod(part.outputs for part in parts) <= MANY:
+        classes = tuple(" ".join(words) for words in itertools.product(*(part.classes for part in parts)))
+        if len(set(classes)) == len(classes):
+            title, shared = f"{', '.join(names[:-1])} and {names[-1]}", all(part.of_group for part in parts)
+            joint = Task("+".join(names), title, classes, tuple(parts), of_group=shared)
+            return Tasks(joint, *parts), {joint.name: encode_classes(joint, numbers), **numbers}
+    return Tasks(*parts), numbers
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Return the different names in order: as numbers if all are whole numbers, else as text."""
+    different = sorted(set(names))
+    return sorted(different, key=float) if all(WHOLE.fullmatch(name) for name in different) else different
+
+
+def check_label_names(names: Sequence[str], report: Report) -> None:
+    """Report names of labels that cannot be columns of a table or parts of a file name."""
+    columns = [name for name in COLUMNS if [name] != [*names] or name != "label"]  # a single label may be called so
+    unusable = [name for name in dict.fromkeys(names) if name in columns or re.search(r"[/\\]|^\.+$", name)]
+    what = (
+        f"whose name has a slash or only dots, or is {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, which the toolkit uses"
+    )
+    report.error(unusable, "label", what, "Use another name.")
+    report.error(
+        sorted({name for name in names if names.count(name) > 1}), "label", "passed twice", "Pass each label once."
+    )
+
+
+def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
+    """Report a label that is not one of several classes, and classes of a single group; note their spellings."""
+    names = sort_names(rows[label])
+    numbers = all(NUMBER.fullmatch(name) for name in names)
+    decimals = [name for name in names if numbers and not WHOLE.fullmatch(name)]
+    if decimals or (len(names) > MANY and 2 * len(names) > len(rows)):
+        kind, advice = ("numbers", "--regression to predict them, or another") if numbers else ("texts", "another")
+        example = f"{len(names)} different {kind} in {len(rows)} rows, such as {shorten_list((decimals or names)[:1])}"
+        report.errors.append(f"The label {label} has {example}, which do not look like classes. Pass {advice} --label.")
+    elif len(names) == 1:
+        advice = "Add images of a second class or pass other labels."
+        report.errors.append(f"All images have the same {label}, {shorten_list(names)}. {advice}")
+    else:
+        pairs = rows.drop_duplicates([label, "person"])
+        groups = pairs[~pairs[label].duplicated(keep=False)].set_index(label)["person"]
+        lonely = [f"{name} ({groups[name]})" for name in names if name in groups]
+        what = f"of the label {label} in a single group, which no fold can both train on and validate"
+        report.error(lonely, "class", what, "Add images of other groups or remove the class.")
+        _note_spellings(names, "class", report)
+
+
+def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
+    alike = defaultdict(list)
+    for name in sort_names(names):
+        alike[float(name) if WHOLE.fullmatch(name) else name.casefold()].append(name)
+    several = [" / ".join(found) for found in alike.values() if len(found) > 1]
+    report.note(several, noun, "in several spellings, kept apart", "Correct them if they mean the same.")
+
+
+def _note_own_groups(images: Sequence[str], classes: int, advice: str, report: Report) -> None:
+    report.notes.append(f"Each image is its own group. {advice} if several images show the same person or object.")
+    matches = (SERIES.fullmatch(os.path.splitext(name)[0]) for name in images)
+    starts = Counter(match[1] for match in matches if match)
+    series = [start for start, count in starts.items() if count > 1]
+    # One series per class, or one of all images, is only a way of numbering.
+    if 2 * sum(starts[start] for start in series) >= len(images) and len(series) > classes:
+        names = shorten_list([f"{start}..." for start in series], 3)
+        report.notes.append(f"Images seem to be numbered within groups: {names}. {advice} if they are.")
