@@ -18,14 +18,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model_type": "JointHeads",
         "backbone": "efficientnet-b3",
         **{"transform_type": "random", "crop_scale": 0.35, "mirror": True, "batch_size": 32},
-        "loss_type": "crossentropyloss",
-        "logit_adjustment": 0.5,
-        "optim_type": "adamw",
-        "lr": 0.002,
-        "run_decay": 1.5,
-        "lr_scheduler": "onecycle",
-        "precise_bn": 1024,
-        "cv": 5,
+        **{"loss_type": "crossentropyloss", "logit_adjustment": 0.5, "precise_bn": 1024, "cv": 5},
+        **{"optim_type": "adamw", "lr": 0.002, "run_decay": 1.5, "lr_scheduler": "onecycle"},
     },
 }
 PRESETS["vit"] = PRESETS["strong"] | {  # the same for transformers, which have no BatchNorm
@@ -141,6 +135,7 @@ class Checkpoints:
 
     save_path: str = option("./saved_models", "folder of the runs", path=True)
     top_n: int = option(3, "checkpoints kept per fold", low=1)
+    metric: str | None = option(None, "score that ranks checkpoints, or FILE.py:FUNCTION", text=choices.DEFAULT_METRICS)
     save_every_steps: int = option(0, "steps between resume states; 0 saves per epoch only", low=0)
     resume: bool = option(False, "continue the run in --save-path, or start it")
     overwrite: bool = option(False, "delete the run in --save-path and train again")
@@ -279,6 +274,7 @@ class DesignConfig(Runs, System, Config):
     tta: int = option(2, "largest number of test-time views to try", low=1)
     soups: bool = option(True, "also try the averaged weights of each fold's checkpoints")
     calibrate: bool = option(False, "fit a temperature and an offset per class")
+    metric: str | None = option(None, "score to select by, or FILE.py:FUNCTION", text="that of the first run")
     seed: int = option(42, "seed of the resamples", low=0)
     name: str | None = option(None, "name of the recipe's folder", path=True, text="networks of the runs")
     batch_size: int = option(PredictConfig.batch_size, "images per step", low=1)
@@ -334,6 +330,7 @@ class ScoreConfig(Config):
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission")
+    metric: str | None = option(None, "also print the score of FILE.py:FUNCTION", text="none")
 
 
 @dataclass

@@ -24,7 +24,7 @@ from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import Rows, print_rows, read_folds
 from cli.options import flag
 from config import TrainConfig
-from data.tasks import IN_YEARS, SCORE_TITLES, Task
+from data.tasks import Task, find_metric, score_title
 from storage.run_folder import RunFolder, lasting_options
 from utils import UserError, shorten_list
 
@@ -75,16 +75,16 @@ class Comparison:
 
     def score_rows(self, digits: int = 4) -> tuple[list[str], Rows]:
         """Return the columns and rows of the scores and of their differences, with this number of decimals."""
-        names = self.task.scores
+        names = self.task.shown
         rows = [[title, *(each[name].text(digits) for name in names)] for title, each in self.columns.items()]
-        return ["", *(SCORE_TITLES[name] for name in names)], rows
+        return ["", *(score_title(name) for name in names)], rows
 
     def verdicts(self) -> list[tuple[str, list[str]]]:
         """Return a sentence about each pair of runs, with sentences about the classes that clearly differ."""
         task, found = self.task, []
         for pair, each in self.differences.items():
             clear = [name for name in task.classes if each[name].low > 0 or each[name].high < 0]
-            sentence = f"{verdict(pair, each[task.monitor], task.monitor)} in {SCORE_TITLES[task.monitor]}."
+            sentence = f"{verdict(pair, each[task.monitor], task.monitor)} in {score_title(task.monitor)}."
             found.append((sentence, [f"class {name}: {verdict(pair, each[name], 'f1')} in F1." for name in clear]))
         return found
 
@@ -140,7 +140,7 @@ def _differences(first: RunFolder, one: TrainConfig, second: RunFolder, other: T
 def verdict(pair: tuple[str, str], difference: Estimate, score: str) -> str:
     """Return a sentence that says which run is better, or that there is no clear difference."""
     first, second = pair
-    gain = -difference if score in IN_YEARS else difference  # of the second
+    gain = difference if find_metric(score).higher_is_better else -difference  # of the second
     better, gain = (second, gain) if gain.value > 0 else (first, -gain)
     if gain.low > 0:
         return f"{better} is {describe_difference(gain)}"

@@ -6,7 +6,7 @@ from analysis import plots
 from analysis.comparison import Comparison
 from analysis.error_analysis import attribute_costs, split_predictions
 from analysis.html import DIGITS, Figures, grid, render
-from data.tasks import SCORE_TITLES
+from data.tasks import score_title
 from storage.run_folder import labels_and_predictions
 
 NOTE = "Intervals of differences are paired, since all runs have the same people."
@@ -45,7 +45,7 @@ def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
     """Add the figures of a comparison, and return the rows of its table of attribute costs."""
     task = compared.task
     shown = {
-        f"{b} - {a}": {SCORE_TITLES[name]: each[name] for name in task.scores}
+        f"{b} - {a}": {score_title(name): each[name] for name in task.shown}
         for (a, b), each in compared.differences.items()
     }
     figures.add("differences", plots.intervals(shown, "differences", zero=True), "Differences of the scores.")

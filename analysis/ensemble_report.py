@@ -12,7 +12,7 @@ from analysis import plots
 from analysis.html import DIGITS, Figures, grid, render
 from analysis.intervals import Estimate
 from analysis.summary import estimate_text
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, score_title
 from utils import shorten_list
 
 TAKEN = {"greedy": "greedy selection over all checkpoints", "plain": "the plain mean of one run's best checkpoints"}
@@ -26,7 +26,7 @@ def write_ensemble(
     `gain` is that of greedy selection, and `about` is about the people and images that were scored, both in words.
     """
     monitor = task.monitor
-    title = SCORE_TITLES[monitor]
+    title = score_title(monitor)
     alphabet = string.ascii_uppercase
     names = chain(alphabet, map("".join, product(alphabet, repeat=2)))
     letters = dict(zip(dict.fromkeys(row["run"] for row in rows), names, strict=False))
@@ -51,7 +51,7 @@ def _verdicts(rows: Sequence[Mapping[str, Any]], monitor: str, recipe: str, gain
     for mark in ("best", "cheapest"):
         row = next(row for row in rows if mark in row["mark"])
         how = f"{plots.describe_vote(row)}, {row['images_per_s']:.3g} images/s"
-        score = f"{SCORE_TITLES[monitor]} {row[monitor]:.3f}"
+        score = f"{score_title(monitor)} {row[monitor]:.3f}"
         sentences.append(f"{mark.capitalize()}: {row['letter']} {row['label']}, {how}, {score}.")
     return [*sentences, f"{recipe} Greedy selection against the plain mean, scored on others: {gain}."]
 
@@ -67,7 +67,7 @@ def _ways(rows: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any]:
         for row in rows
     ]
     return grid(
-        ["run", "views", "top-k", "vote", SCORE_TITLES[monitor], "behind the best", "images/s", ""],
+        ["run", "views", "top-k", "vote", score_title(monitor), "behind the best", "images/s", ""],
         cells,
         "Out of fold. The cheapest is the fastest of those without a clear difference from the best, or without "
         "intervals of those with the best score.",

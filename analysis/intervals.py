@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
-from analysis.metrics import class_f1, macro_f1
-from data.label_math import class_numbers, range_numbers
-from data.tasks import IN_YEARS, Task
+from analysis.metrics import class_f1_of, compute_scores, macro_f1, score_resamples, tally_images
+from data.tasks import Task, find_metric, score_title
 
 RESAMPLES = 2000
+PLAIN_RESAMPLES = 500  # of a score that does not follow from sums
 LEVEL = 0.95  # of the intervals
 FEWEST, FEWEST_OF_CLASS = 12, 2  # people for an interval of a score, and of the F1 of a class
 BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # scores of a run, see `sum_run`
@@ -58,45 +58,18 @@ class Sums:
     total: np.ndarray  # (T,), of all people, without a correction
     without: np.ndarray  # (P, T), without each person
     drawn: np.ndarray  # (R, T), of each resample
+    plain: np.ndarray | None = None  # (1 + PLAIN_RESAMPLES,), the monitored score and it on resamples, if not of sums
 
 
-def tally_people(task: Task, probabilities: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Return the counts of each person's predictions that the scores are computed from.
+def tally_people(task: Task, predictions: np.ndarray, labels: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Return the sums of `metrics.tally_images` over the images of each person, `(..., P, T) float64`.
 
-    Args:
-        probabilities: `(..., N, C)` class probabilities, or `(..., N, 1)` years for age.
-        labels: `(N,)` true classes, or ages in years.
-        people: `(N,) int64`, the person on each image, 0 to P - 1.
-
-    Returns:
-        `(..., P, T) float64`: for each class the number of correct predictions, of predictions and of labels; for age
-        also the sums of absolute errors in years and of their squares. NaN if a prediction is not finite.
+    `people` `(N,) int64` is the person on each image, 0 to P - 1; the other arguments are those of `tally_images`.
     """
-    predicted, errors = probabilities.argmax(axis=-1), []
-    if task.regression:
-        error = probabilities[..., 0].astype(np.float64) - labels
-        errors = [np.abs(error)[..., None], error[..., None] ** 2]
-        predicted, labels = range_numbers(task, probabilities[..., 0]), class_numbers(task, labels)
-    classes = np.arange(len(task.classes))
-    predicted = predicted[..., None] == classes
-    true = np.broadcast_to(labels[..., None] == classes, predicted.shape)
-    rows = np.concatenate([predicted & true, predicted, true, *errors], axis=-1).astype(np.float64)
-    rows[~np.isfinite(probabilities).all(axis=-1)] = np.nan
+    rows = tally_images(task, predictions, labels)
     order = np.argsort(people, kind="stable")
     first = np.searchsorted(people[order], np.arange(people.max() + 1))
     return np.add.reduceat(rows[..., order, :], first, axis=-2)
-
-
-def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the scores of `metrics.score` from tallies `(..., T)`, each `(...)`."""
-    count = len(task.classes)
-    images = sums[..., 2 * count : 3 * count].sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy = sums[..., :count].sum(axis=-1) / images
-        scores = {"macro_f1": macro_f1(_class_f1(task, sums)), "accuracy": accuracy}
-        if task.regression:
-            scores |= {"mae": sums[..., -2] / images, "rmse": np.sqrt(sums[..., -1] / images)}
-    return scores
 
 
 def _score_parts(task: Task, sums: Sums, *, labelled: bool = False) -> list[dict[str, np.ndarray]]:
@@ -106,22 +79,17 @@ def _score_parts(task: Task, sums: Sums, *, labelled: bool = False) -> list[dict
     resample neither has nor predicts is left out of its macro F1. One for which that is so without a person keeps its
     F1, since that person alone cannot say how much it varies.
     """
-    whole, count = _class_f1(task, sums.total), len(task.classes)
+    whole, count = class_f1_of(task, sums.total), len(task.classes)
     counted = np.isfinite(whole) & (sums.total[2 * count : 3 * count] > 0 if labelled else True)
     found = []
     for part in (sums.value, sums.total, sums.without, sums.drawn):
-        f1 = np.where(np.isfinite(whole), _class_f1(task, part), np.nan)
+        f1 = np.where(np.isfinite(whole), class_f1_of(task, part), np.nan)
         if part is sums.without:
             f1 = np.where(np.isnan(f1), whole, f1)
         of_classes = dict(zip(task.classes, np.moveaxis(f1, -1, 0), strict=True))
         f1 = np.where(counted, f1, np.nan)
-        found.append(compute_scores(task, part) | {"macro_f1": macro_f1(f1)} | of_classes)
+        found.append(compute_scores(task, part) | ({"macro_f1": macro_f1(f1)} | of_classes if task.classes else {}))
     return found
-
-
-def _class_f1(task: Task, sums: np.ndarray) -> np.ndarray:
-    count = len(task.classes)
-    return class_f1(sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count))
 
 
 def draw_resamples(sizes: Sequence[int], *, seed: int, resamples: int = RESAMPLES) -> list[np.ndarray]:
@@ -155,6 +123,21 @@ def sum_tallies(tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> S
     return Sums(total, total, total - np.concatenate([*people.values()]), drawn)
 
 
+def sum_predictions(
+    task: Task, parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], draws: Sequence[np.ndarray]
+) -> Sums:
+    """Return the sums of predictions, labels and people of folds, which are arguments of `tally_people`."""
+    sums = sum_tallies([tally_people(task, *part) for part in parts], draws)
+    if find_metric(task.monitor).summed:
+        return sums
+    predictions, labels = (np.concatenate(each) for each in list(zip(*parts, strict=True))[:2])
+    if not np.isfinite(predictions).all():
+        return replace(sums, plain=np.full(1 + PLAIN_RESAMPLES, np.nan))
+    weights = [draw[:PLAIN_RESAMPLES, people] for draw, (*_, people) in zip(draws, parts, strict=True)]
+    weights = np.vstack([np.ones(len(labels)), np.concatenate(weights, axis=1)])
+    return replace(sums, plain=score_resamples(task, task.monitor, predictions, labels, weights))
+
+
 def correct_sums(task: Task, tallies: Sequence[np.ndarray], draws: Sequence[np.ndarray]) -> Sums:
     """Sum the tallies of chosen epochs, corrected for choosing them on the same people.
 
@@ -186,7 +169,8 @@ def estimate_scores(task: Task, sums: Sums) -> dict[str, Estimate]:
     There is no interval from fewer than FEWEST people, nor one of the F1 of a class from fewer than FEWEST_OF_CLASS of
     the class.
     """
-    return _estimate_parts(task, sums, _score_parts(task, sums), _SHARES, _YEARS)
+    found = _estimate_parts(task, sums, _score_parts(task, sums), scaled=True)
+    return found | _estimate_plain(task, sums, sums.plain)
 
 
 def estimate_run(task: Task, sums: Mapping[str, Sums]) -> dict[str, dict[str, Estimate]]:
@@ -211,25 +195,36 @@ def estimate_differences(task: Task, first: Sums, second: Sums) -> dict[str, Est
     parts = _subtract_parts(*(_score_parts(task, each, labelled=True) for each in (first, second)))
     alone = (replace(each, without=each.without[:0], drawn=each.drawn[:0]) for each in (first, second))
     values, totals, *_ = _subtract_parts(*(_score_parts(task, each) for each in alone))
-    found = _estimate_parts(task, first, parts, _DIFFERENCES, _DIFFERENCES)
+    found = _estimate_parts(task, first, parts, scaled=False)
     for name, each in found.items():
-        value, most = values[name], np.inf if name in IN_YEARS else 1
+        metric = find_metric("accuracy" if name in task.classes else name)
+        value, most = values[name], metric.high - metric.low
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
         low, high = min(each.low, value, totals[name]), max(each.high, value, totals[name])
         if low == high != 0:  # all people differ alike, who may be few
             low = high = np.nan
         found[name] = Estimate(float(value), *np.clip([low, high], -most, most).tolist())
-    return found
+    plain = None if first.plain is None else second.plain - first.plain
+    return found | _estimate_plain(task, first, plain)
+
+
+def _estimate_plain(task: Task, sums: Sums, plain: np.ndarray | None) -> dict[str, Estimate]:
+    """Return the monitored score with the interval of its plain bootstrap, if it does not follow from sums."""
+    if plain is None:
+        return {}
+    value, drawn = float(plain[0]), plain[1:][np.isfinite(plain[1:])]
+    if len(sums.without) < FEWEST or not len(drawn):
+        return {task.monitor: Estimate(value, np.nan, np.nan)}
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {task.monitor: Estimate(value, float(min(low, value)), float(max(high, value)))}
 
 
 def _subtract_parts(first: list[dict], second: list[dict]) -> list[dict[str, np.ndarray]]:
     return [{name: b[name] - a[name] for name in a} for a, b in zip(first, second, strict=True)]
 
 
-def _estimate_parts(
-    task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], shares: _Scale, years: _Scale
-) -> dict[str, Estimate]:
-    """Return an estimate for each name in the parts, which are those of `_score_parts` or their differences."""
+def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], *, scaled: bool) -> dict[str, Estimate]:
+    """Return an estimate for each name in the parts, those of `_score_parts` if `scaled`, else their differences."""
     people = len(sums.without)
     count = len(task.classes)
     of_class = (sums.total - sums.without)[:, 2 * count : 3 * count].astype(bool).sum(axis=0)
@@ -241,7 +236,7 @@ def _estimate_parts(
     return {
         name: _estimate(
             *(part[name] for part in parts),
-            years if name in IN_YEARS else shares,
+            _scale("accuracy" if name in task.classes else name) if scaled else _DIFFERENCES,
             enough=enough[name],
             unseen=unseen if name == "macro_f1" else 0.0,
         )
@@ -256,12 +251,18 @@ def describe_intervals(people: int, noun: str) -> str:
     return f"In parentheses: 95 % intervals over {noun}."
 
 
-def describe_run(people: int, noun: str, known: Container[str]) -> str:
+def describe_run(task: Task, people: int, known: Container[str]) -> str:
     """Return sentences on the intervals and the choice of epochs, for the scores that `sum_run` found."""
     if LAST not in known:
         return "The best epochs have no interval and no correction, since predictions of some epochs are missing."
+    noun = task.noun
     choice = f"The best epochs were chosen on these {noun}; the corrected score removes that advantage."
-    if CORRECTED not in known:
+    if not find_metric(task.monitor).summed:
+        choice = (
+            f"The best epochs were chosen on these {noun}, so their {score_title(task.monitor)} is a little too high, "
+            "and has no interval. Go by the last epochs."
+        )
+    elif CORRECTED not in known:
         choice = (
             f"A fold validates one of the {noun}, which alone chooses its best epoch: the score of the best epochs is "
             "too high, and has no interval and no correction. Go by the last epochs."
@@ -294,23 +295,24 @@ class FoldPredictions:
 def sum_run(task: Task, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
     """Return the sums of a run's best epochs, last epochs, and best epochs corrected for the choice.
 
-    The last two need the predictions of all epochs, and the correction more than one person per fold. Two runs over the
-    same people draw the same resamples.
+    The last two need the predictions of all epochs, and the correction more than one person per fold and a monitored
+    score that follows from sums. Two runs over the same people draw the same resamples.
     """
     best, epochs, validated = [], [], []
     for fold in folds:
         people, own = np.unique(fold.people, return_inverse=True)
         validated.append(tuple(people))
-        best.append(tally_people(task, fold.best, fold.labels, own))
-        epochs.append(None if fold.epochs is None else tally_people(task, fold.epochs, fold.labels, own))
+        best.append((fold.best, fold.labels, own))
+        epochs.append(None if fold.epochs is None else (fold.epochs, fold.labels, own))
     different = list(dict.fromkeys(validated))  # with a --valid-root all folds validate the same people
     drawn = dict(zip(different, draw_resamples([len(people) for people in different], seed=0), strict=True))
     draws = [drawn[people] for people in validated]
-    found = {BEST: sum_tallies(best, draws)}
+    found = {BEST: sum_predictions(task, best, draws)}
     if all(each is not None for each in epochs):
-        found[LAST] = sum_tallies([each[-1] for each in epochs], draws)
-        if min(map(len, validated)) > 1:  # a single person is drawn every time
-            found[CORRECTED] = correct_sums(task, epochs, draws)
+        found[LAST] = sum_predictions(task, [(each[-1], *others) for each, *others in epochs], draws)
+        # A single person is drawn every time.
+        if min(map(len, validated)) > 1 and find_metric(task.monitor).summed:
+            found[CORRECTED] = correct_sums(task, [tally_people(task, *each) for each in epochs], draws)
     return found
 
 
@@ -329,8 +331,12 @@ class _Scale:
 
 
 _SHARES = _Scale(lambda x: np.arcsin(np.sqrt(np.clip(x, 0, 1))), lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2)
-_YEARS = _Scale(lambda x: x, lambda x: np.maximum(x, 0))
 _DIFFERENCES = _Scale(lambda x: x, lambda x: x)
+
+
+def _scale(name: str) -> _Scale:
+    low, high = find_metric(name).low, find_metric(name).high
+    return _SHARES if (low, high) == (0, 1) else _Scale(lambda x: x, lambda x: np.clip(x, low, high))
 
 
 def _estimate(

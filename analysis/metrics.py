@@ -1,13 +1,16 @@
 """Compute scores of predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import numpy as np
 from scipy.special import softmax
 
 from data.label_math import SMALLEST, class_numbers, predicted_classes
-from data.tasks import Task
-from utils import shorten_list
+from data.tasks import CLASS_METRICS, NUMBER_METRICS, Task, find_metric
+from utils import UserError, first_line, shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
 
@@ -38,30 +41,203 @@ def class_counts(confusion: np.ndarray) -> np.ndarray:
     return np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)])
 
 
-def score(task: Task, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the scores of a task by name.
-
-    Macro F1 is the mean over the classes that are predicted or true, as in scikit-learn's `f1_score`.
+def tally(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the sums `(T,) float64` that `compute_scores` takes.
 
     Args:
-        probabilities: `(N, C)` class probabilities, or `(N, 1)` years for age.
-        labels: `(N,)` true classes, or true ages in years.
+        predictions: `(N, C)` class probabilities, or `(N, 1)` numbers.
+        labels: `(N,)` true classes, or true numbers.
+    """
+    further = _further_tallies(task, predictions, labels).sum(axis=0)
+    if not task.classes:
+        return further
+    true, predicted = class_numbers(task, labels), predicted_classes(task, predictions)
+    return np.concatenate([class_counts(confusion_counts(true, predicted, len(task.classes))).ravel(), further])
+
+
+def tally_images(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return what each image adds to the sums that `compute_scores` takes, `(..., N, T) float64`.
+
+    The arguments are those of `tally`, with `(..., N, C)` predictions. NaN if a prediction is not finite.
+    """
+    predicted, true = predicted_classes(task, predictions), class_numbers(task, labels)
+    classes = np.arange(len(task.classes))
+    predicted = predicted[..., None] == classes
+    true = np.broadcast_to(true[..., None] == classes, predicted.shape)
+    rows = [predicted & true, predicted, true, _further_tallies(task, predictions, labels)]
+    rows = np.concatenate(rows, axis=-1).astype(np.float64)
+    rows[~np.isfinite(predictions).all(axis=-1)] = np.nan
+    return rows
+
+
+def _further_tallies(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return what each image adds besides the counts of classes, `(..., N, F)`.
+
+    For classes: the squared distance of the class numbers and the log loss. For numbers: 1, the absolute and the
+    squared error, the label and its square.
+    """
+    if task.regression:
+        labels = labels.astype(np.float64)
+        error = predictions[..., 0].astype(np.float64) - labels
+        alike = (np.broadcast_to(each, error.shape) for each in (1.0, labels, labels**2))
+        one, label, square = alike
+        return np.stack([one, np.abs(error), error**2, label, square], axis=-1)
+    true = np.broadcast_to(labels[..., None], (*predictions.shape[:-1], 1))
+    of_true = np.take_along_axis(predictions, true, axis=-1)[..., 0].astype(np.float64)
+    distance = predictions.argmax(axis=-1) - labels
+    return np.stack([distance.astype(np.float64) ** 2, -np.log(of_true.clip(SMALLEST))], axis=-1)
+
+
+def class_f1_of(task: Task, sums: np.ndarray) -> np.ndarray:
+    """Return F1 of each class, `(..., C)`, from the sums `(..., T)` of `tally`."""
+    return class_f1(_counts(task, sums))
+
+
+def _counts(task: Task, sums: np.ndarray) -> np.ndarray:
+    count = len(task.classes)
+    return sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count)
+
+
+def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores that follow from the sums `(..., T)` of `tally`, each `(...)`."""
+    scores: dict[str, np.ndarray] = {}
+    correct, predicted, true = np.moveaxis(counts := _counts(task, sums), -2, 0)
+    further = np.moveaxis(sums[..., 3 * len(task.classes) :], -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if task.classes:
+            images = true.sum(axis=-1)
+            scores = {"macro_f1": macro_f1(class_f1(counts)), "accuracy": correct.sum(axis=-1) / images}
+        if task.regression:
+            images, absolute, squared, label, square = further
+            spread = square - label**2 / images
+            return scores | {
+                "rmse": np.sqrt(squared / images),
+                "mae": absolute / images,
+                "r2": 1 - np.where(spread > 1e-12 * square, squared / spread, np.nan),
+            }
+        numbers = np.arange(len(task.classes))
+        means = [each @ numbers / images for each in (true, predicted)]
+        expected = sum(each @ numbers**2 / images for each in (true, predicted)) - 2 * means[0] * means[1]
+        return scores | {
+            "balanced_accuracy": macro_f1(np.where(true > 0, correct / true, np.nan)),
+            "qwk": 1 - further[0] / images / np.where(expected > 0, expected, np.nan),
+            "log_loss": further[1] / images,
+        }
+
+
+def score(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return the scores of a task by name: those of `task.scores`.
+
+    They are scikit-learn's. Macro F1 is the mean over the classes that are predicted or true; balanced accuracy, AUC
+    and average precision are means over the classes that have images. AUC and average precision compare each class with
+    the rest; of two classes they are those of the second.
+
+    Args:
+        predictions: `(N, C)` class probabilities, or `(N, 1)` numbers.
+        labels: `(N,)` true classes, or true numbers.
 
     Returns:
-        macro_f1 and accuracy as fractions; for age also mae and rmse in years, with macro_f1 and accuracy of the age
-        groups. All are NaN if a prediction is not finite.
+        Fractions, or for errors the unit of the numbers. Scores that are undefined are NaN, and all are NaN if a
+        prediction is not finite.
     """
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(predictions).all():
         return dict.fromkeys(task.scores, float("nan"))
-    predicted = predicted_classes(task, probabilities)
-    errors = {}
-    if task.regression:
-        error = probabilities[:, 0].astype(np.float64) - labels
-        errors = {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
-    labels = class_numbers(task, labels)
-    confusion = confusion_counts(labels, predicted, len(task.classes))
-    f1 = float(macro_f1(class_f1(class_counts(confusion))))
-    return {"macro_f1": f1, "accuracy": float(confusion.trace() / len(labels)), **errors}
+    scores = compute_scores(task, tally(task, predictions, labels))
+    return {
+        name: float(scores[name]) if name in scores else score_one(task, name, predictions, labels)
+        for name in task.scores
+    }
+
+
+def score_one(task: Task, name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return one of the scores of `score`, the others of which it does not compute where it can."""
+    if find_metric(name).summed:
+        return float(compute_scores(task, tally(task, predictions, labels))[name])
+    return float(score_resamples(task, name, predictions, labels, np.ones((1, len(labels))))[0])
+
+
+def score_resamples(
+    task: Task, name: str, predictions: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return a score that does not follow from sums over images, for each of R weightings of the images, `(R,)`.
+
+    Args:
+        name: auc, average_precision, or the function of the user that `task.metric` names.
+        predictions, labels: as for `score`.
+        weights: `(R, N)`; for a function of the user they become whole numbers of copies.
+    """
+    if name not in CLASS_METRICS:
+        function = load_metric(task.metric)
+        copies = (np.repeat(np.arange(len(labels)), each.astype(np.int64)) for each in weights + 1e-9)
+        return np.array([function(labels[rows], _for_user(task, predictions[rows])) for rows in copies])
+    positive = range(len(task.classes))[-1:] if len(task.classes) == 2 else range(len(task.classes))
+    found = np.array([rank_scores(labels == k, predictions[:, k], weights)[name] for k in positive])
+    return macro_f1(found.T)
+
+
+def rank_scores(true: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return auc and average_precision of values `(N,)` against `true (N,) bool`, for R weightings `(R, N)` of them.
+
+    Each is `(R,)`, and NaN where all or none are true.
+    """
+    order = np.argsort(-values, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(values[order]) != 0, True))  # the last of equal values
+    weights = weights[:, order]
+    chosen, right = (np.cumsum(each, axis=1)[:, ends] for each in (weights, weights * true[order]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, false = right / right[:, -1:], (chosen - right) / (chosen - right)[:, -1:]
+        gained, precision = np.diff(recall, axis=1, prepend=0), right / np.where(chosen > 0, chosen, 1)
+        areas = np.diff(false, axis=1, prepend=0) * (recall - gained / 2)
+        both = np.isfinite(recall[:, -1]) & np.isfinite(false[:, -1])
+    found = {"auc": areas, "average_precision": gained * precision}
+    return {name: np.where(both, each.sum(axis=1), np.nan) for name, each in found.items()}
+
+
+@cache
+def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the function `spec`, FILE.py:FUNCTION, of labels `(N,)` and probabilities `(N, C)` or numbers `(N,)`.
+
+    A higher value must be better. What it raises becomes a UserError, and so does a value that is not a number.
+    """
+    path, _, name = spec.rpartition(":")
+    if name in CLASS_METRICS | NUMBER_METRICS or not name.isidentifier():
+        raise UserError(f"--metric {spec} needs a function with a name of its own after the colon. Rename it.")
+    if not path.endswith(".py") or not Path(path).is_file():
+        raise UserError(f"There is no Python file {path}. Pass --metric FILE.py:FUNCTION with an existing one.")
+    found = module_from_spec(place := spec_from_file_location(Path(path).stem, path))
+    try:
+        place.loader.exec_module(found)
+    except Exception as error:  # whatever the file of the user raises
+        raise UserError(f"{path} cannot be imported ({_name_error(error)}). Correct it.") from error
+    function = getattr(found, name, None)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name}. Pass --metric FILE.py:FUNCTION with one that it has.")
+
+    def checked(labels: np.ndarray, predictions: np.ndarray) -> float:
+        try:
+            return float(function(labels, predictions))
+        except Exception as error:
+            raise UserError(f"{name} of {path} failed ({_name_error(error)}). Correct it.") from error
+
+    return checked
+
+
+def try_metric(task: Task) -> None:
+    """Call the user's metric of a task, if it has one, with random predictions; raise a UserError if it fails."""
+    if task.monitor in CLASS_METRICS | NUMBER_METRICS:
+        return
+    rng = np.random.default_rng(0)
+    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.normal(size=8)
+    predictions = rng.dirichlet(np.ones(task.outputs), len(labels)) if not task.regression else labels[:, None] + 1
+    load_metric(task.metric)(labels, _for_user(task, predictions))
+
+
+def _for_user(task: Task, predictions: np.ndarray) -> np.ndarray:
+    return predictions[:, 0] if task.regression else predictions
+
+
+def _name_error(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def absent_classes(

@@ -15,7 +15,7 @@ from PIL import Image
 from analysis.error_analysis import Predictions, confusion
 from analysis.intervals import Estimate
 from data.faces import AGE_BOUNDS
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, score_title
 
 WIDTH, DPI = 7.2, 110  # inches, and pixels per inch
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
@@ -57,7 +57,7 @@ def curves(task: Task, log: pd.DataFrame, epochs: int | None) -> Figure:
     losses.plot([], [], color=GREY, linestyle=":", label="training")
     losses.plot([], [], color=GREY, label="validation")
     losses.set_title("loss")
-    scores.set_title(f"{SCORE_TITLES[monitor]} of validation")
+    scores.set_title(f"{score_title(monitor)} of validation")
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, (epochs or log["epoch"].max()) + 0.5)
@@ -145,7 +145,7 @@ def score_against_cost(table: pd.DataFrame, monitor: str) -> Figure:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("images per second")
-    axes.set_title(SCORE_TITLES[monitor])
+    axes.set_title(score_title(monitor))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=8)
     return figure
 

@@ -33,7 +33,7 @@ from cli.choices import MODELS
 from cli.options import default_text, flag, options
 from config import TrainConfig
 from data.face_layout import read_training_table
-from data.tasks import SCORE_TITLES
+from data.tasks import score_title
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
@@ -73,7 +73,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "about": _about(config, summary),
         "verdicts": verdicts,
         "scores": _scores(config, summary, whole, oof),
-        "folds": grid(*fold_rows(summary)),
+        "folds": grid(*fold_rows(task, summary)),
         "classes": _classes(summary, whole, figures),
         "costs": _draw_costs(parts, figures),
         "calibration": _draw_calibration(parts, figures),
@@ -109,12 +109,12 @@ def _verdict(config: TrainConfig, summary: Mapping[str, Any]) -> str:
     monitor, known = config.record.monitor, summary["estimates"]
     what = next(name for name in HOW if name in known)
     kind = score_kind(config.cv, config.valid_root)
-    return f"The {kind} {SCORE_TITLES[monitor]} is {estimate_text(known[what][monitor], DIGITS)}, {HOW[what]}."
+    return f"The {kind} {score_title(monitor)} is {estimate_text(known[what][monitor], DIGITS)}, {HOW[what]}."
 
 
 def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions, oof: pd.DataFrame) -> dict[str, Any]:
     task, absent = config.record, absent_classes(config.record, oof["label"].to_numpy())[0]
-    note = f"{describe_run(summary['oof']['people'], task.noun, summary['estimates'])} "
+    note = f"{describe_run(task, summary['oof']['people'], summary['estimates'])} "
     note += f"{describe_classes(task, absent)} "
     if not task.regression:
         counts = np.bincount(whole.labels, minlength=len(whole.classes))
@@ -123,7 +123,9 @@ def _scores(config: TrainConfig, summary: Mapping[str, Any], whole: Predictions,
             f"Always predicting {whole.classes[counts.argmax()]} would score a macro F1 of "
             f"{class_scores(constant)['f1'].mean():.3f} and an accuracy of {counts.max() / counts.sum():.3f}."
         )
-    return grid(*score_rows(summary, DIGITS), note)
+    columns, rows = score_rows(task.scores, summary, DIGITS)
+    found = [["", *(title for title, *_ in rows)], *zip(columns[1:], *(cells for _, *cells in rows), strict=True)]
+    return grid(found[0], [[*row] for row in found[1:] if any(row[1:])], note)
 
 
 def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -> dict[str, Any]:

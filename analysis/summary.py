@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.intervals import TITLES, Estimate, FoldPredictions, describe_run, estimate_run, sum_run
 from analysis.metrics import absent_classes, describe_classes, score
 from config import TrainConfig
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, score_title
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, library_versions, shorten_list, write_json
 
@@ -55,8 +55,8 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
 
 
 def as_plain(task: Task, found: dict[str, Estimate]) -> dict[str, Any]:
-    """Return estimates as summary.json holds them: one per score, and below `f1` one per class."""
-    scores = {name: asdict(found[name]) for name in task.scores}
+    """Return estimates as summary.json holds them: one per score that has one, and below `f1` one per class."""
+    scores = {name: asdict(found[name]) for name in task.scores if name in found}
     return scores | {"f1": {name: asdict(found[name]) for name in task.classes}}
 
 
@@ -107,30 +107,29 @@ def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, 
     return summary, finished
 
 
-def fold_rows(summary: dict[str, Any]) -> tuple[list[str], Rows]:
+def fold_rows(task: Task, summary: dict[str, Any]) -> tuple[list[str], Rows]:
     """Return the columns and rows of the scores of each fold's best epoch, with their mean and deviation."""
-    names, folds = list(summary["mean"]), summary["folds"]
+    names, folds = task.shown, summary["folds"]
     found = [(f"fold {fold['fold']}", fold, str(fold["best_epoch"]), f"{fold['seconds']:.0f}") for fold in folds]
     if len(folds) > 1:
         found += [("mean", summary["mean"], "", ""), ("standard deviation", summary["std"], "", "")]
     rows = [[title, *(f"{scores[name]:.4f}" for name in names), *others] for title, scores, *others in found]
-    return ["", *(SCORE_TITLES[name] for name in names), "best epoch", "seconds"], rows
+    return ["", *(score_title(name) for name in names), "best epoch", "seconds"], rows
 
 
-def score_rows(summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Rows]:
-    """Return the columns and rows of the scores over all people with intervals, rounded to `digits`."""
-    names = list(summary["mean"])
+def score_rows(names: Sequence[str], summary: dict[str, Any], digits: int = 4) -> tuple[list[str], Rows]:
+    """Return the columns and rows of the named scores over all people with intervals, rounded to `digits`."""
     rows = [
-        [title, *(estimate_text(summary["estimates"][what][name], digits) for name in names)]
+        [title, *(estimate_text(summary["estimates"][what].get(name), digits) for name in names)]
         for what, title in TITLES.items()
         if what in summary["estimates"]
     ]
-    return ["", *(SCORE_TITLES[name] for name in names)], rows
+    return ["", *(score_title(name) for name in names)], rows
 
 
-def estimate_text(plain: dict[str, float | None], digits: int = 4) -> str:
-    """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), or "undefined"."""
-    return read_estimate(plain).text(digits)
+def estimate_text(plain: dict[str, float | None] | None, digits: int = 4) -> str:
+    """Return an estimate of summary.json as text: 0.7706 (0.7501 to 0.7912), "undefined", or for None nothing."""
+    return read_estimate(plain).text(digits) if plain else ""
 
 
 def read_estimate(plain: dict[str, float | None]) -> Estimate:
@@ -152,13 +151,13 @@ def print_rows(columns: Sequence[str], rows: Rows, *, first: int, others: int) -
 def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     """Print the closing tables of a run: scores per fold, and over all people with intervals."""
     oof = summary["oof"]
-    columns, rows = fold_rows(summary)
-    overall = [f"{oof[name]:.4f}" for name in config.record.scores]
+    columns, rows = fold_rows(config.record, summary)
+    overall = [f"{oof[name]:.4f}" for name in config.record.shown]
     print()
     print_rows(columns, [*rows, [score_kind(config.cv, config.valid_root), *overall]], first=22, others=12)
     print(f"{oof['people']} {config.record.noun}, {oof['images']} images, best epoch of each fold.")
     print(f"{describe_classes(config.record, oof['absent'], oof['absent_predicted'])}\n")
-    print_rows(*score_rows(summary), first=22, others=33)
-    print(describe_run(oof["people"], config.record.noun, summary["estimates"]))
+    print_rows(*score_rows(config.record.shown, summary), first=22, others=33)
+    print(describe_run(config.record, oof["people"], summary["estimates"]))
     if missing := summary["folds_planned"] - summary["folds_finished"]:
         print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

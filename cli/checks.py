@@ -1,6 +1,7 @@
 """Check options that depend on each other; each function raises a UserError that says what to change."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def check_training(config: Any) -> None:
         if "task" not in config.given and config.task == type(config).task:
             config.task = config.tasks.default.name
     config.task = resolve_name("--task", config.task, config.tasks)
+    config.metric = check_metric(config.metric, config.record)
     config.backbone = check_network(config.record, config.model_type, config.backbone)
     losses = config.record.losses
     config.loss_type = config.loss_type or losses[0]
@@ -199,6 +201,15 @@ def check_score(config: Any) -> None:
     """Check the options of score_submission."""
     if config.submission is None:
         raise UserError("--submission is required. Pass the file to score.")
+
+
+def check_metric(metric: str | None, task: Task) -> str | None:
+    """Return the full name of a score of a task, or the absolute path and the function of the user."""
+    if metric is None or ":" in metric:
+        path, _, function = (metric or "").rpartition(":")
+        return f"{Path(path).absolute()}:{function}" if metric else None
+    names = replace(task, metric=None, classes=task.classes or ("",) * (not task.regression)).scores
+    return resolve_name("--metric", metric, [*names, "FILE.py:FUNCTION"])
 
 
 def check_network(task: Task, model_type: str, backbone: str | None) -> str:

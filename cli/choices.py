@@ -44,6 +44,7 @@ MODELS = {
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
 DEFAULT_LOSSES = f"{MAIN.losses[0]}; {AGE.losses[0]} for age"
+DEFAULT_METRICS = f"{MAIN.monitor}; {AGE.monitor} for age"
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
 OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")

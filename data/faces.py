@@ -1,6 +1,7 @@
 """The labels of the face layout: mask, gender and age group of people, and their age in years."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from data.tasks import Task, Tasks
@@ -20,8 +21,15 @@ MASK = Task("mask", "mask", MASKS, **PEOPLE)
 GENDER = Task("gender", "gender", GENDERS, of_group=True, **PEOPLE)
 AGE_GROUP = Task("ageg", "age group", AGE_GROUPS, of_group=True, **PEOPLE)
 MAIN = Task("main", "mask, gender and age group", MAIN_CLASSES, parts=(MASK, GENDER, AGE_GROUP), **PEOPLE)
-AGE = Task("age", "age in years", AGE_GROUPS, bounds=AGE_BOUNDS, ranges=AGE_GROUP, of_group=True, **PEOPLE)
+AGE = Task(
+    "age", "age in years", AGE_GROUPS, bounds=AGE_BOUNDS, ranges=AGE_GROUP, regression=True, of_group=True, **PEOPLE
+)
 FACES = Tasks(MAIN, MASK, GENDER, AGE_GROUP, AGE)
+
+
+def find_task(labels: Sequence[Mapping[str, Any]] | None, name: str, metric: str | None = None) -> Task:
+    """Return a task of `find_tasks` with the metric that ranks its checkpoints; None for the default."""
+    return replace(find_tasks(labels)[name], metric=metric)
 
 
 def find_tasks(labels: Sequence[Mapping[str, Any]] | None) -> Tasks:
@@ -33,6 +41,7 @@ class Labelled:
     """Base of the records of a task: `task` is its name, and `labels` describes all tasks of the labels."""
 
     labels: Sequence[Mapping[str, Any]] | None = None  # see `Tasks.as_plain`; None for those of faces
+    metric: str | None = None  # see `Task.metric`
 
     @property
     def tasks(self) -> Tasks:
@@ -42,4 +51,4 @@ class Labelled:
     @property
     def record(self) -> Task:
         """Return the named task."""
-        return self.tasks[self.task]
+        return find_task(self.labels, self.task, self.metric)

@@ -20,7 +20,7 @@ SMALLEST = 1e-12
 
 def range_numbers(task: Task, values: float | np.ndarray) -> int | np.ndarray:
     """Return the number of the range that a value of a task, or each value, falls into."""
-    return sum(values >= bound for bound in task.bounds)
+    return np.digitize(values, task.bounds)
 
 
 def class_numbers(task: Task, labels: np.ndarray) -> np.ndarray:
@@ -61,8 +61,8 @@ def make_targets(table: pd.DataFrame, tasks: Tasks) -> dict[str, np.ndarray]:
 
 
 def predicted_classes(task: Task, probabilities: np.ndarray) -> np.ndarray:
-    """Return the class of each row, `(N,) int64`: the most probable one, or the range of the predicted number."""
-    return range_numbers(task, probabilities[:, 0]) if task.regression else probabilities.argmax(axis=1)
+    """Return the class of each row, `(..., N) int64`: the most probable one, or the range of the predicted number."""
+    return range_numbers(task, probabilities[..., 0]) if task.regression else probabilities.argmax(axis=-1)
 
 
 def marginals(task: Task, probabilities: np.ndarray) -> dict[str, np.ndarray]:

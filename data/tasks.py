@@ -4,13 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loss import CLASSIFICATION_LOSSES, REGRESSION_LOSSES
 
-IN_YEARS = ("mae", "rmse")  # scores in years: lower is better
-SCORE_TITLES = {"macro_f1": "macro F1", "accuracy": "accuracy", "mae": "MAE", "rmse": "RMSE"}
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of predictions; the defaults are those of a function of the user."""
+
+    title: str  # in texts
+    low: float = -math.inf  # the range of its values
+    high: float = math.inf
+    higher_is_better: bool = True
+    summed: bool = False  # follows from sums over the images, see `analysis.metrics.compute_scores`
+    of_classes: bool = True  # needs the predicted classes only, not their probabilities
+
+
+CLASS_METRICS = {  # scores of classes, the default first
+    "macro_f1": Metric("macro F1", 0, 1, summed=True),
+    "accuracy": Metric("accuracy", 0, 1, summed=True),
+    "balanced_accuracy": Metric("balanced accuracy", 0, 1, summed=True),
+    "qwk": Metric("quadratic weighted kappa", -1, 1, summed=True),
+    "log_loss": Metric("log loss", 0, higher_is_better=False, summed=True, of_classes=False),
+    "auc": Metric("AUC", 0, 1, of_classes=False),
+    "average_precision": Metric("average precision", 0, 1, of_classes=False),
+}
+NUMBER_METRICS = {  # scores of numbers, the default first
+    "rmse": Metric("RMSE", 0, higher_is_better=False, summed=True),
+    "mae": Metric("MAE", 0, higher_is_better=False, summed=True),
+    "r2": Metric("R2", high=1, summed=True),
+}
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric of a score; any other name is that of a function of the user."""
+    return (CLASS_METRICS | NUMBER_METRICS).get(name) or Metric(name, of_classes=False)
+
+
+def score_title(name: str) -> str:
+    """Return the name of a score in texts."""
+    return find_metric(name).title
 
 
 @dataclass(frozen=True)
@@ -22,15 +57,12 @@ class Task:
     classes: tuple[str, ...]  # in the order of their numbers
     parts: tuple[Task, ...] = ()  # the attributes whose combinations are the classes; the last one changes fastest
     bounds: tuple[float, ...] = ()  # if the answer is a number: where the second and the later classes begin
-    ranges: Task | None = None  # then the task with these classes
+    ranges: Task | None = None  # then the task with these classes, if any
+    regression: bool = False  # the answer is a number instead of a class
     of_group: bool = False  # all images of a group have the same answer
     noun: str = "groups"  # what messages call the groups
     coded: bool = False  # submissions hold the numbers of the classes instead of their names
-
-    @property
-    def regression(self) -> bool:
-        """Return whether the answer is a number instead of a class."""
-        return self.ranges is not None
+    metric: str | None = field(default=None, compare=False)  # that ranks checkpoints: its name, or file.py:function
 
     @property
     def outputs(self) -> int:
@@ -50,17 +82,25 @@ class Task:
     @property
     def monitor(self) -> str:
         """Return the name of the score that checkpoints are ranked by."""
-        return "rmse" if self.regression else "macro_f1"
+        return self.metric.rpartition(":")[2] if self.metric else "rmse" if self.regression else "macro_f1"
 
     @property
     def higher_is_better(self) -> bool:
         """Return whether a higher value of the monitored score is better."""
-        return not self.regression
+        return find_metric(self.monitor).higher_is_better
 
     @property
     def scores(self) -> tuple[str, ...]:
         """Return the names of the scores, as in log.csv and summary.json."""
-        return ("macro_f1", "accuracy", "mae", "rmse") if self.regression else ("macro_f1", "accuracy")
+        classes = ("macro_f1", "accuracy") if self.regression else tuple(CLASS_METRICS)
+        names = (*(classes if self.classes else ()), *(NUMBER_METRICS if self.regression else ()))
+        return tuple(dict.fromkeys((*names, self.monitor)))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Return the names of the scores in tables: the monitored one and the most common ones."""
+        common = [name for name in ("macro_f1", "accuracy", "mae", "rmse") if name in self.scores]
+        return tuple(common if self.monitor in common else (self.monitor, *common))
 
 
 class Tasks(dict[str, Task]):

@@ -20,7 +20,7 @@ from analysis.ensemble_report import write_ensemble
 from analysis.intervals import Estimate, describe_difference, describe_intervals
 from analysis.metrics import absent_classes, describe_classes, log_loss, tempered
 from analysis.summary import as_plain
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, score_title
 from inference import voting
 from inference.oof_members import Candidate, OofRun, Validation, Voter, list_voters
 from inference.recipe import RECIPE_FORMAT
@@ -197,7 +197,7 @@ def _weigh_rows(run: OofRun, ranked: np.ndarray, *, higher_is_better: bool) -> n
 
 def print_votes(rows: Sequence[dict[str, Any]], monitor: str, about: str) -> None:
     """Print the rows of `compare_votes` as a table for each run, after a few sentences about them."""
-    title = SCORE_TITLES[monitor]
+    title = score_title(monitor)
     print(
         f"\n{about}\nOut-of-fold {title} and its gap to the best. images/s is the measured speed of predicting an "
         "image with folds x top-k\nx views networks, decoding and cropping included."

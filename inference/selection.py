@@ -13,16 +13,14 @@ from scipy.special import softmax
 from analysis.intervals import (
     Estimate,
     Sums,
-    compute_scores,
     draw_resamples,
     estimate_differences,
     estimate_scores,
-    sum_tallies,
-    tally_people,
+    sum_predictions,
 )
-from analysis.metrics import confusion_counts, fit_temperature, tempered
+from analysis.metrics import fit_temperature, score_one, tempered
 from data.label_math import SMALLEST
-from data.tasks import Task
+from data.tasks import Task, find_metric
 
 MEANS = ("arithmetic", "geometric")
 PICKS = 30  # of the greedy selection
@@ -54,20 +52,17 @@ class Scorer:
         self.count = len(names)  # of the people
         self.draws = draw_resamples([self.count], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
-        self.sign = 1 if self.task.higher_is_better else -1
+        self.metric = find_metric(task.monitor)
+        self.sign = 1 if self.metric.higher_is_better else -1
 
     def goodness(self, predictions: np.ndarray, rows: Rows = slice(None)) -> float:
         """Return the monitored score of `(n, C)` predictions for some rows, negated if lower is better."""
-        labels = self.labels[rows]
-        if self.task.regression:
-            return -float(np.sqrt(np.mean((predictions[:, 0] - labels) ** 2)))
-        table = confusion_counts(labels, predictions.argmax(axis=1), len(self.task.classes))
-        sums = np.concatenate([table.diagonal(), table.sum(axis=0), table.sum(axis=1)])
-        return float(compute_scores(self.task, sums)[self.task.monitor])
+        value = score_one(self.task, self.task.monitor, predictions, self.labels[rows])
+        return self.sign * value if np.isfinite(value) else -np.inf
 
     def measure(self, predictions: np.ndarray) -> Measurement:
         """Return the scores of `(N, C)` predictions for all rows, with intervals."""
-        sums = sum_tallies([tally_people(self.task, predictions, self.labels, self.people)], self.draws)
+        sums = sum_predictions(self.task, [(predictions, self.labels, self.people)], self.draws)
         scores = estimate_scores(self.task, sums)
         return Measurement(scores, scores[self.task.monitor], sums)
 
@@ -140,11 +135,12 @@ def cross_select(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarra
 def fit_offsets(probabilities: np.ndarray, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:
     """Return offsets `(C,)` of the log probabilities of some rows that raise the score, fitted class by class."""
     logits = np.log(probabilities.clip(SMALLEST))
+    finish = (lambda values: values) if scorer.metric.of_classes else (lambda values: softmax(values, axis=1))
     offsets = np.zeros(logits.shape[1])
     for number in list(range(len(offsets))) * SWEEPS:
         tried = np.tile(offsets, (len(OFFSETS), 1))
         tried[:, number] = OFFSETS
-        offsets = tried[np.argmax([scorer.goodness(logits + each, rows) for each in tried])]
+        offsets = tried[np.argmax([scorer.goodness(finish(logits + each), rows) for each in tried])]
     return offsets
 
 

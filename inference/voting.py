@@ -36,6 +36,8 @@ def member_weights(scores: Sequence[float | None], *, higher_is_better: bool) ->
     if any(score is None or not np.isfinite(score) for score in scores):
         return None
     values = np.array(scores, dtype=np.float64)
+    if higher_is_better:
+        values = values.clip(0)
     if not higher_is_better:
         values = 1 / np.maximum(values, SMALLEST)
     return values / values.sum() if values.sum() > 0 else None

@@ -13,7 +13,7 @@ import pandas as pd
 from cli.choices import flag
 from cli.options import Config, options
 from config import TrainConfig
-from data.faces import find_tasks
+from data.faces import find_task
 from data.tasks import Task
 from storage.best_checkpoints import LOG_DIGITS, is_finished
 from storage.lock import FoldLocks
@@ -154,7 +154,7 @@ class RunFolder:
         """Return the folds that are trained to their end: all epochs, or fewer with --patience."""
         config = read_json(self.config, ("task", "epochs"))
         try:
-            task = find_tasks(config.get("labels"))[config["task"]]
+            task = find_task(config.get("labels"), config["task"], config.get("metric"))
         except (KeyError, TypeError):
             raise UserError(f"{self.config} does not hold the options of a run. Use a folder of train.py.") from None
         patience = config.get("patience", 0)  # which earlier versions did not have
@@ -184,7 +184,8 @@ class RunFolder:
 
     def read_log(self, task: Task) -> pd.DataFrame:
         """Return the logs of all folds, finished or not; raise a UserError if there are none or one is damaged."""
-        return self._join(self.fold_log, self.folds(), log_columns(task))
+        log = self._join(self.fold_log, self.folds(), log_columns(task))
+        return log.reindex(columns=list(dict.fromkeys([*log, *task.scores])))  # earlier versions logged fewer scores
 
     def read_oof(self, task: Task) -> pd.DataFrame:
         """Return oof.csv: ImageID, person, fold, label, pred, p0...; raise a UserError if it is missing or damaged."""
@@ -267,7 +268,7 @@ class RunFolder:
 
 def log_columns(task: Task) -> tuple[str, ...]:
     """Return the columns of log.csv that a summary needs."""
-    return ("fold", "epoch", "seconds", *task.scores)
+    return ("fold", "epoch", "seconds", *task.shown)
 
 
 def oof_columns(task: Task) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Select an ensemble from out-of-fold predictions: python -m tools design_ensemble --task main --tta 2"""
 
+from dataclasses import replace
 from pathlib import Path
 
+from cli.checks import check_metric
 from config import DesignConfig
 from utils import UserError
 
@@ -13,6 +15,7 @@ def run(config: DesignConfig) -> None:
     folders = find_runs(config.root, config.typed("task"))
 
     # Torch takes seconds to import, so missing runs are reported before.
+    from analysis.metrics import try_metric
     from data.label_math import make_targets
     from inference import oof_members as oof
     from inference.ensemble_design import design_ensemble
@@ -23,6 +26,9 @@ def run(config: DesignConfig) -> None:
 
     trained = [oof.open_run(folder, top_k=config.top_k, views=config.tta) for folder in folders]
     task = oof.find_common_task(trained)
+    if config.metric:
+        task = replace(task, metric=check_metric(config.metric, task))
+    try_metric(task)
     if config.calibrate and task.regression:
         raise UserError(f"--calibrate needs classes, and task {task.name} has none. Leave it out.")
     options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}

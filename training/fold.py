@@ -17,7 +17,7 @@ from backbones.sizes import check_train_size
 from cli.checks import train_size
 from cli.choices import MODELS
 from config import TrainConfig
-from data.tasks import SCORE_TITLES
+from data.tasks import score_title
 from loss import create_criterion
 from model import Network, create_model, inference_network
 from optim import step_average
@@ -296,7 +296,7 @@ class FoldTrainer:
                 self._run_epoch(tracker)
         if files.epoch < self.config.epochs:
             epochs = f"{self.config.patience} epoch{'s' if self.config.patience > 1 else ''}"
-            print(f"fold {self.number}: stopped early, no better {SCORE_TITLES[self.task.monitor]} for {epochs}")
+            print(f"fold {self.number}: stopped early, no better {score_title(self.task.monitor)} for {epochs}")
 
     def _run_epoch(self, tracker: Tracker) -> None:
         """Train and validate an epoch, save its weights if they are among the best, and log it."""
@@ -366,7 +366,7 @@ class FoldTrainer:
         return result
 
     def _print(self, row: dict[str, Any], saved: Path | None) -> None:
-        scores = "  ".join(f"{SCORE_TITLES[name]} {row[name]:.4f}" for name in self.task.scores)
+        scores = "  ".join(f"{score_title(name)} {row[name]:.4f}" for name in self.task.shown)
         print(
             f"fold {self.number}  epoch {row['epoch']:3d}/{self.config.epochs}  lr {row['lr']:.2e}  "
             f"train loss {row['train_loss']:.4f}  valid loss {row['valid_loss']:.4f}  {scores}  "

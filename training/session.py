@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from analysis.metrics import try_metric
 from analysis.summary import print_summary, summarise_run
 from cli.checks import check_folds, own_data, train_size
 from cli.choices import MODELS
@@ -87,6 +88,7 @@ def read_run(config: TrainConfig) -> Tables:
         if config.folds_from:
             config.cv = len(tables.split.folds)
             check_folds(config)
+    try_metric(config.record)
     return tables
 
 

@@ -145,6 +145,7 @@ def track_summary(config: TrainConfig, run: RunFolder, summary: dict[str, Any]) 
         return
     names = config.record.scores
     scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in names}
-    scores |= {f"{part}/{name}": each[name]["value"] for part, each in summary["estimates"].items() for name in names}
+    estimates = ((part, name, each) for part, found in summary["estimates"].items() for name, each in found.items())
+    scores |= {f"{part}/{name}": each["value"] for part, name, each in estimates if name in names}
     with Tracker(config, run, "summary", [{"epoch": config.epochs, **scores}]):
         pass
