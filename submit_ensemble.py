@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
-from cli.checks import check_votes
+from cli.checks import check_answers
 from cli.command import Context, run_tool
 from config import EnsembleConfig
 from utils import shorten_list
@@ -27,7 +27,8 @@ def submit(config: EnsembleConfig, context: Context) -> None:
     typed_task = config.typed("task")
     recipe = read_recipe(config.recipe, typed_task) if config.recipe else None
     run = None if recipe else find_run(config.root, typed_task, config.typed("model_type"), same_task=False)
-    images = read_prediction_list(config.data_root)
+    names = {"image_root": config.image_root, "image_column": config.image_column}
+    images = read_prediction_list(config.data_root, **names)
 
     # Torch takes seconds to import, so missing files are reported before.
     from inference.predict import OPTIONS, PredictionSettings, open_recipe, predict_images
@@ -44,10 +45,9 @@ def submit(config: EnsembleConfig, context: Context) -> None:
         info, name = members[0].info, run.name
         task = expected.choose(info)
         tasks = [task] * len(members)
-        if config.method == "hardvoting":
-            check_votes(task)
         if run.unfinished():
             print(f"Some folds of {run.path} are not fully trained: {shorten_list(run.unfinished())}.")
+    check_answers(task, voted=config.method == "hardvoting", proba=config.proba)
     folder = Path(config.save_path) / task.name / name
     options = {name: getattr(config, name) for name in (*OPTIONS, "members_at_once")}
     views = recipe.tta if recipe else config.tta
@@ -61,7 +61,9 @@ def submit(config: EnsembleConfig, context: Context) -> None:
         mixing = {**recipe.mixing(), "members": entries}
     else:
         submissions, mixing = prediction.combine(config.method), None
-    write_prediction(folder, task, prediction, submissions, data_root=config.data_root, recipe=mixing)
+    write_prediction(
+        folder, task, prediction, submissions, data_root=config.data_root, proba=config.proba, recipe=mixing
+    )
 
 
 if __name__ == "__main__":

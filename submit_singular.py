@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which PYTHONSAFEPATH leaves out
 
+from cli.checks import check_answers
 from cli.command import Context, run_tool
 from config import SingularConfig
 
@@ -25,7 +26,8 @@ def submit(config: SingularConfig, context: Context) -> None:
         place = existing_checkpoint(config.load_state_dict)
     else:
         place = find_single(config.task, config.model_type)
-    images = read_prediction_list(config.data_root)
+    names = {"image_root": config.image_root, "image_column": config.image_column}
+    images = read_prediction_list(config.data_root, **names)
 
     # Torch takes seconds to import, so missing files are reported before.
     from inference.predict import OPTIONS, PredictionSettings, predict_images
@@ -36,6 +38,7 @@ def submit(config: SingularConfig, context: Context) -> None:
     expected = Expected(**{f.name: config.typed(f.name) for f in fields(Expected)})
     member = find_best(place, expected) if place.is_dir() else open_member(place, expected)
     task = expected.choose(member.info)
+    check_answers(task, voted=False, proba=config.proba)
     folder = Path(config.save_path) / task.name / name_prediction(place, member)
     options = {name: getattr(config, name) for name in OPTIONS}
     settings = PredictionSettings.choose(Processes.from_environment(), views=config.tta, **options)
@@ -43,7 +46,7 @@ def submit(config: SingularConfig, context: Context) -> None:
         prediction = predict_images([member], [task], images, settings, context)
     if settings.dist.is_main:
         submissions = {"submission": prediction.probabilities[0]}
-        write_prediction(folder, task, prediction, submissions, data_root=config.data_root)
+        write_prediction(folder, task, prediction, submissions, data_root=config.data_root, proba=config.proba)
 
 
 if __name__ == "__main__":

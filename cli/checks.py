@@ -168,14 +168,17 @@ def check_ensemble(config: Any) -> None:
     typed = [flag(name) for name in fixed if name in config.given]
     if config.recipe and typed:
         raise UserError(f"--recipe already sets {', '.join(typed)}. Leave {'it' if len(typed) == 1 else 'them'} out.")
-    if config.method == "hardvoting" and config.typed("task") in FACES:
-        check_votes(FACES[config.task])
+    if config.typed("task") in FACES:
+        check_answers(FACES[config.task], voted=config.method == "hardvoting", proba=config.proba)
 
 
-def check_votes(task: Task) -> None:
-    """Check that a task has classes to vote for."""
-    if task.regression:
-        raise UserError(f"--method hardvoting needs classes, and task {task.name} has none. Use softvoting.")
+def check_answers(task: Task, *, voted: bool, proba: bool) -> None:
+    """Check that a task has the classes that votes and probabilities need."""
+    if voted and proba:
+        raise UserError("--proba needs probabilities, and --method hardvoting counts votes. Pass one of the two.")
+    if task.regression and (voted or proba):
+        option, advice = ("--method hardvoting", "Use softvoting") if voted else ("--proba", "Leave it out")
+        raise UserError(f"{option} needs classes, and task {task.name} has none. {advice}.")
 
 
 def check_showing(config: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from data.layout import COLUMNS, Labels, check_label_names, make_labels, sort_names
+from data.prediction_files import PredictionList
 from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows, visible_entries
 from utils import UserError, shorten_list
 
@@ -45,16 +46,11 @@ def read_csv_layout(
         UserError: the CSV, the folder or a column is missing, a column has two uses, or no row has labels.
     """
     path, report = Path(path), Report()
-    root = Path(path.parent if image_root is None else image_root)
     uses = {"--image-column": image_column, "--group": group, "--folds-from": fold_column}
     needed = list(dict.fromkeys([*labels, *filter(None, uses.values())]))
-    rows = read_csv_rows(path, (), needed, delimiters=",;\t")
-    if not rows:
-        raise UserError(f"{path} has no rows below its first line. Add one for each image.")
-    cells = pd.DataFrame([row for _, row in rows], index=[f"line {number}" for number, _ in rows], dtype=object)
-    _check_columns(path, list(cells), labels, uses)
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}. Pass another --image-root.")
+    cells, root = _read_cells(path, image_root, labels, uses)
+    if not labels:
+        raise UserError(f"{path} needs a column of labels. Pass --label with one of {shorten_list(cells, 20)}.")
     uses["--image-column"] = image_column or _find_image_column(path, cells, needed, root)
     for option, column in uses.items():
         if column in labels:
@@ -78,12 +74,46 @@ def read_csv_layout(
     return make_labels(table, labels, report, advice)
 
 
+def read_csv_list(
+    path: str | Path, *, image_root: str | Path | None = None, image_column: str | None = None
+) -> PredictionList:
+    """Return the images to predict that a CSV lists, in its order; their ids are its cells.
+
+    The arguments are those of `read_csv_layout`.
+
+    Raises:
+        UserError: the CSV, the folder, the column or an image is missing, or a cell is empty or there twice.
+    """
+    path, report = Path(path), Report()
+    cells, root = _read_cells(path, image_root, (), {"--image-column": image_column})
+    column = image_column or _find_image_column(path, cells, (), root)
+    ids = cells[column] = cells[column].str.strip()
+    report.error(ids.index[ids == ""], "row", f"of {path.name} without {column}", "Fill in the cells.")
+    report.error(ids[ids.duplicated() & (ids != "")].unique(), "image", f"listed twice in {path.name}")
+    _, paths = _find_images(path, cells[ids != ""], column, root, report)
+    report.raise_errors()
+    return PredictionList(list(ids), [Path(each) for each in paths], report.notes)
+
+
+def _read_cells(
+    path: Path, image_root: str | Path | None, labels: Sequence[str], uses: Mapping[str, str | None]
+) -> tuple[pd.DataFrame, Path]:
+    """Return the cells of a CSV, indexed by their lines, and the folder of its images; check the used columns."""
+    root = Path(path.parent if image_root is None else image_root)
+    rows = read_csv_rows(path, (), [*labels, *filter(None, uses.values())], delimiters=",;\t")
+    if not rows:
+        raise UserError(f"{path} has no rows below its first line. Add one for each image.")
+    cells = pd.DataFrame([row for _, row in rows], index=[f"line {number}" for number, _ in rows], dtype=object)
+    _check_columns(path, list(cells), labels, uses)
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}. Pass another --image-root.")
+    return cells, root
+
+
 def _check_columns(path: Path, columns: list[str], labels: Sequence[str], uses: Mapping[str, str | None]) -> None:
     """Raise a UserError about columns that do not exist and labels that cannot be used."""
     report, spellings = Report(), {name.lower(): name for name in columns}
     check_label_names(labels, report)
-    if not labels:
-        report.errors.append(f"{path} needs a column of labels. Pass --label with one of {shorten_list(columns, 20)}.")
     for option, name in [*(("--label", name) for name in labels), *uses.items()]:
         if name is not None and name not in columns:
             near = difflib.get_close_matches(name.strip().lower(), spellings, n=1)

@@ -29,7 +29,8 @@ FACES = Tasks(MAIN, MASK, GENDER, AGE_GROUP, AGE)
 
 def find_task(labels: Sequence[Mapping[str, Any]] | None, name: str, metric: str | None = None) -> Task:
     """Return a task of `find_tasks` with the metric that ranks its checkpoints; None for the default."""
-    return replace(find_tasks(labels)[name], metric=metric)
+    task = find_tasks(labels)[name]
+    return replace(task, metric=metric) if metric else task
 
 
 def find_tasks(labels: Sequence[Mapping[str, Any]] | None) -> Tasks:

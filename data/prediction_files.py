@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows
 from utils import UserError, shorten_list
 
@@ -19,15 +21,24 @@ class PredictionList:
     notes: list[str]
 
 
-def read_prediction_list(root: str | Path) -> PredictionList:
+def read_prediction_list(
+    root: str | Path, *, image_root: str | Path | None = None, image_column: str | None = None
+) -> PredictionList:
     """Return the images in `root` in the order of an info.csv next to it, or sorted by name without one.
 
-    The id of an image is its path from `root`, with `/`.
+    The id of an image is its path from `root`, with `/`. A `root` that is a CSV is read by `csv_layout.read_csv_list`.
 
     Raises:
         UserError: the folder is missing or empty, or info.csv lists an id twice or one without an image.
     """
     root, report = Path(root), Report()
+    if root.is_file():
+        from data.csv_layout import read_csv_list  # which imports this module
+
+        return read_csv_list(root, image_root=image_root, image_column=image_column)
+    if image_root or image_column:
+        option = "--image-root" if image_root else "--image-column"
+        raise UserError(f"{option} is for a CSV, and --data-root {root} is not one. Leave it out.")
     if not root.is_dir():
         other = root.parent / "eval" / "images"
         hint = f" There is one at {other}." if other.is_dir() else ""
@@ -114,12 +125,21 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def read_answers(path: str | Path) -> dict[str, str]:
-    """Return the `ImageID,ans` rows of a submission or of true answers, or raise a UserError about the file."""
-    rows = read_csv_rows(Path(path), ("ImageID", "ans"))
+def read_answers(path: str | Path) -> pd.DataFrame:
+    """Return a submission or true answers: text with the ImageID as index, and the column ans or one for each class.
+
+    Raises:
+        UserError: the file is missing or damaged, has no rows or no answers, or lists an image twice.
+    """
+    rows = read_csv_rows(Path(path), ("ImageID",))
     if not rows:
         raise UserError(f"{path} holds no rows.")
+    if len(rows[0][1]) == 1:
+        raise UserError(f"{path} has no column ans. Its first line must name ImageID,ans.")
     twice = _repeated(row["ImageID"] for _, row in rows)
     if twice:
         raise UserError(f"{path} lists images twice: {shorten_list(twice)}.")
-    return {row["ImageID"]: row["ans"].strip() for _, row in rows}
+    table = (
+        pd.DataFrame([row for _, row in rows], dtype=object).set_index("ImageID").apply(lambda cells: cells.str.strip())
+    )
+    return table[["ans"]] if "ans" in table else table

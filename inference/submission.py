@@ -64,6 +64,7 @@ def write_prediction(
     submissions: Mapping[str, np.ndarray],
     *,
     data_root: str | Path,
+    proba: bool = False,
     recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the files of a prediction and print their paths.
@@ -80,6 +81,7 @@ def write_prediction(
         "tta": views,
         "data_root": str(Path(data_root).resolve()),
         "unreadable": list(unreadable),
+        **({"proba": True} if proba else {}),
         **({} if recipe is None else {"recipe": recipe}),
         "members": [_describe(member, name) for member, name in zip(members, files, strict=True)],
     }
@@ -89,7 +91,7 @@ def write_prediction(
         rows = pd.DataFrame({"ImageID": images.ids, **columns})
         write_text(folder / "members" / name, rows.to_csv(index=False, float_format="%.8g"))
     for name, answers in submissions.items():
-        write_submission(folder / f"{name}.csv", images.ids, task, answers)
+        write_submission(folder / f"{name}.csv", images.ids, task, answers, proba=proba)
     if unreadable:
         rows = pd.DataFrame({"ImageID": list(unreadable), "why": list(unreadable.values())})
         write_text(folder / UNREADABLE_LIST, rows.to_csv(index=False))
@@ -110,17 +112,24 @@ def write_prediction(
     print(f"  {folder / 'members'}: the probabilities of each member")
 
 
-def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.ndarray) -> None:
-    """Write `ImageID,ans`, the answer being the name of a class, for faces its number, or for age the years.
+def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.ndarray, *, proba: bool = False) -> None:
+    """Write `ImageID,ans`, the answer being the name of a class, for faces its number, or a number to predict.
 
-    The `answers` are `(N, C)` probabilities, `(N, 1)` years, or `(N,)` classes.
+    With `proba` a column for each class, called by its name or number, has its probability instead. The `answers` are
+    `(N, C)` probabilities, `(N, 1)` numbers, or `(N,)` classes.
     """
+    names = range(len(task.classes)) if task.coded else task.classes
+    if proba:
+        table = pd.DataFrame(answers, columns=names)
+        table.insert(0, "ImageID", ids)
+        write_text(path, table.to_csv(index=False, float_format="%.8g"))
+        return
     if task.regression:
         answers = np.round(answers[:, 0].astype(float), 2)
     elif answers.ndim == 2:
         answers = predicted_classes(task, answers)
     if not (task.coded or task.regression):
-        answers = [task.classes[number] for number in answers]
+        answers = [names[number] for number in answers]
     write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
 
 

@@ -1,17 +1,21 @@
 """Score a submission whose true answers are known: python -m tools score_submission --submission FILE --answers FILE"""
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from analysis.metrics import absent_classes, describe_classes, score
+from analysis.metrics import absent_classes, describe_classes, score, try_metric
+from cli.checks import check_metric
 from cli.choices import resolve_name
 from config import ScoreConfig
 from data.faces import MAIN, find_tasks
 from data.label_math import decode_classes
+from data.layout import NUMBER, sort_names
 from data.prediction_files import read_answers
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, Tasks, find_metric, score_title
 from utils import UserError, read_json, shorten_list
 
 
@@ -22,40 +26,59 @@ def run(config: ScoreConfig) -> None:
         UserError: a file is missing, or the two files do not fit each other or the task.
     """
     answers, submission = read_answers(config.answers), read_answers(config.submission)
+    if list(answers) != ["ans"]:
+        raise UserError(f"{config.answers} has no column ans. Its first line must name ImageID,ans.")
+    task = _find_task(config, answers, submission)
+    if config.metric:
+        task = replace(task, metric=check_metric(config.metric, task))
+        try_metric(task)
+    different = sorted(set(answers.index) ^ set(submission.index))
+    if different:
+        raise UserError(
+            f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
+        )
+    true = _parse(task, answers["ans"], config.answers)
+    proba = list(submission) != ["ans"]
+    submission = submission.loc[answers.index]
+    if proba:
+        answered = _parse_probabilities(task, submission, config.submission)
+    else:
+        predicted = _parse(task, submission["ans"], config.submission)
+        answered = predicted[:, None] if task.regression else np.eye(len(task.classes))[predicted]
+    if task.regression and task.ranges and max(true) < len(MAIN.classes):
+        raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
+    scores = score(task, answered, true)
+    line = {score_title(name): scores[name] for name in task.shown}
+    of_true, of_predicted = (decode_classes(task, each) for each in (true, answered.argmax(axis=1)))
+    line |= {f"{part.title} accuracy": (of_true[part.name] == of_predicted[part.name]).mean() for part in task.parts}
+    others = [name for name in scores if name not in task.shown and (proba or find_metric(name).of_classes)]
+    print("  ".join(f"{title} {value:.4f}" for title, value in line.items()), f" {len(true)} images")
+    print("  ".join(f"{score_title(name)} {scores[name]:.4f}" for name in others))
+    absent = absent_classes(task, true, answered)
+    if absent[0]:
+        print(describe_classes(task, *absent))
+
+
+def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFrame) -> Task:
+    """Return the task of a submission: of the prediction.json in its folder, else --task, else that of its classes."""
     about = Path(config.submission).with_name("prediction.json")
-    made = read_json(about) if about.is_file() else {}
+    made: dict[str, Any] = read_json(about) if about.is_file() else {}
+    if not made and not config.typed("task"):
+        names = {*answers["ans"], *(submission["ans"] if list(submission) == ["ans"] else submission)}
+        if not all(NUMBER.fullmatch(name) for name in names):
+            return Task("class", "class", tuple(sort_names(names) if "ans" in submission else submission))
     try:
-        tasks = find_tasks(made.get("labels"))
+        tasks: Tasks = find_tasks(made.get("labels"))
         name = made["task"] if "labels" in made and not config.typed("task") else config.task
         name = resolve_name("--task", name, tasks)
     except (KeyError, TypeError):
         raise UserError(f"{about} is damaged. Predict again.") from None
     if made.get("task", name) != name:
         raise UserError(f"{config.submission} predicts task {made['task']}. Pass --task {made['task']}.")
-    different = sorted(set(answers) ^ set(submission))
-    if different:
-        raise UserError(
-            f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
-        )
-    names, task = sorted(answers), tasks[name]
-    files = {config.answers: answers, config.submission: submission}
-    true, predicted = (_parse(task, [values[each] for each in names], path) for path, values in files.items())
-    if task.regression and max(true) < len(MAIN.classes):
-        raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
-    answered = predicted[:, None] if task.regression else np.eye(len(task.classes))[predicted]
-    scores, absent = score(task, answered, true), absent_classes(task, true, answered)
-    of_true, of_predicted = (decode_classes(task, each) for each in (true, predicted))
-    for part in task.parts:
-        scores[f"{part.title} accuracy"] = float((of_true[part.name] == of_predicted[part.name]).mean())
-    print(
-        "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
-        f" {len(true)} images",
-    )
-    if absent[0]:
-        print(describe_classes(task, *absent))
+    return tasks[name]
 
 
-def _parse(task: Task, answers: Sequence[str], path: str) -> np.ndarray:
+def _parse(task: Task, answers: pd.Series, path: str) -> np.ndarray:
     """Return answers as numbers or class numbers, `(N,)`."""
     if not (task.coded or task.regression):
         known = {name: number for number, name in enumerate(task.classes)}
@@ -64,16 +87,33 @@ def _parse(task: Task, answers: Sequence[str], path: str) -> np.ndarray:
             classes = shorten_list(task.classes)
             raise UserError(f"{path} contains {unknown}. Task {task.name} has the classes {classes}.")
         return np.array([known[answer] for answer in answers])
-    try:
-        values = np.array([float(answer) for answer in answers])
-    except ValueError as error:
-        advice = "Names of classes need the prediction.json of the submission in its folder."
-        raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
+    values = _parse_numbers(answers, path)
     if task.regression:
-        if not np.isfinite(values).all():
-            raise UserError(f"{path} contains NaN or infinite values.")
         return values
     wrong = values[~np.isin(values, range(len(task.classes)))]
     if len(wrong):
         raise UserError(f"{path} contains {wrong[0]:g}. Task {task.name} has classes 0 to {len(task.classes) - 1}.")
     return values.astype(int)
+
+
+def _parse_probabilities(task: Task, table: pd.DataFrame, path: str) -> np.ndarray:
+    """Return probabilities `(N, C)` in the order of the classes."""
+    names = [str(name) for name in (range(len(task.classes)) if task.coded else task.classes)]
+    if task.regression or sorted(names) != sorted(table):
+        expected = "ans" if task.regression else f"ans, or {shorten_list(names)}"
+        raise UserError(f"{path} has the columns {shorten_list(table)}. Task {task.name} needs {expected}.")
+    values = np.stack([_parse_numbers(table[name], path) for name in names], axis=1)
+    if values.min() < 0:
+        raise UserError(f"{path} contains {values.min():g}. Probabilities are 0 to 1.")
+    return values
+
+
+def _parse_numbers(answers: pd.Series, path: str) -> np.ndarray:
+    try:
+        values = answers.to_numpy(np.float64)
+    except ValueError as error:
+        advice = "Pass --task, or score in the folder of the prediction, whose prediction.json knows the classes."
+        raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
+    if not np.isfinite(values).all():
+        raise UserError(f"{path} contains NaN or infinite values.")
+    return values

@@ -337,4 +337,4 @@ def test_empty_and_missing_folders_to_predict(make_photo, tmp_path):
 
 def test_answers_are_read_by_image(write_csv, tmp_path):
     path = write_csv(tmp_path / "answers.csv", ["ImageID", "ans"], [["b.jpg", 3], ["a.jpg", " old man"]])
-    assert read_answers(path) == {"b.jpg": "3", "a.jpg": "old man"}
+    assert read_answers(path)["ans"].to_dict() == {"b.jpg": "3", "a.jpg": "old man"}

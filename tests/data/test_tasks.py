@@ -11,7 +11,7 @@ from data.tasks import Task, Tasks
 from model import create_model
 
 COLOUR, SIZE = Task("colour", "colour", ("red", "green")), Task("size", "size", ("small", "medium", "large"))
-WEIGHT = Task("weight", "weight in g", SIZE.classes, bounds=(10, 20), ranges=SIZE)
+WEIGHT = Task("weight", "weight in g", SIZE.classes, bounds=(10, 20), ranges=SIZE, regression=True)
 
 
 def test_main_has_18_classes_in_the_order_of_the_attributes():
@@ -40,7 +40,7 @@ def test_tasks(task, outputs, loss, monitor, higher):
     record = FACES[task]
     found = record.outputs, record.losses[0], record.monitor, record.higher_is_better
     assert found == (outputs, loss, monitor, higher)
-    assert set(record.scores) == {"macro_f1", "accuracy", *(("mae", "rmse") if task == "age" else ())}
+    assert set(record.shown) == {"macro_f1", "accuracy", *(("mae", "rmse") if task == "age" else ())}
     assert TrainConfig(task=task).loss_type == loss
     assert TrainConfig(task=task).record is record
 
