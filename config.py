@@ -37,6 +37,7 @@ class Images:
     data: str | None = option(None, "CSV of images, or folder of a folder per class", path=True, text="--train-root")
     image_root: str | None = option(None, "folder of the files in --data", path=True, text="that of the CSV")
     label: tuple[str, ...] | None = option(None, "columns of labels in --data, as in a,b", text="class, of folders")
+    regression: bool = option(False, "the labels in --data are numbers to predict")
     group: str | None = option(None, "column of the groups that no fold may split", text="each image by itself")
     group_regex: str | None = option(None, "groups in file names of folders, as in '^(P[0-9]+)'", text="none")
     image_column: str | None = option(None, "column of the files", text="path, file, image and the like")

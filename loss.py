@@ -45,14 +45,14 @@ def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def mse_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error in years squared of outputs `(B, 1) float` and ages `(B,)`."""
+    """Return the mean squared error of outputs `(B, 1) float` and numbers `(B,)`."""
     import torch.nn.functional as F
 
     return F.mse_loss(output.squeeze(1), target.to(output.dtype))
 
 
 def smooth_l1_loss(output: Tensor, target: Tensor) -> Tensor:
-    """Return the smooth L1 loss (Huber with delta 1) in years of outputs `(B, 1) float` and ages `(B,)`."""
+    """Return the smooth L1 loss (Huber with delta 1) of outputs `(B, 1) float` and numbers `(B,)`."""
     import torch.nn.functional as F
 
     return F.smooth_l1_loss(output.squeeze(1), target.to(output.dtype))
@@ -69,7 +69,11 @@ LOSSES = CLASSIFICATION_LOSSES | REGRESSION_LOSSES
 
 
 def create_criterion(
-    name: str, *, logit_adjustment: float = 0.0, counts: Mapping[str, Tensor] | None = None
+    name: str,
+    *,
+    logit_adjustment: float = 0.0,
+    counts: Mapping[str, Tensor] | None = None,
+    scales: Mapping[str, tuple[float, float]] | None = None,
 ) -> Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]:
     """Return the loss called `name`, summed over heads.
 
@@ -81,6 +85,7 @@ def create_criterion(
             who derive 1).
         counts: number of training images of each class, `{head: (C,)}`; needed for the adjustment. An absent class
             counts as one image.
+        scales: center and scale of the numbers of some heads, see `data.tasks.Task`.
     """
     loss = LOSSES[name]
     shifts: dict[str, Tensor] = {}
@@ -91,6 +96,9 @@ def create_criterion(
     def criterion(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
         for head, shift in shifts.items():
             shifts[head] = shift.to(next(iter(outputs.values())).device)  # moved once
+        for head in outputs.keys() & (scales or {}):
+            center, scale = scales[head]
+            targets = {**targets, head: (targets[head] - center) / scale}
         return sum(loss(output + shifts[head] if shifts else output, targets[head]) for head, output in outputs.items())
 
     return criterion

@@ -308,7 +308,7 @@ def predict_task(outputs: dict[str, Tensor], task: Task) -> Tensor:
     """
     if task.name in outputs:
         output = outputs[task.name].float()
-        return output if task.regression else output.softmax(dim=1)
+        return output * task.scale + task.center if task.regression else output.softmax(dim=1)
     if not task.parts:
         raise KeyError(task.name)
     return _joint_log_probabilities(outputs, task).exp()

@@ -228,7 +228,7 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
     people = len(sums.without)
     count = len(task.classes)
     of_class = (sums.total - sums.without)[:, 2 * count : 3 * count].astype(bool).sum(axis=0)
-    enough = dict.fromkeys(task.scores, people >= FEWEST)
+    enough = dict.fromkeys(parts[0], people >= FEWEST)
     enough |= dict(zip(task.classes, (of_class >= FEWEST_OF_CLASS) & (people >= FEWEST), strict=True))
     # The score of a class of one person may vary as much as one person of another class does on average.
     of_one = [people * parts[2][name].var() * n for name, n in zip(task.classes, of_class, strict=True) if n > 1]

@@ -225,7 +225,7 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
     if config.data:
         raise UserError(f"{run.path} was trained on --data. find_label_errors reads the folders of --train-root only.")
     if config.record.regression:
-        raise UserError(f"{run.path} predicts years, not classes. Pass --root with a run of another task.")
+        raise UserError(f"{run.path} predicts numbers, not classes. Pass --root with a run of another task.")
     oof, root = run.read_oof(config.record), Path(config.validated_root)
     suspects = find_suspects(config, oof, root, share=share)
     corrections, sheet = run.path / CORRECTIONS, run.path / CONTACT_SHEET

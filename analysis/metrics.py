@@ -264,6 +264,8 @@ def describe_classes(task: Task, absent: Sequence[str], predicted: Sequence[str]
         predicted: those among them that are predicted, or None if it is not known yet.
     """
     count = len(task.classes)
+    if "macro_f1" not in task.scores:
+        return f"Classes in reports are ranges of {task.title}."
     if not absent:
         return f"Macro F1 is the mean over all {count} classes."
     names = shorten_list(absent, count)

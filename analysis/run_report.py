@@ -203,6 +203,8 @@ def _mistakes(whole: Predictions, oof: pd.DataFrame, root: Path) -> dict[str, An
         found = largest_errors(oof)
         title, note = "Largest errors", "The images with the largest errors, one per person."
         texts = {"label": "{label:.0f}", "pred": "{pred:.1f}", "more": "error {error:.1f} years"}
+        if not whole.task.coded:
+            texts = {"label": "{label:.6g}", "pred": "{pred:.4g}", "more": "error {error:.3g}"}
     else:
         found, classes = confident_mistakes(whole, oof), dict(enumerate(whole.classes))
         found = found.assign(label=found["label"].map(classes), pred=found["pred"].map(classes))

@@ -11,7 +11,15 @@ from data.tasks import Task, Tasks
 from utils import UserError
 
 MIN_IMAGE_SIZE = 32  # pixels; below it the last feature maps of the backbones vanish
-OF_DATA = ("image_root", "label", "group", "group_regex", "image_column", "folds_from")  # options about --data
+OF_DATA = (
+    "image_root",
+    "label",
+    "regression",
+    "group",
+    "group_regex",
+    "image_column",
+    "folds_from",
+)  # options about --data
 OF_FACES = ("train_root", "valid_root", "corrections", "two_genders", "age_filter", "age_sigma", "pseudo_labels")
 FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, left out for regression
 
@@ -20,7 +28,7 @@ def check_training(config: Any) -> None:
     """Check the options of train.py and fill in the task, and the backbone and the loss that fit it and the network."""
     check_data(config)
     if config.data and config.labels is None:  # the classes are known when the data are read
-        config.labels = _unread_tasks(config.label or ("class",)).as_plain()
+        config.labels = _unread_tasks(config.label or ("class",), regression=config.regression).as_plain()
         if "task" not in config.given and config.task == type(config).task:
             config.task = config.tasks.default.name
     config.task = resolve_name("--task", config.task, config.tasks)
@@ -55,7 +63,7 @@ def check_folds(config: Any) -> None:
 
 def check_data(config: Any) -> None:
     """Check the options about the images and labels."""
-    about = [flag(name) for name in OF_DATA if getattr(config, name) is not None]
+    about = [flag(name) for name in OF_DATA if getattr(config, name) not in (None, False)]
     if not config.data:
         if about:
             raise UserError(f"{about[0]} needs --data with a CSV or a folder. Pass both or neither.")
@@ -83,10 +91,11 @@ def image_folder(config: Any) -> str:
     return config.image_root or (config.data if Path(config.data).is_dir() else str(Path(config.data).parent))
 
 
-def _unread_tasks(labels: Sequence[str]) -> Tasks:
-    """Return the tasks of labels whose classes are not known yet."""
-    parts = tuple(Task(name, name, ()) for name in labels)
-    return Tasks(Task("+".join(labels), "", (), parts), *parts) if len(parts) > 1 else Tasks(*parts)
+def _unread_tasks(labels: Sequence[str], *, regression: bool) -> Tasks:
+    """Return the tasks of labels whose classes, or numbers, are not known yet."""
+    parts = tuple(Task(name, name, (), regression=regression) for name in labels)
+    joint = (Task("+".join(labels), "", (), parts),) if len(parts) > 1 and not regression else ()
+    return Tasks(*joint, *parts)
 
 
 def _check_patience(config: Any) -> None:
@@ -211,7 +220,7 @@ def check_metric(metric: str | None, task: Task) -> str | None:
     if metric is None or ":" in metric:
         path, _, function = (metric or "").rpartition(":")
         return f"{Path(path).absolute()}:{function}" if metric else None
-    names = replace(task, metric=None, classes=task.classes or ("",) * (not task.regression)).scores
+    names = replace(task, metric=None).scores
     return resolve_name("--metric", metric, [*names, "FILE.py:FUNCTION"])
 
 
@@ -250,7 +259,7 @@ def check_seed(seed: int) -> None:
 def preset_values(preset: dict[str, Any], typed: dict[str, Any], defaults: Any) -> dict[str, Any]:
     """Return the options of a preset that fit what was typed; `defaults` is the config class."""
     task = "" if typed.get("data") else resolve_name("--task", typed.get("task", defaults.task), FACES)
-    left_out = set(FOR_CLASSES) if task and FACES[task].regression else set()
+    left_out = set(FOR_CLASSES) if typed.get("regression") or (task and FACES[task].regression) else set()
     network = resolve_name("--model-type", typed.get("model_type", preset["model_type"]), MODELS)
     if network != preset["model_type"] or "model_type" in left_out:
         left_out.add("backbone")  # it was chosen for the network of the preset

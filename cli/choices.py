@@ -43,8 +43,8 @@ MODELS = {
     "VanillaTorchvision": ModelRecord("convnext_tiny", library="torchvision"),
     "VanillaTimm": ModelRecord("convnext_nano", library="timm"),
 }
-DEFAULT_LOSSES = f"{MAIN.losses[0]}; {AGE.losses[0]} for age"
-DEFAULT_METRICS = f"{MAIN.monitor}; {AGE.monitor} for age"
+DEFAULT_LOSSES = f"{MAIN.losses[0]}; {AGE.losses[0]} for numbers"
+DEFAULT_METRICS = f"{MAIN.monitor}; {AGE.monitor} for numbers"
 TRANSFORMS = ("base", "random", "tta", "facecrop", "base_source", "random_source")
 OPTIMIZERS, SCHEDULES = tuple(optim.OPTIMIZERS), tuple(optim.SCHEDULES)
 METHODS = ("softvoting", "hardvoting")

@@ -30,6 +30,7 @@ def read_csv_layout(
     group: str | None = None,
     image_column: str | None = None,
     fold_column: str | None = None,
+    regression: bool = False,
 ) -> Labels:
     """Return the labels of the images that a CSV lists, with commas, semicolons or tabs. No image is opened.
 
@@ -41,6 +42,7 @@ def read_csv_layout(
         group: column of groups; None makes each image its own group.
         image_column: column of files; None is the first of IMAGE_COLUMNS that names files.
         fold_column: column of the folds that validate the images, in any words.
+        regression: the labels are numbers to predict.
 
     Raises:
         UserError: the CSV, the folder or a column is missing, a column has two uses, or no row has labels.
@@ -71,7 +73,7 @@ def read_csv_layout(
         likely = [name for name in unused if 1 < table[name].nunique() < len(table)]
         advice = f"Pass --group {likely[0]}" if likely else "Pass --group with a column of groups"
         report.note(likely, "column", f"of {path.name} with repeated values, which may be groups")
-    return make_labels(table, labels, report, advice)
+    return make_labels(table, labels, report, advice, regression=regression)
 
 
 def read_csv_list(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.label_math import encode_classes
+from data.label_math import encode_classes, range_numbers
 from data.tables import Report
 from data.tasks import Task, Tasks
 from utils import shorten_list
@@ -36,14 +36,22 @@ class Labels(NamedTuple):
     report: Report
 
 
-def make_labels(rows: pd.DataFrame, names: Sequence[str], report: Report, group_advice: str | None) -> Labels:
+def make_labels(
+    rows: pd.DataFrame,
+    names: Sequence[str],
+    report: Report,
+    group_advice: str | None,
+    *,
+    regression: bool = False,
+) -> Labels:
     """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
 
     The report gets the problems of classes and groups. `group_advice` is for images that have no groups, else None.
+    With `regression` the labels are numbers instead of names.
     """
     rows = rows.sort_values("image", ignore_index=True)
     for name in names if len(rows) else ():
-        _check_classes(name, rows, report)
+        (_check_numbers if regression else _check_classes)(name, rows, report)
     if group_advice is None:
         _note_spellings(rows["person"], "group", report)
     else:
@@ -52,9 +60,13 @@ def make_labels(rows: pd.DataFrame, names: Sequence[str], report: Report, group_
         ]
         _note_own_groups(names_below, rows[names[0]].nunique(), group_advice, report)
     table = rows[rows["path"] != ""].reset_index(drop=True)
-    tasks, numbers = make_tasks(names, table, table["person"])
-    table = table.assign(**{name: numbers[name] for name in names} | {"label": numbers[tasks.default.name]})
-    first = [name for name in dict.fromkeys(("image", "path", "person", *names, "label", "fold")) if name in table]
+    make = make_number_tasks if regression and not report.errors else make_tasks
+    tasks, numbers = make(names, table, table["person"])
+    columns = [name for name in numbers if not tasks[name].parts]
+    table = table.assign(
+        **{name: numbers[name] for name in columns} | {"label": numbers[tasks.default.class_task.name]}
+    )
+    first = [name for name in dict.fromkeys(("image", "path", "person", *columns, "label", "fold")) if name in table]
     return Labels(tasks, table[[*first, *(name for name in table if name not in first)]], report)
 
 
@@ -79,6 +91,33 @@ def make_tasks(
             joint = Task("+".join(names), title, classes, tuple(parts), of_group=shared)
             return Tasks(joint, *parts), {joint.name: encode_classes(joint, numbers), **numbers}
     return Tasks(*parts), numbers
+
+
+def make_number_tasks(
+    names: Sequence[str], values: Mapping[str, Sequence[str]], groups: Sequence[str]
+) -> tuple[Tasks, dict[str, np.ndarray]]:
+    """Return the tasks of labels that are numbers, then those of their ranges, and the labels of each task.
+
+    The ranges are fifths of the images, by which groups are spread over folds and errors are shown. The arguments are
+    those of `make_tasks`; the labels are numbers `(N,) float64`, of ranges class numbers `(N,) int64`.
+    """
+    tasks, ranges, labels = [], [], {}
+    for name in names:
+        numbers = labels[name] = _to_numbers(values[name])
+        bounds = np.unique(np.quantile(numbers, (0.2, 0.4, 0.6, 0.8), method="nearest"))
+        bounds = tuple(bounds[bounds > numbers.min()].tolist()) or (numbers.max(),)
+        texts = [f"{bound:.10g}" for bound in bounds]
+        classes = (f"<{texts[0]}", *map(" to ".join, itertools.pairwise(texts)), f">={texts[-1]}")
+        shared = len(set(zip(groups, numbers, strict=True))) == len(set(groups))
+        ranges.append(Task(f"{name}_range", f"range of {name}", classes, of_group=shared))
+        about = {"center": float(numbers.mean()), "scale": float(numbers.std()), "of_group": shared}
+        tasks.append(Task(name, name, classes, (), bounds, ranges[-1], regression=True, **about))
+        labels[ranges[-1].name] = range_numbers(tasks[-1], numbers)
+    return Tasks(*tasks, *ranges), labels
+
+
+def _to_numbers(texts: Iterable[str]) -> np.ndarray:
+    return np.array([float(text.replace(",", ".")) for text in texts])
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -119,6 +158,16 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
         what = f"of the label {label} in a single group, which no fold can both train on and validate"
         report.error(lonely, "class", what, "Add images of other groups or remove the class.")
         _note_spellings(names, "class", report)
+
+
+def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
+    """Report a label whose cells are not different numbers."""
+    is_number = rows[label].str.fullmatch(NUMBER)
+    what, advice = f"whose {label} is not a number", "Correct the cells, or leave --regression out."
+    wrong = rows["image"] + " (" + rows[label] + ")"
+    report.error(wrong[~is_number], "image", what, advice)
+    if is_number.all() and not _to_numbers(rows[label]).std() > 0:
+        report.errors.append(f"All images have the same {label}, {rows[label].iloc[0]}. Pass another --label.")
 
 
 def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:

@@ -18,6 +18,7 @@ def read_labels(
     group_regex: str | None = None,
     image_column: str | None = None,
     folds_from: str | None = None,
+    regression: bool = False,
 ) -> Labels:
     """Return the labels of the images that a CSV lists, or that lie in a folder for each class.
 
@@ -26,6 +27,7 @@ def read_labels(
     """
     if Path(data).is_dir():
         options = {"image_root": image_root, "group": group, "image_column": image_column, "folds_from": folds_from}
+        options["regression"] = regression or None
         typed = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
         if typed:
             raise UserError(f"{typed[0]} is for a CSV, and --data {data} is a folder. Leave it out.")
@@ -36,6 +38,5 @@ def read_labels(
         raise UserError(f"--group-regex is for folders, and --data {data} is a file. Pass --group with a column.")
     if not Path(data).is_file():
         raise UserError(f"There is no file or folder {data}. Pass another --data.")
-    return read_csv_layout(
-        data, image_root=image_root, labels=label or (), group=group, image_column=image_column, fold_column=folds_from
-    )
+    options = {"image_column": image_column, "fold_column": folds_from, "regression": regression}
+    return read_csv_layout(data, image_root=image_root, labels=label or (), group=group, **options)

@@ -59,6 +59,8 @@ class Task:
     bounds: tuple[float, ...] = ()  # if the answer is a number: where the second and the later classes begin
     ranges: Task | None = None  # then the task with these classes, if any
     regression: bool = False  # the answer is a number instead of a class
+    center: float = 0.0  # networks predict (number - center) / scale
+    scale: float = 1.0
     of_group: bool = False  # all images of a group have the same answer
     noun: str = "groups"  # what messages call the groups
     coded: bool = False  # submissions hold the numbers of the classes instead of their names
@@ -73,6 +75,11 @@ class Task:
     def class_task(self) -> Task:
         """Return the task with the classes of this one: itself, or that of the ranges of its numbers."""
         return self.ranges or self
+
+    @property
+    def has_geometric_mean(self) -> bool:
+        """Return whether predictions can be combined by the geometric mean; numbers other than ages may be negative."""
+        return not self.regression or self.coded
 
     @property
     def losses(self) -> tuple[str, ...]:
@@ -92,14 +99,15 @@ class Task:
     @property
     def scores(self) -> tuple[str, ...]:
         """Return the names of the scores, as in log.csv and summary.json."""
-        classes = ("macro_f1", "accuracy") if self.regression else tuple(CLASS_METRICS)
-        names = (*(classes if self.classes else ()), *(NUMBER_METRICS if self.regression else ()))
+        of_ages = ("macro_f1", "accuracy") if self.coded else ()  # of the age groups
+        names = (*of_ages, *NUMBER_METRICS) if self.regression else tuple(CLASS_METRICS)
         return tuple(dict.fromkeys((*names, self.monitor)))
 
     @property
     def shown(self) -> tuple[str, ...]:
         """Return the names of the scores in tables: the monitored one and the most common ones."""
-        common = [name for name in ("macro_f1", "accuracy", "mae", "rmse") if name in self.scores]
+        names = ("macro_f1", "accuracy", "mae", "rmse") if self.coded else ("macro_f1", "accuracy", *NUMBER_METRICS)
+        common = [name for name in names if name in self.scores]
         return tuple(common if self.monitor in common else (self.monitor, *common))
 
 
@@ -114,9 +122,10 @@ class Tasks(dict[str, Task]):
         """Return the tasks that `as_plain` described; raise a KeyError or TypeError for anything else."""
         tasks: dict[str, Task] = {}
         for row in reversed(rows):  # parts first
-            words = {name: tuple(row[name]) for name in ("classes", "parts")}
+            words = {name: tuple(row.get(name, ())) for name in ("classes", "parts", "bounds")}
             words["parts"] = tuple(tasks[name] for name in words["parts"])
-            tasks[row["name"]] = Task(**{**row, **words})
+            ranges = tasks[row["ranges"]] if "ranges" in row else None
+            tasks[row["name"]] = Task(**{**row, **words, "ranges": ranges})
         whole = all(
             len(each.classes) == math.prod(p.outputs for p in each.parts) for each in tasks.values() if each.parts
         )
@@ -125,11 +134,12 @@ class Tasks(dict[str, Task]):
         return cls(*reversed(tasks.values()))
 
     def as_plain(self) -> list[dict[str, Any]]:
-        """Return the tasks as values for JSON files and checkpoints; they must be tasks with classes."""
-        names = ("name", "title", "of_group", "noun", "coded")
+        """Return the tasks as values for JSON files and checkpoints."""
+        names, of_numbers = ("name", "title", "of_group", "noun", "coded"), ("regression", "center", "scale")
         return [
-            {name: getattr(task, name) for name in names}
+            {name: getattr(task, name) for name in (*names, *(of_numbers if task.regression else ()))}
             | {"classes": list(task.classes), "parts": [part.name for part in task.parts]}
+            | ({"bounds": list(task.bounds), "ranges": task.ranges.name} if task.ranges else {})
             for task in self.values()
         ]
 

@@ -169,10 +169,9 @@ def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndar
     members = ranked.reshape(-1, *ranked.shape[2:])
     if len(members) == 1:  # all methods are the same
         return {"arithmetic": members[0]}
-    found = {
-        "arithmetic": members.mean(axis=0),
-        "geometric": voting.geometric_mean(members, years=scorer.task.regression),
-    }
+    found = {"arithmetic": members.mean(axis=0)}
+    if scorer.task.has_geometric_mean:
+        found["geometric"] = voting.geometric_mean(members, years=scorer.task.regression)
     if not voter.joint:  # else the scores are those of several tasks
         weights = _weigh_rows(voter.runs[0], ranked, higher_is_better=scorer.task.higher_is_better)
         if weights is not None:

@@ -53,7 +53,7 @@ class TrainedRun:
         return fold if self.config.valid_root else 0
 
     def error(self, rank: int) -> float | None:
-        """Return the error in years (RMSE) of the members of a rank; None for a run with classes."""
+        """Return the error (RMSE) of the members of a rank; None for a run with classes."""
         if not self.task.regression:
             return None
         return float(np.mean([member.info.scores["rmse"] for member in self.of_rank(rank)]))

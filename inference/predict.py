@@ -64,7 +64,7 @@ class Prediction:
     tasks: Sequence[Task]  # of each member
     images: PredictionList
     settings: PredictionSettings
-    probabilities: list[np.ndarray]  # (N, C) of each member, or (N, 1) years
+    probabilities: list[np.ndarray]  # (N, C) of each member, or (N, 1) numbers
     unreadable: dict[str, str]  # reasons by image id; these images got the prediction of `usual_prediction`
 
     def combine(self, method: str) -> dict[str, np.ndarray]:
@@ -77,11 +77,13 @@ class Prediction:
         if weights is None:
             print("Some members have no validation score above 0. The weighted mean is the arithmetic mean.")
             weights = np.ones(len(votes))
-        return {
+        found = {
             "submission_arithmetic": votes.mean(axis=0),
-            "submission_geometric": voting.geometric_mean(votes, years=self.tasks[0].regression),
             "submission_weighted_mean": voting.weighted_mean(votes, weights),
         }
+        if self.tasks[0].has_geometric_mean:
+            found["submission_geometric"] = voting.geometric_mean(votes, years=self.tasks[0].regression)
+        return dict(sorted(found.items()))
 
 
 def predict_images(
@@ -269,10 +271,10 @@ def _fill_unreadable(
 
 
 def usual_prediction(members: Sequence[Member], task: Task, answers: np.ndarray) -> np.ndarray:
-    """Return the prediction for an unreadable image: the most frequent class of training, or the median age.
+    """Return the prediction for an unreadable image: the most frequent class of training, or the median number.
 
     Bare state dicts have no training counts; then the predictions `(M, N, C)` of the readable images are counted, those
-    of all members with this task. The result `(C,)` is 1 for that class and 0 for others, or for age the years.
+    of all members with this task. The result `(C,)` is 1 for that class and 0 for others, or the number.
     """
     infos, known = [member.info for member in members], has_training_counts(members, task)
     if task.regression:
@@ -285,7 +287,7 @@ def usual_prediction(members: Sequence[Member], task: Task, answers: np.ndarray)
 
 
 def has_training_counts(members: Sequence[Member], task: Task) -> bool:
-    """Return whether all members have the counts, or for age the median, of their training labels."""
+    """Return whether all members have the counts, or for numbers the median, of their training labels."""
     name = "training_age" if task.regression else "training_counts"
     return all(getattr(member.info, name) is not None for member in members)
 

@@ -125,12 +125,15 @@ def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.nda
         write_text(path, table.to_csv(index=False, float_format="%.8g"))
         return
     if task.regression:
-        answers = np.round(answers[:, 0].astype(float), 2)
+        answers = np.round(answers[:, 0].astype(float), 2) if task.coded else answers[:, 0]
     elif answers.ndim == 2:
         answers = predicted_classes(task, answers)
     if not (task.coded or task.regression):
         answers = [names[number] for number in answers]
-    write_text(path, pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False))
+    write_text(
+        path,
+        pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False, float_format=None if task.coded else "%.8g"),
+    )
 
 
 def _name_files(members: Sequence[Member]) -> list[str]:

@@ -62,7 +62,7 @@ class ModelInfo(Labelled):
     higher_is_better: bool | None = None
     split_fingerprint: str | None = None
     training_counts: dict[str, list[int]] | None = None  # images per class, for each task that has classes
-    training_age: float | None = None  # the median of the training images in years
+    training_age: float | None = None  # the median age or other number of the training images
     config: dict[str, Any] | None = None  # the options that the weights depend on
     versions: dict[str, str] | None = None
 

@@ -45,7 +45,7 @@ def run(config: ScoreConfig) -> None:
     else:
         predicted = _parse(task, submission["ans"], config.submission)
         answered = predicted[:, None] if task.regression else np.eye(len(task.classes))[predicted]
-    if task.regression and task.ranges and max(true) < len(MAIN.classes):
+    if task.regression and task.coded and max(true) < len(MAIN.classes):
         raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
     scores = score(task, answered, true)
     line = {score_title(name): scores[name] for name in task.shown}

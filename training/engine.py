@@ -224,7 +224,7 @@ def update_statistics(
 
 
 class EvalResult(NamedTuple):
-    """The mean loss over N images, and their `(N, C) float32` probabilities, or years, in the order of the loader."""
+    """The mean loss over N images, and their `(N, C) float32` probabilities, or numbers, in the order of the loader."""
 
     loss: float
     probabilities: np.ndarray

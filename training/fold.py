@@ -18,7 +18,6 @@ from cli.checks import train_size
 from cli.choices import MODELS
 from config import TrainConfig
 from data.tasks import score_title
-from loss import create_criterion
 from model import Network, create_model, inference_network
 from optim import step_average
 from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights, read_file_weights
@@ -37,7 +36,7 @@ from training.engine import (
 )
 from training.fold_state import FoldFiles
 from training.session import Session
-from training.step import configured_optimizer, create_step
+from training.step import configured_criterion, configured_optimizer, create_step
 from training.tracking import Tracker
 from utils import UserError, shorten_list
 
@@ -209,7 +208,7 @@ class FoldTrainer:
         if extra:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
         self.step = self._create_step()
-        self.valid_criterion = create_criterion(config.loss_type)  # without adjusted logits, as in prediction
+        self.valid_criterion = configured_criterion(config)  # without adjusted logits, as in prediction
         self.progress = EpochProgress()  # of the current epoch
         self.machine = self._describe_machine()  # that the fold was started on
         if "network" in files.state:

@@ -157,6 +157,7 @@ class FoldFiles:
 
     def _describe(self, scores: dict[str, float], network: Network) -> ModelInfo:
         config, targets = self.config, make_targets(self.train_table, self.tasks)
+        number = self.task.name if self.task.regression else AGE.name
         classes = {name: task.outputs for name, task in self.tasks.items() if not task.regression}
         return ModelInfo(
             task=config.task,
@@ -178,7 +179,7 @@ class FoldFiles:
             higher_is_better=self.task.higher_is_better,
             split_fingerprint=self.fingerprint,
             training_counts={name: np.bincount(targets[name], minlength=n).tolist() for name, n in classes.items()},
-            training_age=float(np.median(targets[AGE.name])) if config.labels is None else None,
+            training_age=float(np.median(targets[number])) if number in targets else None,
             config=lasting_options(config),
             versions=library_versions(),
         )

@@ -16,7 +16,6 @@ from cli.checks import train_size
 from config import TrainConfig
 from data.prepare import Data
 from data.tasks import Tasks
-from loss import create_criterion
 from model import inference_network
 from storage.run_folder import RunFolder, can_continue
 from training.device import random_state, set_random_state
@@ -25,7 +24,7 @@ from training.engine import evaluate, inference_dtype, prepare, train_one_epoch
 from training.fold import Weights, create_network, explain_compile_errors
 from training.loaders import create_loaders
 from training.session import Session, check_batch_size
-from training.step import configured_optimizer, create_step
+from training.step import configured_criterion, configured_optimizer, create_step
 from utils import UserError
 
 LEAST_BATCHES, LARGEST = 16, 512  # of --batch-size auto: batches of an epoch, images of a batch
@@ -125,7 +124,7 @@ class Trial:
         )
         dtype = inference_dtype(config.precision, device)
         validated = inference_network(average.module if average else network, config.image_size)
-        criterion = create_criterion(config.loss_type)
+        criterion = configured_criterion(config)
         evaluate(prepare(validated, device, dtype), valid, criterion, config.record, title=title)
         del reserve
 

@@ -1,6 +1,6 @@
 """Create the optimizer and the training step of a run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,6 +22,15 @@ def configured_optimizer(config: TrainConfig, network: Network, steps: int) -> O
     decay = run_decay(config.run_decay, lr=config.lr, steps=steps) if config.run_decay else config.weight_decay
     rates = {"lr": config.lr, "backbone_lr": config.backbone_lr, "layer_decay": config.layer_decay}
     return create_optimizer(config.optim_type, network, weight_decay=decay, **rates)
+
+
+def configured_criterion(
+    config: TrainConfig, *, counts: Mapping[str, Tensor] | None = None
+) -> Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]:
+    """Return the loss of a run, with the logit adjustment if `counts` are given; see `loss.create_criterion`."""
+    scales = {name: (task.center, task.scale) for name, task in config.tasks.items() if task.regression}
+    adjustment = config.logit_adjustment if counts else 0.0
+    return create_criterion(config.loss_type, logit_adjustment=adjustment, counts=counts, scales=scales)
 
 
 def create_step(
@@ -46,12 +55,12 @@ def create_step(
         restart_epochs=config.restart_epochs,
         warmup_epochs=config.warmup_epochs,
     )
-    soft = {}
+    soft, criterion = {}, configured_criterion(config, counts=counts)
     if config.age_sigma:
         soft = {AGE: torch.from_numpy(soft_ages(config.age_sigma, config.age_filter)).float()}
     return TrainStep(
         dist.wrap(network, device),
-        create_criterion(config.loss_type, logit_adjustment=config.logit_adjustment, counts=counts),
+        criterion,
         optimizer,
         scheduler,
         device,
