@@ -271,7 +271,8 @@ class DesignConfig(Runs, System, Config):
 
     command = "python -m tools design_ensemble"
     check = checks.check_design
-    train_root: str | None = option(None, "folder of the training images", path=True, text="as in training")
+    train_root: str | None = option(None, "training images: a folder, or CSV", path=True, text="as in training")
+    image_root: str | None = option(None, "folder of the files in that CSV", path=True, text="as in training")
     valid_root: str | None = option(None, "folder of the --valid-root images", path=True, text="as in training")
     corrections: str | None = option(None, "CSV of label corrections", path=True, text="as in training")
     top_k: int = option(EnsembleConfig.top_k, "best checkpoints per fold to choose from", low=1)
@@ -291,7 +292,6 @@ class CheckConfig(Images, Config):
 
     command = "python -m tools check_data"
     check = checks.check_data
-
     two_genders: str = option(Data.two_genders, "people with two genders", choices=choices.TWO_GENDERS)
 
 

@@ -180,6 +180,7 @@ def read_data(
     runs: Sequence[TrainedRun],
     *,
     train_root: str | Path | None = None,
+    image_root: str | Path | None = None,
     valid_root: str | Path | None = None,
     corrections: str | Path | None = None,
 ) -> Data:
@@ -197,16 +198,21 @@ def read_data(
                 f"{prints[0]}). Pass runs on the same data."
             )
     config = first.config
-    typed = [name for name in (train_root, valid_root, corrections) if name]
-    if config.data and typed:
-        raise UserError(f"{first.name} was trained on --data {config.data}, not on {typed[0]}. Leave the folder out.")
+    wrong = [name for name in ((valid_root, corrections) if config.data else (image_root,)) if name]
+    if wrong:
+        kind = f"--data {config.data}" if config.data else "folders of people"
+        raise UserError(f"{first.name} was trained on {kind}, not on {wrong[0]}. Leave it out.")
+    own = own_data(config)
+    if own:
+        moved = {"data": train_root, "image_root": image_root}
+        own |= {name: value for name, value in moved.items() if value}
     train_root, valid_root = train_root or config.train_root, valid_root or config.valid_root
     corrections = corrections or config.corrections
     tables = read_tables(
         train_root=train_root,
         valid_root=valid_root,
         corrections=corrections,
-        own=own_data(config),
+        own=own,
         cv=config.cv,
         seed=config.seed,
     )
@@ -219,7 +225,7 @@ def read_data(
         )
         changed = "their table changed. Restore the data of the training" if config.data else changed
         raise UserError(
-            f"{config.data or train_root} holds other images or labels than {first.name} was trained on "
+            f"{own['data'] if own else train_root} holds other images or labels than {first.name} was trained on "
             f"(fingerprints {data.fingerprint} and {prints[0]}): files were added, lost or became unreadable, or "
             f"{changed}."
         )

@@ -33,8 +33,8 @@ def run(config: DesignConfig) -> None:
         raise UserError(f"--calibrate needs classes, and task {task.name} has none. Leave it out.")
     options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}
     settings = PredictionSettings.choose(ALONE, views=config.tta, **options)
-    roots = {"train_root": config.train_root, "valid_root": config.valid_root, "corrections": config.corrections}
-    data = oof.read_data(trained, **roots)
+    places = {name: getattr(config, name) for name in ("train_root", "image_root", "valid_root", "corrections")}
+    data = oof.read_data(trained, **places)
     table = data.table if data.valid is None else data.valid
     validation = oof.Validation(table, data.reader, settings)
     scorer = Scorer(task, make_targets(table, data.tasks)[task.name], table["person"].to_numpy(str), seed=config.seed)

@@ -53,7 +53,8 @@ def run(config: ScoreConfig) -> None:
     line |= {f"{part.title} accuracy": (of_true[part.name] == of_predicted[part.name]).mean() for part in task.parts}
     others = [name for name in scores if name not in task.shown and (proba or find_metric(name).of_classes)]
     print("  ".join(f"{title} {value:.4f}" for title, value in line.items()), f" {len(true)} images")
-    print("  ".join(f"{score_title(name)} {scores[name]:.4f}" for name in others))
+    if others:
+        print("  ".join(f"{score_title(name)} {scores[name]:.4f}" for name in others))
     absent = absent_classes(task, true, answered)
     if absent[0]:
         print(describe_classes(task, *absent))
