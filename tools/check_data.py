@@ -5,7 +5,7 @@ from config import CheckConfig
 from data.face_layout import check_people, describe_problems, read_training_table
 from data.faces import FACES
 from data.images import find_shared_images, find_unreadable
-from data.layouts import read_labels
+from data.prepare import read_labels
 from data.split import split_people, strata
 from utils import UserError, shorten_list
 

@@ -15,7 +15,7 @@ from data.face_layout import read_training_table
 from data.faces import FACES, MASK
 from data.image_cache import load_images
 from data.images import find_unreadable, needed_side
-from data.layouts import read_labels
+from data.prepare import read_labels
 from data.split import split_people
 from data.tables import EXTENSIONS
 from data.tasks import Tasks
