@@ -159,6 +159,6 @@ def print_summary(config: TrainConfig, summary: dict[str, Any]) -> None:
     print(f"{oof['people']} {config.record.noun}, {oof['images']} images, best epoch of each fold.")
     print(f"{describe_classes(config.record, oof['absent'], oof['absent_predicted'])}\n")
     print_rows(*score_rows(summary), first=22, others=33)
-    print(describe_run(oof["people"], config.record.noun, summary["estimates"]))
+    print(describe_run(oof["people"], config.record, summary["estimates"]))
     if missing := summary["folds_planned"] - summary["folds_finished"]:
         print(f"{missing} of {summary['folds_planned']} folds are not trained yet. Train them with --resume.")

@@ -196,8 +196,7 @@ def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, fl
 
 def _split(tasks: Tasks, table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
     valid_people = None if valid is None else sorted(set(valid["person"]))
-    noun = tasks.default.noun
-    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people, noun=noun)
+    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people)
 
 
 def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:

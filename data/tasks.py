@@ -28,6 +28,11 @@ class Task:
     coded: bool = False  # submissions hold the numbers of the classes instead of their names
 
     @property
+    def one(self) -> str:
+        """Return the singular of the noun."""
+        return "person" if self.noun == "people" else self.noun.removesuffix("s")
+
+    @property
     def regression(self) -> bool:
         """Return whether the answer is a number instead of a class."""
         return self.ranges is not None

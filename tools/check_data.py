@@ -42,7 +42,7 @@ def run(config: CheckConfig) -> None:
             report.notes.append(f"{len(groups[0])} files are identical: {shorten_list(groups[0])}.{more}")
         try:
             cv = table["fold"].nunique() if "fold" in table else config.cv
-            report.notes += split_people(table, tasks, cv=cv, seed=0, noun=task.noun).notes
+            report.notes += split_people(table, tasks, cv=cv, seed=0).notes
         except UserError as error:
             report.errors.append(str(error))
     for note in report.notes:

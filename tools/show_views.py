@@ -75,7 +75,7 @@ def choose_images(config: ShowConfig) -> tuple[Tasks, pd.DataFrame, Iterator[int
             whole, report = read_training_table(config.train_root, config.corrections)
         report.raise_errors()
         cv = whole["fold"].nunique() if "fold" in whole else config.cv
-        fold = split_people(whole, tasks, cv=cv, seed=config.seed, noun=tasks.default.noun).folds[FOLD]
+        fold = split_people(whole, tasks, cv=cv, seed=config.seed).folds[FOLD]
         table = whole[whole["person"].isin(fold.train)].reset_index(drop=True)
     return tasks, table, spread(table, config.seed), config.count
 

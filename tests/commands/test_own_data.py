@@ -189,6 +189,8 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     assert "12 groups" in page
     assert "data:image" in page  # of the mistakes
     assert "groups trained on" in page
+    assert "One per group and mistake" in page
+    assert "A class of one group has no interval" in page
     assert "people" not in page
     before = (other / "oof.csv").read_bytes()
     (other / "oof.csv").unlink()
