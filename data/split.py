@@ -100,11 +100,15 @@ def split_people(
         counts = table.groupby(["person", "label"]).size().unstack(fill_value=0).loc[people]
         counts.columns = [tasks.default.class_task.classes[k] for k in counts.columns]
     stratum = None if varies else strata(table, tasks)
-    groups = (counts > 0).sum() if varies else stratum.value_counts().sort_index()
-    scarce = [f"{name} ({count})" for name, count in groups.items() if count < parts]
-    if scarce:
-        kind = "Classes in" if varies else "Strata with"
-        notes.append(f"{kind} fewer {noun} than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
+    counted = [("Classes in", (counts > 0).sum()) if varies else ("Strata with", stratum.value_counts().sort_index())]
+    for part in tasks.attributes:
+        if not part.of_group and not (varies and (tasks.joint or part is tasks.default)):
+            found = table.groupby(part.name)["person"].nunique()
+            counted.append(("Classes in", found.rename(dict(enumerate(part.classes)))))
+    for kind, groups in counted:
+        scarce = [f"{name} ({count})" for name, count in groups.items() if count < parts]
+        if scarce:
+            notes.append(f"{kind} fewer {noun} than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
     if fixed:
         numbers = table.groupby("person")["fold"].first().loc[people].to_numpy()
     else:

@@ -21,7 +21,15 @@ REAL = {(1, 25): 0.271, (1, 45): 0.303, (1, 60): 0.040, (0, 25): 0.203, (0, 45):
 def table_of(people, images=2):
     """A table with one row an image of (id, gender, age) people."""
     rows = [
-        {"id": i, "person": i.split("-")[0], "gender": g, "age": a, "ageg": age_group(a), "image": f"{i}/{k}"}
+        {
+            "id": i,
+            "person": i.split("-")[0],
+            "gender": g,
+            "age": a,
+            "ageg": age_group(a),
+            "mask": 0,
+            "image": f"{i}/{k}",
+        }
         for i, g, a in people
         for k in range(images)
     ]
