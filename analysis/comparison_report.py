@@ -9,7 +9,7 @@ from analysis.html import DIGITS, Figures, grid, render
 from data.tasks import score_title
 from storage.run_folder import labels_and_predictions
 
-NOTE = "Intervals of differences are paired, since all runs have the same people."
+NOTE = "Intervals of differences are paired, since all runs have the same {}."
 
 
 def write_comparison(compared: Comparison, path: Path) -> None:
@@ -26,7 +26,7 @@ def write_comparison(compared: Comparison, path: Path) -> None:
         "verdicts": [sentence for sentence, _ in compared.verdicts()],
         "runs": grid(["run", "folder"], [[letter, run.path] for letter, run in compared.runs.items()], text=True),
         "changed": grid(["option", *letters], [[name, *each] for name, each in compared.changed().items()], text=True),
-        "scores": grid(*compared.score_rows(DIGITS), f"{compared.notes()} {NOTE}"),
+        "scores": grid(*compared.score_rows(DIGITS), f"{compared.notes()} {NOTE.format(compared.task.noun)}"),
         "classes": grid(
             ["F1 of class", *columns],
             [[name, *(each[name].text(DIGITS) for each in columns.values())] for name in task.classes],

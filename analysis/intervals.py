@@ -255,19 +255,18 @@ def describe_run(task: Task, people: int, known: Container[str]) -> str:
     """Return sentences on the intervals and the choice of epochs, for the scores that `sum_run` found."""
     if LAST not in known:
         return "The best epochs have no interval and no correction, since predictions of some epochs are missing."
-    noun = task.noun
-    choice = f"The best epochs were chosen on these {noun}; the corrected score removes that advantage."
+    choice = f"The best epochs were chosen on these {task.noun}; the corrected score removes that advantage."
     if not find_metric(task.monitor).summed:
         choice = (
-            f"The best epochs were chosen on these {noun}, so their {score_title(task.monitor)} is a little too high, "
+            f"The best epochs were chosen on these {task.noun}, so their {score_title(task.monitor)} is a little too high, "
             "and has no interval. Go by the last epochs."
         )
     elif CORRECTED not in known:
         choice = (
-            f"A fold validates one of the {noun}, which alone chooses its best epoch: the score of the best epochs is "
-            "too high, and has no interval and no correction. Go by the last epochs."
+            f"A fold validates a single {task.one}, which alone chooses its best epoch: the score of the best epochs "
+            "is too high, and has no interval and no correction. Go by the last epochs."
         )
-    return f"{describe_intervals(people, noun)} {choice}"
+    return f"{describe_intervals(people, task.noun)} {choice}"
 
 
 def describe_difference(gain: Estimate) -> str:

@@ -139,7 +139,7 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
     figures.add("classes", plots.intervals({"": shown}, "F1 of each class (images) and its interval"), "F1 by class.")
     note = "Of the best epochs, as everything below."
     if CORRECTED in summary["estimates"]:
-        note += " A class of one person has no interval, nor one that is always right or always wrong."
+        note += f" A class of one {whole.task.one} has no interval, nor one that is always right or always wrong."
     return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 
@@ -199,9 +199,10 @@ def _draw_ages(
 
 
 def _mistakes(whole: Predictions, oof: pd.DataFrame, root: Path) -> dict[str, Any]:
+    one = whole.task.one
     if whole.probabilities is None:
         found = largest_errors(oof)
-        title, note = "Largest errors", "The images with the largest errors, one per person."
+        title, note = "Largest errors", f"The images with the largest errors, one per {one}."
         texts = {"label": "{label:.0f}", "pred": "{pred:.1f}", "more": "error {error:.1f} years"}
         if not whole.task.coded:
             texts = {"label": "{label:.6g}", "pred": "{pred:.4g}", "more": "error {error:.3g}"}
@@ -209,7 +210,7 @@ def _mistakes(whole: Predictions, oof: pd.DataFrame, root: Path) -> dict[str, An
         found, classes = confident_mistakes(whole, oof), dict(enumerate(whole.classes))
         found = found.assign(label=found["label"].map(classes), pred=found["pred"].map(classes))
         title, shown = "Most confident mistakes", min(SHOWN, len(found))
-        note = f"One per person and mistake, {shown} of {len(found)}. Is it the model, the image, or the label?"
+        note = f"One per {one} and mistake, {shown} of {len(found)}. Is it the model, the image, or the label?"
         more = "confidence {confidence:.2f}; images with this mistake: {images}"
         texts = {"label": "{label}", "pred": "{pred}", "more": more}
     rows = [

@@ -75,11 +75,11 @@ class ViewSheets:
         train = self._train_set(name, oversample=True)
         classes, counts = np.unique(train.extra, return_counts=True)
         people = self.table.groupby("label")["person"].nunique()
-        notes = []
+        task, notes = self.tasks.default, []
         if alone := [self.classes[label] for label in people.index[people == 1]]:
-            notes.append(f"Not mixed, with images of one person only: {', '.join(alone)}.")
+            notes.append(f"Not mixed, with images of one {task.one} only: {', '.join(alone)}.")
         if not len(classes):
-            notes.append("--oversample adds nothing: every class of several people has at least the mean count.")
+            notes.append(f"--oversample adds nothing: every class of several {task.noun} has at least the mean count.")
         for note in notes:
             print(f"mixup: {note}")
         blocks = []

@@ -73,16 +73,10 @@ def check_data(config: Any) -> None:
         raise UserError(f"{typed[0]} is for the folders of --train-root and cannot be used with --data. Leave it out.")
     if config.folds_from and "cv" in config.given:
         raise UserError("--folds-from and --cv both set the folds. Pass one of the two.")
-    if config.group and config.group_regex:
-        raise UserError("--group is for a CSV and --group-regex for folders. Pass one of the two.")
-    if config.image_column and config.image_column in (config.label or ()):
-        raise UserError(
-            f"The column {config.image_column} cannot be both --image-column and --label. Pass another one."
-        )
 
 
 def own_data(config: Any) -> dict[str, Any] | None:
-    """Return the arguments of `data.layouts.read_labels`, or None for the layout of faces."""
+    """Return the arguments of `data.prepare.read_labels`, or None for the layout of faces."""
     return {name: getattr(config, name) for name in ("data", *OF_DATA)} if config.data else None
 
 

@@ -122,11 +122,13 @@ def find_unreadable(
     *,
     side: int | None = None,
     keep: Callable[[str, Image.Image], None] | None = None,
+    sizes: dict[str, tuple[int, int]] | None = None,
 ) -> dict[str, str]:
     """Return the images that cannot be read or are too large, as `{path: reason}` in the order of `paths`.
 
     Every file is decoded to its end. `keep` is called with each path and its image, shrunk to `side` as by
     `read_image`, by several threads at once. Without it, JPEGs are decoded at an eighth of their size, which is faster.
+    `sizes` gets the width and height of each file, before its EXIF tag rotates it.
     """
     one_at_a_time = threading.Lock()
 
@@ -136,6 +138,8 @@ def find_unreadable(
                 _opened(path, max_megapixels) as image,
                 one_at_a_time if image.width * image.height > _LARGE else nullcontext(),
             ):
+                if sizes is not None:
+                    sizes[str(path)] = image.size
                 if keep is None:
                     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
                     _to_rgb(image)

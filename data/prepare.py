@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.csv_layout import read_csv_layout
 from data.face_layout import check_people, filter_ages, read_training_tables
 from data.faces import AGE_BOUNDS, AGE_GROUPS, FACES, MAX_AGE
+from data.folder_layout import read_folder_layout
 from data.image_cache import ImageReader, load_images
 from data.images import find_shared_images, stop_if_unreadable
-from data.layouts import read_labels
+from data.layout import Labels
 from data.pseudo_labels import read_pseudo_labels
 from data.split import Fold, Split, label_fingerprint, split_people
 from data.tasks import Tasks
@@ -61,6 +63,39 @@ class Data:
         return filter_ages(train, self.age_filter).reset_index(drop=True), valid.reset_index(drop=True)
 
 
+def read_labels(
+    data: str | Path,
+    *,
+    image_root: str | Path | None = None,
+    label: Sequence[str] | None = None,
+    group: str | None = None,
+    group_regex: str | None = None,
+    image_column: str | None = None,
+    folds_from: str | None = None,
+    regression: bool = False,
+) -> Labels:
+    """Return the labels of the images that a CSV lists, or that lie in a folder for each class. No image is opened.
+
+    Raises:
+        UserError: `data` does not exist, or an option does not fit it.
+    """
+    if Path(data).is_dir():
+        options = {"image_root": image_root, "group": group, "image_column": image_column, "folds_from": folds_from}
+        options["regression"] = regression or None
+        typed = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+        if typed:
+            raise UserError(f"{typed[0]} is for a CSV, and --data {data} is a folder. Leave it out.")
+        if label and len(label) > 1:
+            raise UserError(f"The folders of {data} are the classes of one label. Pass --label with one name.")
+        return read_folder_layout(data, group_regex=group_regex, **({"label": label[0]} if label else {}))
+    if group_regex is not None:
+        raise UserError(f"--group-regex is for folders, and --data {data} is a file. Pass --group with a column.")
+    if not Path(data).is_file():
+        raise UserError(f"There is no file or folder {data}. Pass another --data.")
+    options = {"image_column": image_column, "fold_column": folds_from, "regression": regression}
+    return read_csv_layout(data, image_root=image_root, labels=label or (), group=group, **options)
+
+
 def read_tables(
     *,
     train_root: str | Path,
@@ -73,7 +108,7 @@ def read_tables(
 ) -> Tables:
     """Read the labels and split the groups into folds; raise the errors in the data as a UserError, a line each.
 
-    `own` are arguments of `layouts.read_labels`, for images that are not in the layout of faces.
+    `own` are arguments of `read_labels`, for images that are not in the layout of faces.
     """
     if own:
         tasks, table, report = read_labels(**own)
@@ -162,8 +197,7 @@ def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, fl
 
 def _split(tasks: Tasks, table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:
     valid_people = None if valid is None else sorted(set(valid["person"]))
-    noun = tasks.default.noun
-    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people, noun=noun)
+    return split_people(table, tasks, cv=cv, seed=seed, valid_people=valid_people)
 
 
 def _without(table: pd.DataFrame | None, unreadable: dict[str, str]) -> pd.DataFrame | None:

@@ -66,13 +66,7 @@ def strata(table: pd.DataFrame, tasks: Tasks) -> pd.Series:
 
 
 def split_people(
-    table: pd.DataFrame,
-    tasks: Tasks,
-    *,
-    cv: int,
-    seed: int,
-    valid_people: list[str] | None = None,
-    noun: str = "people",
+    table: pd.DataFrame, tasks: Tasks, *, cv: int, seed: int, valid_people: list[str] | None = None
 ) -> Split:
     """Split people, or other groups, into `cv` folds with different validation groups; `cv` 1 holds out a tenth.
 
@@ -82,13 +76,13 @@ def split_people(
     `table` has one row per image in any order, with image, person (the name of the group), the labels of the tasks, and
     label (the class of the first task; unused if an attribute is shared and no folds are fixed). A column fold (0 to
     `cv` - 1, the same for all images of a group) fixes the folds. With `valid_people`, those of a separate validation
-    folder, every fold validates on them, and the people that it leaves out of training are unused. Messages call the
-    groups by `noun`, a plural.
+    folder, every fold validates on them, and the people that it leaves out of training are unused.
 
     Raises:
         UserError: there are fewer groups than folds, or fewer than two, or `cv` is not the number of fixed folds.
     """
     people, notes, fixed = sorted(set(table["person"])), [], "fold" in table
+    noun = tasks.default.noun
     if fixed and (found := table["fold"].nunique()) != cv:
         raise UserError(f"The column of folds has {found} folds, but --cv is {cv}. Pass --cv {found}.")
     if valid_people is not None and cv == 1:
@@ -99,19 +93,22 @@ def split_people(
     if len(people) < max(parts, 2):
         joined = noun == "people" and "id" in table and table["id"].nunique() > len(people)
         rule = " Ids that differ only in a last -1 to -99 count as one person." if joined else ""
-        one = "person" if noun == "people" else noun.removesuffix("s")
-        needed = f"Each fold needs at least one {one}.{rule}"
+        needed = f"Each fold needs at least one {tasks.default.one}.{rule}"
         raise UserError(f"{len(people)} {noun} cannot be split into {max(parts, 2)} folds. {needed}")
     varies = not any(task.of_group for task in tasks.attributes)
     if varies or fixed:
         counts = table.groupby(["person", "label"]).size().unstack(fill_value=0).loc[people]
         counts.columns = [tasks.default.class_task.classes[k] for k in counts.columns]
     stratum = None if varies else strata(table, tasks)
-    groups = (counts > 0).sum() if varies else stratum.value_counts().sort_index()
-    scarce = [f"{name} ({count})" for name, count in groups.items() if count < parts]
-    if scarce:
-        kind = "Classes in" if varies else "Strata with"
-        notes.append(f"{kind} fewer {noun} than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
+    counted = [("Classes in", (counts > 0).sum()) if varies else ("Strata with", stratum.value_counts().sort_index())]
+    for part in tasks.attributes:
+        if not part.of_group and not (varies and (tasks.joint or part is tasks.default)):
+            found = table.groupby(part.name)["person"].nunique()
+            counted.append(("Classes in", found.rename(dict(enumerate(part.classes)))))
+    for kind, groups in counted:
+        scarce = [f"{name} ({count})" for name, count in groups.items() if count < parts]
+        if scarce:
+            notes.append(f"{kind} fewer {noun} than the {parts} parts of the split: {shorten_list(scarce, 6)}.")
     if fixed:
         numbers = table.groupby("person")["fold"].first().loc[people].to_numpy()
     else:

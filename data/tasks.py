@@ -67,6 +67,11 @@ class Task:
     metric: str | None = field(default=None, compare=False)  # that ranks checkpoints: its name, or file.py:function
 
     @property
+    def one(self) -> str:
+        """Return the singular of the noun."""
+        return "person" if self.noun == "people" else self.noun.removesuffix("s")
+
+    @property
     def outputs(self) -> int:
         """Return the number of outputs of a network: one logit per class, or one number."""
         return 1 if self.regression else len(self.classes)

@@ -119,8 +119,8 @@ def find_start(run: RunFolder, fold: int, epoch: str, fingerprint: str | None = 
             )
     if found.info.fold != fold or fingerprint not in (None, found.info.split_fingerprint):
         raise UserError(
-            f"{found.path} was trained on other people than fold {fold} of this run, whose score would be too high. "
-            "Pass the run with the same images, --cv and --seed."
+            f"{found.path} was trained on other {found.info.record.noun} than fold {fold} of this run, whose score "
+            "would be too high. Pass the run with the same images, --cv and --seed."
         )
     return found
 

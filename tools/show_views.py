@@ -15,7 +15,7 @@ from data.face_layout import read_training_table
 from data.faces import FACES, MASK
 from data.image_cache import load_images
 from data.images import find_unreadable, needed_side
-from data.layouts import read_labels
+from data.prepare import read_labels
 from data.split import split_people
 from data.tables import EXTENSIONS
 from data.tasks import Tasks
@@ -75,7 +75,7 @@ def choose_images(config: ShowConfig) -> tuple[Tasks, pd.DataFrame, Iterator[int
             whole, report = read_training_table(config.train_root, config.corrections)
         report.raise_errors()
         cv = whole["fold"].nunique() if "fold" in whole else config.cv
-        fold = split_people(whole, tasks, cv=cv, seed=config.seed, noun=tasks.default.noun).folds[FOLD]
+        fold = split_people(whole, tasks, cv=cv, seed=config.seed).folds[FOLD]
         table = whole[whole["person"].isin(fold.train)].reset_index(drop=True)
     return tasks, table, spread(table, config.seed), config.count
 

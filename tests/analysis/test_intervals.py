@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from analysis.intervals import (
+    LAST,
     FoldPredictions,
     compute_scores,
     correct_sums,
     describe_difference,
     describe_intervals,
+    describe_run,
     draw_resamples,
     estimate_differences,
     estimate_run,
@@ -21,6 +23,7 @@ from analysis.intervals import (
 )
 from analysis.metrics import score
 from data.faces import AGE, AGE_GROUP, FACES, GENDER, MASK
+from data.tasks import Task
 
 
 def estimate(task, tallies, draws):
@@ -281,3 +284,8 @@ def test_people_whom_every_fold_validates_count_once():
     for what in ("best_epochs", "last_epochs", "corrected"):
         a, b = (estimate_scores(GENDER, sums[what])["accuracy"] for sums in (once, thrice))
         assert vars(a) == pytest.approx(vars(b))
+
+
+@pytest.mark.parametrize(("task", "one"), [(MASK, "person"), (Task("kind", "kind", ("a", "b")), "group")])
+def test_folds_of_one_group_are_described_in_its_words(task, one):
+    assert f"A fold validates a single {one}, which alone chooses its best epoch" in describe_run(12, task, {LAST})

@@ -189,6 +189,8 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     assert "12 groups" in page
     assert "data:image" in page  # of the mistakes
     assert "groups trained on" in page
+    assert "One per group and mistake" in page
+    assert "A class of one group has no interval" in page
     assert "people" not in page
     before = (other / "oof.csv").read_bytes()
     (other / "oof.csv").unlink()
@@ -424,14 +426,14 @@ WRONG = [
     ("--label diagnosis --group diagnosis", "The column diagnosis is used for both --label and --group"),
     ("--label diagnosis,diagnosis", "1 label passed twice: diagnosis"),
     ("--label diagnosis,", "--label: must be names with commas between them, as in a,b"),
-    ("--label file", "cannot be both|used for both"),
-    ("--label diagnosis --image-column diagnosis", "cannot be both --image-column and --label"),
+    ("--label file", "is used for both --label and --"),
+    ("--label diagnosis --image-column diagnosis", "is used for both --label and --image-column"),
     ("--label diagnosis --folds-from diagnosis", "is used for both --label and --folds-from"),
     ("--label diagnosis --folds-from site --cv 3", "--folds-from and --cv both set the folds"),
     ("--label diagnosis --folds-from site --folds 3", "--folds must be numbers from 0 to 2 with 3 folds. Got 3"),
     ("--label diagnosis --folds 5 --cv 5", "--folds must be numbers from 0 to 4 with 5 folds"),
     ("--label diagnosis --cv 13", "12 groups cannot be split into 13 folds"),
-    ("--label diagnosis --group-regex ^p", "Pass one of the two"),
+    ("--label diagnosis --group-regex ^p", "--group-regex is for folders"),
     ("--label diagnosis --task main", "--task must be one of diagnosis. Got 'main'"),
     ("--label diagnosis,sex --task diagnosis+sx", "Did you mean 'diagnosis+sex'?"),
     ("--label diagnosis --train-root x", "--train-root is for the folders of --train-root"),
@@ -466,6 +468,7 @@ def test_wrong_options_of_a_csv(words, message, own, run, tiny_training, tmp_pat
         (("--data", "FOLDERS", "--label", "a,b"), "are the classes of one label"),
         (("--data", "FOLDERS", "--group", "a"), "--group is for a CSV"),
         (("--data", "FOLDERS", "--folds-from", "a"), "--folds-from is for a CSV"),
+        (("--data", "FOLDERS", "--group", "a", "--group-regex", "^p"), "--group is for a CSV"),
         (("--data", "FOLDERS", "--group-regex", "("), "is not a regular expression"),
         (("--data", "FOLDERS", "--group-regex", "^x"), "no match of --group-regex"),
         (("--data", "FOLDERS", "--label", ".."), "whose name"),
@@ -479,6 +482,47 @@ def test_wrong_options_of_folders(command, words, message, own, run, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ other tools
+
+
+def test_check_data_describes_labels_sizes_and_copies(own, run, tmp_path):
+    out = run("check_data", *own.csv, "--label", "diagnosis,sex").assert_success().out
+    assert (
+        "\ndiagnosis varies within 12 of 12 groups, as P00 (melanoma, nevus, wart's).\nImages are 32 x 32 pixels."
+        in out
+    )
+    assert "sex varies" not in out
+    sizes = [(32, 32), (32, 32), (30, 33), (32, 32), (64, 66), (15, 16), (10, 70), (80, 15), (14, 70)]
+    for number, size in enumerate(sizes):
+        path = tmp_path / "images" / "cd"[number % 2] / f"{number // 4}-{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (number, 0, 0)).save(path)
+    (tmp_path / "images" / "d" / "0-x.png").write_bytes((tmp_path / "images" / "c" / "0-0.png").read_bytes())
+    outcome = run("check_data", "--data", tmp_path / "images", "--group-regex", r"^(\d+)", "--cv", 2).assert_success()
+    assert "class varies within 2 of 3 groups, as 0 (c, d)." in outcome.out
+    assert "Images are 32 x 32 pixels (median), from 15 x 16 to 64 x 66." in outcome.out
+    unusual = "c/1-4.png (64 x 66), c/1-6.png (10 x 70), c/2-8.png (14 x 70), d/1-5.png (15 x 16), d/1-7.png (80 x 15)"
+    assert f"5 images much larger, smaller or narrower than most: {unusual}. Look" in outcome.out
+    first, second = tmp_path / "images" / "c" / "0-0.png", tmp_path / "images" / "d" / "0-x.png"
+    assert f"2 files are identical: {first}, {second}." in outcome.out
+    assert f"2 files identical to a file with another label: {first} (c), {second} (d). Correct" in outcome.out
+
+
+@pytest.mark.parametrize("labels", ["diagnosis", "sex", "diagnosis,sex"])
+def test_classes_in_fewer_groups_than_folds_are_named_before_training(labels, own, run, tiny_training, tmp_path):
+    table = pd.read_csv(own.root / "photos.csv", dtype=str)
+    few = table["patient"].isin(["P00", "P02"])  # of the 6 with f
+    table["diagnosis"] = table["diagnosis"].where(~few, "rare").where(few | (table["diagnosis"] != "wart's"), "nevus")
+    table.assign(sex=table["sex"].where(~few, "x")).to_csv(tmp_path / "own.csv", index=False)
+    words = (*own.csv, "--data", tmp_path / "own.csv", "--label", labels, "--cv", 3)
+    note = {"sex": "Strata with fewer groups than the 3 parts of the split: x (2)."}
+    note |= {"diagnosis": "Classes in fewer groups than the 3 parts of the split: rare (2)."}
+    trained = (
+        run("train", *tiny_training, *words, "--folds", 0, "--save-path", tmp_path / "models").assert_success().out
+    )
+    checked = run("check_data", *words).assert_success().out
+    for label in labels.split(","):
+        assert note[label] in checked
+        assert note[label] in trained[: trained.index("fold 0")]
 
 
 def test_check_data_and_show_views_read_own_data(own, run, tmp_path):

@@ -50,7 +50,9 @@ def test_unreadable_images_are_found(small_data, make_photo, tmp_path):
 
 
 def test_a_tiny_image_can_be_checked(make_photo, tmp_path):
-    assert find_unreadable([make_photo(tmp_path / "tiny.jpg", size=(6, 6))]) == {}
+    path, sizes = make_photo(tmp_path / "tiny.jpg", size=(6, 7)), {}
+    assert find_unreadable([path], sizes=sizes) == {}
+    assert sizes == {str(path): (6, 7)}  # although a smaller one is decoded
 
 
 def test_a_thumbnail_fits_its_side(make_photo, tmp_path):

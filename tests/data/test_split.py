@@ -21,7 +21,15 @@ REAL = {(1, 25): 0.271, (1, 45): 0.303, (1, 60): 0.040, (0, 25): 0.203, (0, 45):
 def table_of(people, images=2):
     """A table with one row an image of (id, gender, age) people."""
     rows = [
-        {"id": i, "person": i.split("-")[0], "gender": g, "age": a, "ageg": age_group(a), "image": f"{i}/{k}"}
+        {
+            "id": i,
+            "person": i.split("-")[0],
+            "gender": g,
+            "age": a,
+            "ageg": age_group(a),
+            "mask": 0,
+            "image": f"{i}/{k}",
+        }
         for i, g, a in people
         for k in range(images)
     ]
@@ -260,7 +268,7 @@ def test_varying_labels_are_split_by_the_seed_alone():
 def test_one_fold_holds_out_a_tenth_of_the_images_of_each_class():
     groups = np.repeat(np.arange(200), [500] + [10] * 199)  # the first group is a fold of its own, but not this one
     table = images_of(groups, np.arange(len(groups)) % 7 % 3)
-    split = split_people(table, CLASSES, cv=1, seed=0, noun="groups")
+    split = split_people(table, CLASSES, cv=1, seed=0)
     (fold,) = split.folds
     assert sorted(fold.train + fold.valid) == sorted(set(table.person))
     shares = shares_of(table, table.person.isin(fold.train).to_numpy().astype(int))[0]
@@ -271,13 +279,13 @@ def test_one_fold_holds_out_a_tenth_of_the_images_of_each_class():
 
 def test_notes_on_varying_labels_name_scarce_classes_and_the_widest_range():
     table = images_of([0, 0, 1, 1, 2, 2, 2, 3, 3, 3], [0, 1, 0, 1, 0, 1, 2, 0, 1, 3])
-    split = split_people(table, CLASSES, cv=2, seed=0, noun="groups")
+    split = split_people(table, CLASSES, cv=2, seed=0)
     assert split.notes[0] == "Classes in fewer groups than the 2 parts of the split: c (1), d (1)."
     assert split.notes[1].startswith("Labels vary within groups: the share of class ")
     assert split.notes[1].endswith(" in the folds, the widest range.")
     both = images_of([0, 0, 1, 1], [0, 1, 0, 1])
     (note,) = split_people(both, CLASSES, cv=2, seed=0).notes
-    assert note == "Labels vary within people: the share of class a is 0.500 to 0.500 in the folds, the widest range."
+    assert note == "Labels vary within groups: the share of class a is 0.500 to 0.500 in the folds, the widest range."
 
 
 def test_varying_labels_with_a_validation_folder():
@@ -290,7 +298,7 @@ def test_varying_labels_with_a_validation_folder():
 def test_messages_call_groups_by_their_noun():
     table = images_of([0, 0, 1], [0, 1, 0]).assign(id=["x", "y", "z"])
     with pytest.raises(UserError) as caught:
-        split_people(table, CLASSES, cv=3, seed=0, noun="groups")
+        split_people(table, CLASSES, cv=3, seed=0)
     assert str(caught.value) == "2 groups cannot be split into 3 folds. Each fold needs at least one group."
 
 

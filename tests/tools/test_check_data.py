@@ -44,7 +44,9 @@ def test_scarce_strata_missing_shots_and_copies_are_notes(run, make_data):
         data.photo(3, shot).write_bytes(data.photo(2, shot).read_bytes())
     outcome = run("check_data", "--train-root", data.train_root, "--cv", 3)
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.count("identical") == 2
+    assert outcome.out.count("files are identical") == 2
+    copies = r"4 files identical to a file with another label: \S+ \((worn|bare) male >=60\), \S+ \(\1 female <30\),"
+    assert re.search(copies, outcome.out), outcome.out
     assert "2 groups of such files are of 000003 and 000004." in outcome.out
     assert re.search(r"missing shots: 000001 \(mask2\)", outcome.out)
     assert re.search(r"2 files are identical: .*mask1\.jpg, .*mask2\.jpg", outcome.out)
