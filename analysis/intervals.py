@@ -258,8 +258,8 @@ def describe_run(task: Task, people: int, known: Container[str]) -> str:
     choice = f"The best epochs were chosen on these {task.noun}; the corrected score removes that advantage."
     if not find_metric(task.monitor).summed:
         choice = (
-            f"The best epochs were chosen on these {task.noun}, so their {score_title(task.monitor)} is a little too high, "
-            "and has no interval. Go by the last epochs."
+            f"The best epochs were chosen on these {task.noun}, so their {score_title(task.monitor)} is a little too "
+            "high, and has no interval. Go by the last epochs."
         )
     elif CORRECTED not in known:
         choice = (

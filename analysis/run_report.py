@@ -29,6 +29,7 @@ from analysis.intervals import BEST, CORRECTED, HOW, describe_run
 from analysis.label_errors import find_suspects, suspect_name
 from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind, score_rows
+from cli.checks import OF_DATA, OF_FACES
 from cli.choices import MODELS
 from cli.options import default_text, flag, options
 from config import TrainConfig
@@ -239,8 +240,9 @@ def _suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, share: float) 
 
 
 def _options(config: TrainConfig) -> dict[str, Any]:
-    hidden = ("resume", "overwrite", "save_path")
-    every = [(f, getattr(config, f.name)) for f in options(TrainConfig) if f.name not in hidden]
+    hidden = ("resume", "overwrite", "save_path", *(OF_FACES if config.data else OF_DATA))
+    values = ((f, getattr(config, f.name)) for f in options(TrainConfig) if f.name not in hidden)
+    every = [(f, ",".join(map(str, value)) if isinstance(value, tuple) else value) for f, value in values]
     default = {"backbone": MODELS[config.model_type].backbone, "loss_type": config.record.losses[0]}
     changed = ", ".join(
         flag(f.name if value else f"no_{f.name}") if isinstance(value, bool) else f"{flag(f.name)} {value}"

@@ -104,9 +104,12 @@ def make_number_tasks(
     tasks, ranges, labels = [], [], {}
     for name in names:
         numbers = labels[name] = _to_numbers(values[name])
-        bounds = np.unique(np.quantile(numbers, (0.2, 0.4, 0.6, 0.8), method="nearest"))
-        bounds = tuple(bounds[bounds > numbers.min()].tolist()) or (numbers.max(),)
-        texts = [f"{bound:.10g}" for bound in bounds]
+        values = np.unique(numbers)
+        places = np.unique(np.searchsorted(values, np.quantile(numbers, (0.2, 0.4, 0.6, 0.8), method="nearest")))
+        places = places[places > 0] if places.any() else np.array([len(values) - 1])
+        bounds = tuple(((values[places - 1] + values[places]) / 2).tolist())  # between values, which may be rounded
+        found = ([f"{bound:.{digits}g}" for bound in bounds] for digits in range(3, 18))
+        texts = next(each for each in found if len(set(each)) == len(each))
         classes = (f"<{texts[0]}", *map(" to ".join, itertools.pairwise(texts)), f">={texts[-1]}")
         shared = len(set(zip(groups, numbers, strict=True))) == len(set(groups))
         ranges.append(Task(f"{name}_range", f"range of {name}", classes, of_group=shared))
