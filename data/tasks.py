@@ -127,10 +127,11 @@ class Tasks(dict[str, Task]):
         """Return the tasks that `as_plain` described; raise a KeyError or TypeError for anything else."""
         tasks: dict[str, Task] = {}
         for row in reversed(rows):  # parts first
-            words = {name: tuple(row.get(name, ())) for name in ("classes", "parts", "bounds")}
+            names = ("classes", "parts", *(("bounds",) if "ranges" in row else ()))
+            words = {name: tuple(row[name]) for name in names}
             words["parts"] = tuple(tasks[name] for name in words["parts"])
-            ranges = tasks[row["ranges"]] if "ranges" in row else None
-            tasks[row["name"]] = Task(**{**row, **words, "ranges": ranges})
+            words["ranges"] = tasks[row["ranges"]] if "ranges" in row else None
+            tasks[row["name"]] = Task(**{**row, **words})
         whole = all(
             len(each.classes) == math.prod(p.outputs for p in each.parts) for each in tasks.values() if each.parts
         )

@@ -1,6 +1,7 @@
 """Runs on own images: from a CSV or folders of classes to checkpoints, submissions, scores, recipes and reports."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from data.faces import FACES
 from model import _key
 from storage.checkpoint import load_checkpoint
 
-COLUMNS = ["file", "patient", "diagnosis", "sex", "site", "type", "a.b", "a_b", "many 1", "many+2"]
+COLUMNS = ["file", "patient", "diagnosis", "sex", "site", "type", "a.b", "a_b", "many 1", "many+2", "weight"]
 HEADS = ("--model-type", "JointHeads", "--backbone", "shufflenet_v2_x0_5")
 WHOLE = ["nevus", "melanoma", "wart's"]
 
@@ -33,7 +34,7 @@ def make_rows():
         rows.append(
             [
                 *(f"sub/p{patient:02d}-{number:02d}.png", f"P{patient:02d}", diagnosis, "fm"[patient % 2], site),
-                *(few, few, f"x{patient % 2}", many, many),
+                *(few, few, f"x{patient % 2}", many, many, 2e6 + 1000.5 * WHOLE.index(diagnosis)),
             ]
         )
     return rows
@@ -197,9 +198,11 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     run("join_folds", "--root", other).assert_success()
     assert (other / "oof.csv").read_bytes() == before
     run("find_label_errors", "--root", other).assert_error("was trained on --data. find_label_errors reads the folders")
-    outcome = run("design_ensemble", "--root", other, "--train-root", own.root, "--num-workers", 0, "--top-k", 1)
+    outcome = run("design_ensemble", "--root", other, "--valid-root", own.root, "--num-workers", 0, "--top-k", 1)
     outcome.assert_error(f"was trained on --data {own.root / 'photos.csv'}")
-    words = ("--top-k", 1, "--tta", 1, "--num-workers", 0, "--device", "cpu", "--save-path", tmp_path / "ensembles")
+    moved = shutil.copy(own.root / "photos.csv", tmp_path)
+    words = ("--train-root", moved, "--image-root", own.root / "images")
+    words += ("--top-k", 1, "--tta", 1, "--num-workers", 0, "--device", "cpu", "--save-path", tmp_path / "ensembles")
     outcome = run("design_ensemble", "--root", f"{three_folds},{other}", *words).assert_success()
     assert "12 groups, 40 images" in outcome.out
     recipe = next((tmp_path / "ensembles").rglob("recipe.json"))
@@ -207,6 +210,49 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     words = ("--data-root", own.predict, "--save-path", tmp_path / "predicted", "--num-workers", 0, "--device", "cpu")
     run("submit_ensemble", "--recipe", recipe, *words).assert_success()
     assert set(pd.read_csv(submission(tmp_path / "predicted", "submission_recipe"))["ans"]) <= set(WHOLE)
+
+
+def test_numbers_of_any_unit_are_learned_reported_and_predicted(own, train_own, run, tmp_path):
+    weights = ("--label", "weight", "--regression", "--metric", "mae", "--cv", 2, "--lr", 0.01)
+    trained = train_own(
+        *weights, "--preset", "strong", "--backbone", "shufflenet_v2_x0_5", "--model-type", "VanillaTorchvision"
+    )
+    log = pd.read_csv(trained / "log.csv")
+    assert log["train_loss"].max() < 100  # of (number - mean) / deviation, which the squares of 2,000,000 are far from
+    oof = pd.read_csv(trained / "oof.csv")
+    assert oof["p0"].between(1.9e6, 2.1e6).all()
+    error = oof["p0"] - oof["label"]
+    summary = read_json(trained / "summary.json")
+    scores = {"rmse": (error**2).mean() ** 0.5, "mae": error.abs().mean()}
+    assert {name: summary["oof"][name] for name in scores} == pytest.approx(scores, rel=1e-4)
+    assert all(path.name.startswith("epoch001_mae-") for path in trained.glob("fold*/*.pt"))
+    assert "weight" in (trained / "report.html").read_text()
+    (own.root / "test.csv").write_text("file\n3.png\n1.png\n")
+    words = ("--data-root", own.root / "test.csv", "--image-root", own.predict, "--num-workers", 0, "--device", "cpu")
+    words = (*words, "--save-path", tmp_path)
+    run("submit_ensemble", "--root", trained, "--top-k", 1, *words).assert_success()
+    table = pd.read_csv(submission(tmp_path))
+    assert table["ImageID"].tolist() == ["3.png", "1.png"]
+    assert table["ans"].between(1.9e6, 2.1e6).all()
+    assert not list(tmp_path.rglob("submission_geometric.csv"))  # numbers may be negative
+    answers = tmp_path / "answers.csv"
+    table.assign(ans=table["ans"] + 2).to_csv(answers, index=False)
+    outcome = run("score_submission", "--submission", submission(tmp_path), "--answers", answers).assert_success()
+    assert "RMSE 2.0000  MAE 2.0000" in outcome.out
+    outcome = run("submit_ensemble", "--root", trained, "--top-k", 1, *words, "--proba")
+    outcome.assert_error("--proba needs classes, and task weight has none")
+
+
+def test_probabilities_have_the_names_of_the_classes(own, three_folds, run, tmp_path):
+    words = ("--root", three_folds, "--data-root", own.predict, "--save-path", tmp_path, "--num-workers", 0)
+    run("submit_ensemble", *words, "--top-k", 1, "--device", "cpu", "--proba").assert_success()
+    table = pd.read_csv(submission(tmp_path))
+    assert list(table) == ["ImageID", *sorted(WHOLE)]
+    assert table[sorted(WHOLE)].sum(axis=1).to_numpy() == pytest.approx(np.ones(len(table)), abs=1e-6)
+    outcome = run("score_submission", "--submission", submission(tmp_path), "--answers", own.root / "answers.csv")
+    assert "log loss" in outcome.assert_success().out
+    outcome = run("submit_ensemble", *words, "--top-k", 1, "--proba", "--method", "hardvoting")
+    outcome.assert_error("--proba needs probabilities, and --method hardvoting counts votes")
 
 
 def test_the_preset_strong_trains_own_labels(train_own):
@@ -448,6 +494,12 @@ WRONG = [
     ("--label diagnosis --age-sigma 2", "--age-sigma is for the folders"),
     ("--label diagnosis --loss-type mse", "does not fit task diagnosis"),
     ("--label diagnosis --image-root nowhere", "There is no folder nowhere"),
+    ("--label diagnosis --regression", "40 images whose diagnosis is not a number"),
+    ("--label weight", "--regression to predict them, or another --label"),
+    ("--label weight --regression --model-type JointHeads", "JointHeads predicts classes and cannot learn task weight"),
+    ("--label weight --regression --metric accuracy", "--metric must be one of rmse, mae, r2, FILE.py:FUNCTION"),
+    ("--label weight --regression --logit-adjustment 1", "--logit-adjustment needs classes"),
+    ("--label diagnosis --metric r2", "--metric must be one of macro_f1, accuracy"),
 ]
 
 
@@ -468,6 +520,8 @@ def test_wrong_options_of_a_csv(words, message, own, run, tiny_training, tmp_pat
         (("--data", "FOLDERS", "--label", "a,b"), "are the classes of one label"),
         (("--data", "FOLDERS", "--group", "a"), "--group is for a CSV"),
         (("--data", "FOLDERS", "--folds-from", "a"), "--folds-from is for a CSV"),
+        (("--data", "FOLDERS", "--regression"), "--regression is for a CSV"),
+        (("--regression",), "--regression needs --data"),
         (("--data", "FOLDERS", "--group", "a", "--group-regex", "^p"), "--group is for a CSV"),
         (("--data", "FOLDERS", "--group-regex", "("), "is not a regular expression"),
         (("--data", "FOLDERS", "--group-regex", "^x"), "no match of --group-regex"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from data.csv_layout import read_csv_layout
+from data.csv_layout import read_csv_layout, read_csv_list
 from data.label_math import encode_classes
 from utils import UserError
 
@@ -495,3 +495,24 @@ def test_no_image_at_all(read):
     blank = read("file,kind,patient,f\n,cat,p1,1\n", fold_column="f")
     assert len(blank.table) == 0
     assert blank.report.errors == ["1 row of photos.csv without file: line 2. Fill in the cells."]
+
+
+# ------------------------------------------------------------------------------------------------ images to predict
+
+
+def test_a_list_of_images_to_predict_keeps_its_order_and_its_ids(tmp_path):
+    for name in FILES:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).touch()
+    (tmp_path / "test.csv").write_text("image_id;site\nb1;north\nsub/c1;south\na1;north\n")
+    images = read_csv_list(tmp_path / "test.csv", image_root=tmp_path / "images")
+    assert images.ids == ["b1", "sub/c1", "a1"]
+    assert [path.name for path in images.paths] == ["b1.jpg", "c1.png", "a1.jpg"]
+    (tmp_path / "test.csv").write_text("file\nb1.jpg\n\nx.jpg\nb1.jpg\n")
+    with pytest.raises(UserError) as error:
+        read_csv_list(tmp_path / "test.csv", image_root=tmp_path / "images")
+    assert str(error.value).splitlines() == [
+        "1 image listed twice in test.csv: b1.jpg.",
+        f"1 image of test.csv (column file) missing in {tmp_path / 'images'}: x.jpg. Pass another --image-root, or "
+        "--image-column with one of file.",
+    ]

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from data.label_math import decode_classes, make_targets
-from data.layout import check_label_names, make_labels, make_tasks, sort_names
+from data.layout import check_label_names, make_labels, make_number_tasks, make_tasks, sort_names
 from data.tables import Report
-from data.tasks import Task
+from data.tasks import Task, Tasks
 
 
 def make_rows(text, **columns):
@@ -74,6 +74,43 @@ def test_a_joint_task_has_at_most_100_classes(first, second, joint):
 def test_combinations_of_one_name_have_no_joint_task():
     tasks, _ = make_tasks(["a", "b"], {"a": ["x", "x y"], "b": ["y z", "z"]}, ["p", "q"])
     assert list(tasks) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "classes", "bounds"),
+    [
+        (
+            "0 1 2 3 4 5 6 7 8 9".split(),
+            ("<1.5", "1.5 to 3.5", "3.5 to 4.5", "4.5 to 6.5", ">=6.5"),
+            (1.5, 3.5, 4.5, 6.5),
+        ),
+        (["0"] * 9 + ["1"], ("<0.5", ">=0.5"), (0.5,)),  # most numbers are equal
+        (["-3,5", "2", "0"] * 3, ("<-1.75", "-1.75 to 1", ">=1"), (-1.75, 1)),  # decimal commas
+        (["1e6", "1000001"], ("<1000000.5", ">=1000000.5"), (1000000.5,)),
+    ],
+    ids=str,
+)
+def test_numbers_have_ranges_of_fifths(texts, classes, bounds):
+    tasks, labels = make_number_tasks(["w"], {"w": texts}, [str(k // 2) for k in range(len(texts))])
+    assert list(tasks) == ["w", "w_range"]
+    assert (tasks["w"].regression, tasks["w"].outputs, tasks["w_range"].outputs) == (True, 1, len(classes))
+    assert tasks["w"].bounds == bounds
+    assert len(tasks["w"].classes) == len(classes)
+    assert tasks["w"].classes == tasks["w_range"].classes
+    if len(bounds) > 1:
+        assert tasks["w"].classes == classes
+    assert labels["w_range"].tolist() == [sum(number >= bound for bound in bounds) for number in labels["w"]]
+    assert (tasks["w"].center, tasks["w"].scale) == pytest.approx((labels["w"].mean(), labels["w"].std()))
+    assert Tasks.from_plain(tasks.as_plain()) == tasks
+
+
+def test_cells_that_are_not_numbers_are_errors():
+    rows = make_rows("a:p1:1.5 b:p2:much c:p3:nan")
+    report = make_labels(rows, ["kind"], Report(), None, regression=True).report
+    advice = "Correct the cells, or leave --regression out."
+    assert report.errors == [f"2 images whose kind is not a number: b.jpg (much), c.jpg (nan). {advice}"]
+    report = make_labels(make_rows("a:p1:2 b:p2:2,0"), ["kind"], Report(), None, regression=True).report
+    assert report.errors == ["All images have the same kind, 2. Pass another --label."]
 
 
 def test_labels_of_a_group():

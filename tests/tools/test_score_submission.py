@@ -1,5 +1,6 @@
 """score_submission: scores worked out by hand. tests/commands has the files that do not fit each other."""
 
+import math
 import re
 
 import pytest
@@ -67,3 +68,52 @@ def test_an_answer_that_is_not_a_class_of_the_task_is_an_error(score, bad, task)
 
 def test_the_nearest_task_is_suggested(score):
     score(numbered([0]), numbered([0]), "--task", "gendre").assert_error("Got 'gendre'. Did you mean 'gender'?")
+
+
+def test_files_alone_have_the_classes_that_they_name(score):
+    # true a a b, predicted a b b: both classes F1 = 2*1 / (1 + 2) = 2/3
+    outcome = score(numbered(["a", "b", "b"]), numbered(["a", "a", "b"]))
+    assert value(outcome, "macro.f1") == pytest.approx(2 / 3, abs=1e-4)
+    assert value(outcome, "balanced accuracy") == pytest.approx(3 / 4)
+    assert "log loss" not in outcome.out  # answers without probabilities
+
+
+@pytest.fixture
+def score_probabilities(run, write_csv, tmp_path):
+    """Score rows of probabilities of some classes against the answers a, b, a."""
+
+    def command(classes, rows, *words):
+        rows = [[f"{k:02d}.jpg", *row] for k, row in enumerate(rows)]
+        submission = write_csv(tmp_path / "submission.csv", ["ImageID", *classes], rows)
+        answers = write_csv(tmp_path / "answers.csv", COLUMNS, numbered(["a", "b", "a"]).items())
+        return run("score_submission", "--submission", submission, "--answers", answers, *words)
+
+    return command
+
+
+def test_probabilities_by_hand(score_probabilities):
+    outcome = score_probabilities(["a", "b"], [(0.5, 0.5), (0.25, 0.75), (0.125, 0.875)])
+    assert value(outcome, "accuracy") == pytest.approx(2 / 3, abs=1e-4)
+    assert value(outcome, "log loss") == pytest.approx((math.log(2) + math.log(4 / 3) + math.log(8)) / 3, abs=1e-4)
+    assert value(outcome, "AUC") == pytest.approx(1 / 2)  # b ranks above one of two images of a
+
+
+def test_a_function_of_the_user_gets_the_probabilities(score_probabilities, tmp_path):
+    (tmp_path / "own.py").write_text("def share_of_b(labels, probabilities):\n    return probabilities[:, 1].mean()\n")
+    rows = [(0.5, 0.5), (0.25, 0.75), (0.75, 0.25)]
+    outcome = score_probabilities(["a", "b"], rows, "--metric", f"{tmp_path / 'own.py'}:share_of_b")
+    assert value(outcome, "share_of_b") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "message"),
+    [
+        (["a", "b"], [(1, 0), (0, 1), (2, -1)], "contains -1. Probabilities are 0 to 1"),
+        (["a", "b"], [(1, 0), (0, 1), (2, "")], "holds an answer that is not a number"),
+        (["a", "b"], [(1, 0), (0, 1)], "do not list the same images: 02.jpg"),
+        (["a", "c"], [(1, 0), (0, 1), (1, 0)], "contains b. Task class has the classes a, c"),
+        ([], [(), (), ()], "has no column ans"),
+    ],
+)
+def test_wrong_probabilities(score_probabilities, classes, rows, message):
+    score_probabilities(classes, rows).assert_error(message)
