@@ -213,7 +213,7 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
 
 
 def test_numbers_of_any_unit_are_learned_reported_and_predicted(own, train_own, run, tmp_path):
-    weights = ("--label", "weight", "--regression", "--metric", "mae", "--cv", 2, "--lr", 0.01)
+    weights = ("--label", "weight", "--regression", "--metric", "mae", "--cv", 2, "--lr", 0.01, "--report")
     trained = train_own(
         *weights, "--preset", "strong", "--backbone", "shufflenet_v2_x0_5", "--model-type", "VanillaTorchvision"
     )

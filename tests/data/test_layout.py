@@ -80,7 +80,7 @@ def test_combinations_of_one_name_have_no_joint_task():
     ("texts", "classes", "bounds"),
     [
         (
-            "0 1 2 3 4 5 6 7 8 9".split(),
+            ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
             ("<1.5", "1.5 to 3.5", "3.5 to 4.5", "4.5 to 6.5", ">=6.5"),
             (1.5, 3.5, 4.5, 6.5),
         ),
