@@ -28,7 +28,9 @@ def check_training(config: Any) -> None:
     """Check the options of train.py and fill in the task, and the backbone and the loss that fit it and the network."""
     check_data(config)
     if config.data and config.labels is None:  # the classes are known when the data are read
-        config.labels = _unread_tasks(config.label or ("class",), regression=config.regression).as_plain()
+        # Without --label a CSV is an error, which names its columns when they are read.
+        default = config.task if "task" in config.given and not Path(config.data).is_dir() else "class"
+        config.labels = _unread_tasks(config.label or (default,), regression=config.regression).as_plain()
         if "task" not in config.given and config.task == type(config).task:
             config.task = config.tasks.default.name
     config.task = resolve_name("--task", config.task, config.tasks)
