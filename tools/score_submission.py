@@ -11,7 +11,7 @@ from config import ScoreConfig
 from data.faces import MAIN, find_tasks
 from data.label_math import decode_classes
 from data.prediction_files import read_answers
-from data.tasks import SCORE_TITLES, Task
+from data.tasks import Task, score_title
 from utils import UserError, read_json, shorten_list
 
 
@@ -48,7 +48,7 @@ def run(config: ScoreConfig) -> None:
     for part in task.parts:
         scores[f"{part.title} accuracy"] = float((of_true[part.name] == of_predicted[part.name]).mean())
     print(
-        "  ".join(f"{SCORE_TITLES.get(name, name)} {value:.4f}" for name, value in scores.items()),
+        "  ".join(f"{score_title(name)} {value:.4f}" for name, value in scores.items()),
         f" {len(true)} images",
     )
     if absent[0]:
