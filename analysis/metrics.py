@@ -13,6 +13,8 @@ from data.tasks import CLASS_METRICS, NUMBER_METRICS, Task, find_metric
 from utils import UserError, first_line, shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
+COLUMNS = ("fold", "epoch", "lr", "train_loss", "valid_loss", "images_per_s", "seconds")  # others of log.csv
+FIELDS = ("best_epoch", "people", "images", "absent", "absent_predicted", "f1")  # others of summary.json
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
@@ -167,12 +169,21 @@ def score_resamples(
         weights: `(R, N)`; for a function of the user they become whole numbers of copies.
     """
     if name not in CLASS_METRICS:
-        function = load_metric(task.metric)
         copies = (np.repeat(np.arange(len(labels)), each.astype(np.int64)) for each in weights + 1e-9)
-        return np.array([function(labels[rows], _for_user(task, predictions[rows])) for rows in copies])
+        return np.array([_score_rows(task, predictions, labels, rows) for rows in copies])
     positive = range(len(task.classes))[-1:] if len(task.classes) == 2 else range(len(task.classes))
     found = np.array([rank_scores(labels == k, predictions[:, k], weights)[name] for k in positive])
     return macro_f1(found.T)
+
+
+def _score_rows(task: Task, predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
+    """Return the score of the user's function for some rows; NaN if it fails without a label that they lack."""
+    try:
+        return load_metric(task.metric)(labels[rows], _for_user(task, predictions[rows]))
+    except UserError:
+        if np.array_equal(np.unique(labels[rows]), np.unique(labels)):
+            raise
+        return float("nan")
 
 
 def rank_scores(true: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,7 +211,7 @@ def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
     A higher value must be better. What it raises becomes a UserError, and so does a value that is not a number.
     """
     path, _, name = spec.rpartition(":")
-    if name in CLASS_METRICS | NUMBER_METRICS or not name.isidentifier():
+    if name in (*CLASS_METRICS, *NUMBER_METRICS, *COLUMNS, *FIELDS) or not name.isidentifier():
         raise UserError(f"--metric {spec} needs a function with a name of its own after the colon. Rename it.")
     if not path.endswith(".py") or not Path(path).is_file():
         raise UserError(f"There is no Python file {path}. Pass --metric FILE.py:FUNCTION with an existing one.")
@@ -224,10 +235,12 @@ def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 def try_metric(task: Task) -> None:
     """Call the user's metric of a task, if it has one, with random predictions; raise a UserError if it fails."""
-    if task.monitor in CLASS_METRICS | NUMBER_METRICS:
+    if not task.metric or ":" not in task.metric:
         return
+    if task.monitor in task.classes:
+        raise UserError(f"--metric {task.metric} has the name of a class. Rename the function.")
     rng = np.random.default_rng(0)
-    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.normal(size=8)
+    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.uniform(20, 60, size=8)
     predictions = rng.dirichlet(np.ones(task.outputs), len(labels)) if not task.regression else labels[:, None] + 1
     load_metric(task.metric)(labels, _for_user(task, predictions))
 
