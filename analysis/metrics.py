@@ -13,6 +13,7 @@ from data.tasks import CLASS_METRICS, NUMBER_METRICS, Task, find_metric
 from utils import UserError, first_line, shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
+BLOCK = 2**22  # weights of images at once, which limits memory
 COLUMNS = ("fold", "epoch", "lr", "train_loss", "valid_loss", "images_per_s", "seconds")  # others of log.csv
 FIELDS = ("best_epoch", "people", "images", "absent", "absent_predicted", "f1")  # others of summary.json
 
@@ -172,8 +173,9 @@ def score_resamples(
         copies = (np.repeat(np.arange(len(labels)), each.astype(np.int64)) for each in weights + 1e-9)
         return np.array([_score_rows(task, predictions, labels, rows) for rows in copies])
     positive = range(len(task.classes))[-1:] if len(task.classes) == 2 else range(len(task.classes))
-    found = np.array([rank_scores(labels == k, predictions[:, k], weights)[name] for k in positive])
-    return macro_f1(found.T)
+    parts = np.array_split(weights, -(-weights.size // BLOCK))
+    found = [[rank_scores(labels == k, predictions[:, k], each)[name] for each in parts] for k in positive]
+    return macro_f1(np.array([np.concatenate(each) for each in found]).T)
 
 
 def _score_rows(task: Task, predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:

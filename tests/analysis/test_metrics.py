@@ -133,7 +133,8 @@ def test_scores_that_are_undefined_are_nan():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_weights_are_copies_of_images(classes):
+def test_weights_are_copies_of_images(classes, monkeypatch):
+    monkeypatch.setattr("analysis.metrics.BLOCK", 100)
     probabilities, labels = draw_answers(classes, 40, digits=1)
     weights = np.random.default_rng(1).integers(0, 3, (4, 40))
     ranks = rank_scores(labels == 1, probabilities[:, 1], weights.astype(float))
