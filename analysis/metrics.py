@@ -96,6 +96,13 @@ def class_f1_of(task: Task, sums: np.ndarray) -> np.ndarray:
     return class_f1(_counts(task, sums))
 
 
+def class_recall_of(task: Task, sums: np.ndarray) -> np.ndarray:
+    """Return the recall of each class, `(..., C)`, from the sums `(..., T)` of `tally`; NaN without images."""
+    correct, _, true = np.moveaxis(_counts(task, sums), -2, 0)
+    with np.errstate(invalid="ignore"):
+        return np.where(true > 0, correct / true, np.nan)
+
+
 def _counts(task: Task, sums: np.ndarray) -> np.ndarray:
     count = len(task.classes)
     return sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count)
@@ -122,7 +129,7 @@ def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
         means = [each @ numbers / images for each in (true, predicted)]
         expected = sum(each @ numbers**2 / images for each in (true, predicted)) - 2 * means[0] * means[1]
         return scores | {
-            "balanced_accuracy": macro_f1(np.where(true > 0, correct / true, np.nan)),
+            "balanced_accuracy": macro_f1(class_recall_of(task, sums)),
             "qwk": 1 - further[0] / images / np.where(expected > 0, expected, np.nan),
             "log_loss": further[1] / images,
         }

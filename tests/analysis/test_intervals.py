@@ -278,12 +278,14 @@ def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
     assert found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high
 
 
-def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval():
+@pytest.mark.parametrize("name", ["macro_f1", "balanced_accuracy"])
+def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval(name):
     labels = np.append(np.repeat([0, 1], 12), 2)
     predicted = np.where(np.arange(25) % 6 > 0, labels, 0)
     tallies = tally_people(MASK, np.eye(3)[predicted], labels, np.arange(25))
-    found = estimate("mask", [tallies], draw_resamples([25], seed=0))["macro_f1"]
+    found = estimate("mask", [tallies], draw_resamples([25], seed=0))[name]
     assert found.high - found.value > 0.3 * (found.high - found.low)
+    assert found.low > 0.2
 
 
 def test_a_single_fold_of_one_person_is_drawn_from_with_the_smallest_other_one():
