@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
-from analysis.metrics import class_f1_of, compute_scores, macro_f1, score_resamples, tally_images
+from analysis.metrics import class_f1_of, class_recall_of, compute_scores, macro_f1, score_resamples, tally_images
 from data.tasks import Task, find_metric, score_title
 
 RESAMPLES = 2000
@@ -77,18 +77,19 @@ def _score_parts(task: Task, sums: Sums, *, labelled: bool = False) -> list[dict
 
     All are over the classes of the total, macro F1 with `labelled` over those of them that have images. A class that a
     resample neither has nor predicts is left out of its macro F1. One for which that is so without a person keeps its
-    F1, since that person alone cannot say how much it varies.
+    F1, since that person alone cannot say how much it varies; the same holds for recall and balanced accuracy.
     """
-    whole, count = class_f1_of(task, sums.total), len(task.classes)
+    whole, recalls, count = class_f1_of(task, sums.total), class_recall_of(task, sums.total), len(task.classes)
     counted = np.isfinite(whole) & (sums.total[2 * count : 3 * count] > 0 if labelled else True)
     found = []
     for part in (sums.value, sums.total, sums.without, sums.drawn):
-        f1 = np.where(np.isfinite(whole), class_f1_of(task, part), np.nan)
+        f1, recall = np.where(np.isfinite(whole), class_f1_of(task, part), np.nan), class_recall_of(task, part)
         if part is sums.without:
-            f1 = np.where(np.isnan(f1), whole, f1)
+            f1, recall = np.where(np.isnan(f1), whole, f1), np.where(np.isnan(recall), recalls, recall)
         of_classes = dict(zip(task.classes, np.moveaxis(f1, -1, 0), strict=True))
-        f1 = np.where(counted, f1, np.nan)
-        found.append(compute_scores(task, part) | ({"macro_f1": macro_f1(f1)} | of_classes if task.classes else {}))
+        means = {"macro_f1": np.where(counted, f1, np.nan), "balanced_accuracy": recall}
+        scores = compute_scores(task, part)
+        found.append(scores | {name: macro_f1(each) for name, each in means.items() if name in scores} | of_classes)
     return found
 
 
@@ -238,7 +239,7 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
             *(part[name] for part in parts),
             _scale("accuracy" if name in task.classes else name) if scaled else _DIFFERENCES,
             enough=enough[name],
-            unseen=unseen if name == "macro_f1" else 0.0,
+            unseen=unseen if name in ("macro_f1", "balanced_accuracy") else 0.0,
         )
         for name in parts[0]
     }

@@ -13,6 +13,9 @@ from data.tasks import CLASS_METRICS, NUMBER_METRICS, Task, find_metric
 from utils import UserError, first_line, shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
+BLOCK = 2**22  # weights of images at once, which limits memory
+COLUMNS = ("fold", "epoch", "lr", "train_loss", "valid_loss", "images_per_s", "seconds")  # others of log.csv
+FIELDS = ("best_epoch", "people", "images", "absent", "absent_predicted", "f1")  # others of summary.json
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
@@ -93,6 +96,13 @@ def class_f1_of(task: Task, sums: np.ndarray) -> np.ndarray:
     return class_f1(_counts(task, sums))
 
 
+def class_recall_of(task: Task, sums: np.ndarray) -> np.ndarray:
+    """Return the recall of each class, `(..., C)`, from the sums `(..., T)` of `tally`; NaN without images."""
+    correct, _, true = np.moveaxis(_counts(task, sums), -2, 0)
+    with np.errstate(invalid="ignore"):
+        return np.where(true > 0, correct / true, np.nan)
+
+
 def _counts(task: Task, sums: np.ndarray) -> np.ndarray:
     count = len(task.classes)
     return sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count)
@@ -119,7 +129,7 @@ def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
         means = [each @ numbers / images for each in (true, predicted)]
         expected = sum(each @ numbers**2 / images for each in (true, predicted)) - 2 * means[0] * means[1]
         return scores | {
-            "balanced_accuracy": macro_f1(np.where(true > 0, correct / true, np.nan)),
+            "balanced_accuracy": macro_f1(class_recall_of(task, sums)),
             "qwk": 1 - further[0] / images / np.where(expected > 0, expected, np.nan),
             "log_loss": further[1] / images,
         }
@@ -167,12 +177,22 @@ def score_resamples(
         weights: `(R, N)`; for a function of the user they become whole numbers of copies.
     """
     if name not in CLASS_METRICS:
-        function = load_metric(task.metric)
         copies = (np.repeat(np.arange(len(labels)), each.astype(np.int64)) for each in weights + 1e-9)
-        return np.array([function(labels[rows], _for_user(task, predictions[rows])) for rows in copies])
+        return np.array([_score_rows(task, predictions, labels, rows) for rows in copies])
     positive = range(len(task.classes))[-1:] if len(task.classes) == 2 else range(len(task.classes))
-    found = np.array([rank_scores(labels == k, predictions[:, k], weights)[name] for k in positive])
-    return macro_f1(found.T)
+    parts = np.array_split(weights, -(-weights.size // BLOCK))
+    found = [[rank_scores(labels == k, predictions[:, k], each)[name] for each in parts] for k in positive]
+    return macro_f1(np.array([np.concatenate(each) for each in found]).T)
+
+
+def _score_rows(task: Task, predictions: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> float:
+    """Return the score of the user's function for some rows; NaN if it fails without a label that they lack."""
+    try:
+        return load_metric(task.metric)(labels[rows], _for_user(task, predictions[rows]))
+    except UserError:
+        if np.array_equal(np.unique(labels[rows]), np.unique(labels)):
+            raise
+        return float("nan")
 
 
 def rank_scores(true: np.ndarray, values: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,7 +220,7 @@ def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
     A higher value must be better. What it raises becomes a UserError, and so does a value that is not a number.
     """
     path, _, name = spec.rpartition(":")
-    if name in CLASS_METRICS | NUMBER_METRICS or not name.isidentifier():
+    if name in (*CLASS_METRICS, *NUMBER_METRICS, *COLUMNS, *FIELDS) or not name.isidentifier():
         raise UserError(f"--metric {spec} needs a function with a name of its own after the colon. Rename it.")
     if not path.endswith(".py") or not Path(path).is_file():
         raise UserError(f"There is no Python file {path}. Pass --metric FILE.py:FUNCTION with an existing one.")
@@ -224,10 +244,12 @@ def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 def try_metric(task: Task) -> None:
     """Call the user's metric of a task, if it has one, with random predictions; raise a UserError if it fails."""
-    if task.monitor in CLASS_METRICS | NUMBER_METRICS:
+    if not task.metric or ":" not in task.metric:
         return
+    if task.monitor in task.classes:
+        raise UserError(f"--metric {task.metric} has the name of a class. Rename the function.")
     rng = np.random.default_rng(0)
-    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.normal(size=8)
+    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.uniform(20, 60, size=8)
     predictions = rng.dirichlet(np.ones(task.outputs), len(labels)) if not task.regression else labels[:, None] + 1
     load_metric(task.metric)(labels, _for_user(task, predictions))
 

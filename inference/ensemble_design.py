@@ -173,7 +173,7 @@ def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndar
     if scorer.task.has_geometric_mean:
         found["geometric"] = voting.geometric_mean(members, years=scorer.task.regression)
     if not voter.joint:  # else the scores are those of several tasks
-        weights = _weigh_rows(voter.runs[0], ranked, higher_is_better=scorer.task.higher_is_better)
+        weights = _weigh_rows(voter.runs[0], ranked)
         if weights is not None:
             found["weighted_mean"] = voting.weighted_mean(members, weights.reshape(members.shape[:2]))
     if not scorer.task.regression:
@@ -181,10 +181,10 @@ def _vote(voter: Voter, ranked: np.ndarray, scorer: Scorer) -> dict[str, np.ndar
     return found
 
 
-def _weigh_rows(run: OofRun, ranked: np.ndarray, *, higher_is_better: bool) -> np.ndarray | None:
+def _weigh_rows(run: OofRun, ranked: np.ndarray) -> np.ndarray | None:
     """Return the weight of each prediction in the weighted mean, `(k, S, N)`: that of its member."""
     scores = [member.info.score for fold in run.members for member in fold[: len(ranked)]]
-    of_members = voting.member_weights(scores, higher_is_better=higher_is_better)
+    of_members = voting.member_weights(scores, higher_is_better=run.task.higher_is_better)
     if of_members is None:
         return None
     weights = np.empty(ranked.shape[:3])

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from analysis.intervals import (
+    FEWEST,
     LAST,
     FoldPredictions,
     compute_scores,
@@ -17,13 +19,15 @@ from analysis.intervals import (
     estimate_differences,
     estimate_run,
     estimate_scores,
+    sum_predictions,
     sum_run,
     sum_tallies,
     tally_people,
 )
 from analysis.metrics import score
 from data.faces import AGE, AGE_GROUP, FACES, GENDER, MASK
-from data.tasks import Task
+from data.label_math import SMALLEST
+from data.tasks import Task, find_metric
 
 
 def estimate(task, tallies, draws):
@@ -49,14 +53,18 @@ def test_tallies_of_people_give_the_scores_of_all_images(task):
     probabilities, labels = draw_predictions(task, 70, random)
     tallies = tally_people(FACES[task], probabilities, labels, random.permutation(np.arange(70) % 10))
     assert tallies.shape[0] == 10
-    assert compute_scores(FACES[task], tallies.sum(axis=0)) == pytest.approx(score(FACES[task], probabilities, labels))
+    found, wanted = compute_scores(FACES[task], tallies.sum(axis=0)), score(FACES[task], probabilities, labels)
+    assert set(wanted) - set(found) == (set() if FACES[task].regression else {"auc", "average_precision"})
+    assert found == pytest.approx({name: wanted[name] for name in found})
 
 
 def test_tallies_by_hand():
     # Person 0: true 0 and 2, predicted 0 and 0. Person 1: true 1, predicted 1.
     tallies = tally_people(MASK, np.eye(3)[[0, 1, 0]], np.array([0, 1, 2]), np.array([0, 1, 0]))
-    #                            correct   predicted     true
-    assert tallies.tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
+    #                                   correct   predicted     true
+    assert tallies[:, :9].tolist() == [[1, 0, 0, 2, 0, 0, 1, 0, 1], [0, 1, 0, 0, 1, 0, 0, 1, 0]]
+    # Squared distances of the numbers of the classes, and log losses, of which that of a probability of 0 is limited.
+    assert tallies[:, 9:].tolist() == [[4, -np.log(SMALLEST)], [0, 0]]
 
 
 def test_more_people_narrow_an_interval_but_more_images_of_them_do_not():
@@ -77,6 +85,69 @@ def test_more_people_narrow_an_interval_but_more_images_of_them_do_not():
     assert one == pytest.approx(2 * 1.98 * np.sqrt(right.mean() * (1 - right.mean()) / 100), rel=0.1)  # binomial
     assert width(100, 7) == pytest.approx(one)
     assert width(400, 7) == pytest.approx(one / 2, rel=0.1)
+
+
+def draw_fair_predictions(task, people, shots=2):
+    """Return predictions that fit the labels of most images, their labels, and the people on them."""
+    random = np.random.default_rng(0)
+    _, labels = draw_predictions(task, people, random)
+    labels, people = np.repeat(labels, shots), np.repeat(np.arange(people), shots)
+    if FACES[task].regression:
+        return (labels + random.normal(0, 9, len(labels)))[:, None], labels, people
+    count = FACES[task].outputs
+    return 0.7 * random.dirichlet(np.ones(count), len(labels)) + 0.3 * np.eye(count)[labels], labels, people
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        *(("ageg", name) for name in ("balanced_accuracy", "qwk", "log_loss", "auc")),
+        *(("gender", "average_precision"), ("age", "r2"), ("age", "mae")),
+    ],
+)
+def test_an_interval_of_any_score_holds_it_and_narrows_with_more_people(task, name):
+    task, widths = replace(FACES[task], metric=name), []
+    for people in (60, 240):
+        part = draw_fair_predictions(task.name, people)
+        found = estimate_scores(task, sum_predictions(task, [part], draw_resamples([people], seed=0)))[name]
+        assert found.value == pytest.approx(score(task, *part[:2])[name])
+        assert find_metric(name).low <= found.low < found.value < found.high <= find_metric(name).high
+        widths.append(found.high - found.low)
+    assert widths[1] < 0.75 * widths[0]  # half of it, if the spread is the same
+
+
+def test_the_interval_of_a_score_of_ranks_is_that_of_its_resamples():
+    """Compare with the score of each resample of the images of two folds, one image a person."""
+    task, random = replace(GENDER, metric="auc"), np.random.default_rng(0)
+    parts = [(*draw_predictions("gender", people, random), np.arange(people)) for people in (15, 20)]
+    draws = draw_resamples([15, 20], seed=0)
+    sums = sum_predictions(task, parts, draws)
+    predictions, labels, _ = (np.concatenate(each) for each in zip(*parts, strict=True))
+    weights = [np.ones(35), *np.concatenate(draws, axis=1)[:20]]
+    wanted = [roc_auc_score(labels, predictions[:, 1], sample_weight=each) for each in weights]
+    assert sums.plain[:21] == pytest.approx(wanted)
+    found = estimate_scores(task, sums)["auc"]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(sums.plain[1:], [0.025, 0.975])))
+    assert list(sum_run(task, [FoldPredictions(labels, np.arange(35), predictions, predictions[None])])) == [
+        "best_epochs",
+        "last_epochs",  # the choice of epochs is not corrected for
+    ]
+
+
+@pytest.mark.parametrize("people", [FEWEST - 1, FEWEST])
+def test_a_score_of_ranks_has_no_interval_of_few_people(people):
+    task = replace(GENDER, metric="auc")
+    found = estimate_scores(
+        task, sum_predictions(task, [draw_fair_predictions("gender", people)], draw_resamples([people], seed=0))
+    )["auc"]
+    assert np.isfinite([found.value, found.low]).tolist() == [True, people >= FEWEST]
+
+
+@pytest.mark.parametrize("name", ["auc", "log_loss", "qwk"])
+def test_equal_predictions_differ_by_0_in_any_score(name):
+    task = replace(AGE_GROUP, metric=name)
+    sums = sum_predictions(task, [draw_fair_predictions("ageg", 24)], draw_resamples([24], seed=0))
+    assert vars(estimate_differences(task, sums, sums)[name]) == {"value": 0, "low": 0, "high": 0}
 
 
 def test_an_interval_stays_between_0_and_1():
@@ -209,12 +280,14 @@ def test_a_class_of_one_person_has_no_interval_but_macro_f1_has():
     assert found["macro_f1"].low < found["macro_f1"].value < found["macro_f1"].high
 
 
-def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval():
+@pytest.mark.parametrize("name", ["macro_f1", "balanced_accuracy"])
+def test_a_class_that_is_gone_without_its_one_person_does_not_shift_the_interval(name):
     labels = np.append(np.repeat([0, 1], 12), 2)
     predicted = np.where(np.arange(25) % 6 > 0, labels, 0)
     tallies = tally_people(MASK, np.eye(3)[predicted], labels, np.arange(25))
-    found = estimate("mask", [tallies], draw_resamples([25], seed=0))["macro_f1"]
+    found = estimate("mask", [tallies], draw_resamples([25], seed=0))[name]
     assert found.high - found.value > 0.3 * (found.high - found.low)
+    assert found.low > 0.2
 
 
 def test_a_single_fold_of_one_person_is_drawn_from_with_the_smallest_other_one():

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
 
 from analysis import run_report
+from data.faces import MAIN
 from training import session
 from utils import UserError
 
@@ -160,3 +161,25 @@ def test_the_report_of_a_comparison(run, copy, trained, tmp_path):
     assert "No clear difference between A and B: they score the same in macro F1." in text
     assert str(copy) in text
     assert len(pictures_of(page)) == 2 + 2 + 2  # differences and classes, curves and confusions of each
+
+
+def test_a_run_of_an_earlier_version_is_read(copy, run, tmp_path):
+    """Its log.csv and its summary.json have two scores, and its options have no metric."""
+    later = set(MAIN.scores) - set(MAIN.shown)
+    for path in (copy / "log.csv", *copy.glob("fold*/log.csv")):
+        pd.read_csv(path).drop(columns=list(later)).to_csv(path, index=False)
+    config, summary = (json.loads((copy / f"{name}.json").read_text()) for name in ("config", "summary"))
+    del config["metric"]
+    scores = (*summary["folds"], *(summary[part] for part in ("mean", "std", "oof")), *summary["estimates"].values())
+    for each in scores:
+        for name in later & set(each):
+            del each[name]
+    for name, content in (("config", config), ("summary", summary)):
+        (copy / f"{name}.json").write_text(json.dumps(content))
+    run("make_report", "--root", copy).assert_success()
+    assert "The out-of-fold macro F1 is " in text_of(copy / "report.html")
+    other = shutil.copytree(copy, tmp_path / "other" / "main" / copy.name)
+    compared = run("compare_runs", "--root", f"{copy},{other}").assert_success()
+    assert "they score the same in macro F1." in compared.out
+    run("join_folds", "--root", copy).assert_success()
+    assert json.loads((copy / "summary.json").read_text())["oof"]["log_loss"] > 0

@@ -6,6 +6,7 @@ import pytest
 
 from analysis.summary import estimate_text, fold_rows, print_summary, score_rows
 from config import TrainConfig
+from data.faces import MASK
 
 INTERVAL = {"value": 0.5, "low": 0.4, "high": 0.6}
 
@@ -22,7 +23,7 @@ def summary(folds: int = 2, **estimates) -> dict:
 
 
 def test_the_table_of_folds():
-    columns, rows = fold_rows(summary())
+    columns, rows = fold_rows(MASK, summary())
     assert columns == ["", "macro F1", "accuracy", "best epoch", "seconds"]
     assert rows == [
         ["fold 0", "0.5000", "0.7500", "3", "12"],
@@ -30,11 +31,12 @@ def test_the_table_of_folds():
         ["mean", "0.5000", "0.7500", "", ""],
         ["standard deviation", "0.1000", "nan", "", ""],
     ]
-    assert len(fold_rows(summary(1))[1]) == 1  # one fold has no deviation
+    assert len(fold_rows(MASK, summary(1))[1]) == 1  # one fold has no deviation
 
 
 def test_the_table_of_scores():
-    columns, rows = score_rows(summary(corrected=dict.fromkeys(("macro_f1", "accuracy"), INTERVAL)), digits=2)
+    found = summary(corrected=dict.fromkeys(MASK.shown, INTERVAL))
+    columns, rows = score_rows(MASK.shown, found, digits=2)
     assert columns == ["", "macro F1", "accuracy"]
     text = "0.50 (0.40 to 0.60)"
     assert rows == [["best epochs", text, text], ["best, corrected", text, text]]
@@ -48,7 +50,7 @@ def test_an_estimate_with_missing_values(value, text):
 def test_the_console_prints_both_tables(capsys):
     print_summary(TrainConfig(task="mask", cv=2), summary(1))
     out = capsys.readouterr().out
-    for row in (fold_rows(summary(1))[1][0], score_rows(summary(1))[1][0]):
+    for row in (fold_rows(MASK, summary(1))[1][0], score_rows(MASK.shown, summary(1))[1][0]):
         assert any(all(cell in line for cell in row) for line in out.splitlines())
     assert "out-of-fold" in out
     assert "12 people, 84 images" in out

@@ -14,6 +14,7 @@ import torch
 from analysis.metrics import SMALLEST, score, tempered
 from data.faces import AGE, MAIN
 from data.label_math import join_probabilities, range_shares
+from inference import voting
 from inference.oof_members import Validation
 from inference.selection import Scorer
 from storage.checkpoint import load_checkpoint, save_checkpoint
@@ -116,6 +117,25 @@ def test_what_a_design_leaves(runs, design_of):
     assert "calibration" in recipe["scores"]
     assert "The runs split the images differently." in out
     assert "Greedy selection, scored on others: " in out
+
+
+def test_an_ensemble_is_selected_by_another_metric_than_that_of_the_runs(runs, design_of, monkeypatch):
+    asked = []
+
+    def watched(scores, **options):
+        asked.append((scores, options["higher_is_better"]))
+        return weigh(scores, **options)
+
+    weigh = voting.member_weights
+    monkeypatch.setattr(voting, "member_weights", watched)
+    out, place = design_of(runs[:1], "--metric", "log_loss", "--tta", 1, "--no-soups")
+    table = pd.read_csv(place / "table.csv", keep_default_na=False)
+    best = table[table["mark"].str.contains("best")].iloc[0]
+    assert best["log_loss"] == table["log_loss"].min() > 0
+    assert ((table["low"] <= table["log_loss"]) & (table["log_loss"] <= table["high"])).all()
+    assert "Out-of-fold log loss" in out
+    assert "log loss" in (place / "ensemble.html").read_text()
+    assert asked and all(max(scores) <= 1 and higher for scores, higher in asked)  # members are weighted by macro F1
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])

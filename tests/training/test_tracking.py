@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 
 from config import TrainConfig
+from data.faces import MAIN
 from storage.run_folder import RunFolder
 from training.fold_state import FoldFiles
 from training.tracking import PROJECT, Tracker
 
-SCALARS = ["lr", "train_loss", "valid_loss", "macro_f1", "accuracy", "images_per_s", "seconds"]
+SCALARS = ["lr", "train_loss", "valid_loss", *MAIN.scores, "images_per_s", "seconds"]
 LIBRARIES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}
 
 
@@ -140,9 +141,9 @@ def test_each_fold_and_the_summary_are_a_stream_with_the_columns_of_the_log(trac
         assert values == {epoch: pytest.approx(row, rel=1e-6) for epoch, row in logged(folds, fold).items()}
         assert stream.closed == 0
     summary = json.loads((folds / "summary.json").read_text())
-    names = ("macro_f1", "accuracy")
-    scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in names}
-    scores |= {f"{part}/{name}": each[name]["value"] for part, each in summary["estimates"].items() for name in names}
+    scores = {f"{part}/{name}": summary[part][name] for part in ("mean", "oof") for name in MAIN.scores}
+    for part, each in summary["estimates"].items():
+        scores |= {f"{part}/{name}": each[name]["value"] for name in MAIN.scores if name in each}
     assert "corrected/macro_f1" in scores
     assert streams[2].values() == {2: scores}
 
