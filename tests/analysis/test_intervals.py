@@ -361,4 +361,4 @@ def test_people_whom_every_fold_validates_count_once():
 
 @pytest.mark.parametrize(("task", "one"), [(MASK, "person"), (Task("kind", "kind", ("a", "b")), "group")])
 def test_folds_of_one_group_are_described_in_its_words(task, one):
-    assert f"A fold validates a single {one}, which alone chooses its best epoch" in describe_run(12, task, {LAST})
+    assert f"A fold validates a single {one}, which alone chooses its best epoch" in describe_run(task, 12, {LAST})

@@ -198,7 +198,7 @@ def test_other_tasks_correct_their_own_labels(task, find, make_run, swapped):
 
 def test_age_raises_an_error(find, swapped_run):
     write_json(swapped_run / "config.json", TrainConfig(task="age", cv=2).as_dict())
-    find(swapped_run, code=2).assert_error("predicts years")
+    find(swapped_run, code=2).assert_error("predicts numbers")
 
 
 def test_share_limits_the_number_of_suspects(find, make_run, swapped):
