@@ -15,8 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **{"lr_scheduler": "cosine_restarts", "seed": 42, "cv": 5},
     },
     "strong": {  # trains faces better: docs/training.md
-        "model_type": "JointHeads",
-        "backbone": "efficientnet-b3",
+        **{"model_type": "JointHeads", "backbone": "efficientnet-b3"},
         **{"transform_type": "random", "crop_scale": 0.35, "mirror": True, "batch_size": 32},
         **{"loss_type": "crossentropyloss", "logit_adjustment": 0.5, "precise_bn": 1024, "cv": 5},
         **{"optim_type": "adamw", "lr": 0.002, "run_decay": 1.5, "lr_scheduler": "onecycle"},
@@ -335,6 +334,7 @@ class ScoreConfig(Config):
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission")
     metric: str | None = option(None, "also print the score of FILE.py:FUNCTION", text="none")
+    group: str | None = option(None, "column of groups in --answers, for intervals", text="none")
 
 
 @dataclass

@@ -126,7 +126,7 @@ def _repeated(names: Iterable[str]) -> list[str]:
 
 
 def read_answers(path: str | Path) -> pd.DataFrame:
-    """Return a submission or true answers: text with the ImageID as index, and the column ans or one for each class.
+    """Return a submission or true answers: text with the ImageID as index, and ans or a column for each class.
 
     Raises:
         UserError: the file is missing or damaged, has no rows or no answers, or lists an image twice.
@@ -139,7 +139,5 @@ def read_answers(path: str | Path) -> pd.DataFrame:
     twice = _repeated(row["ImageID"] for _, row in rows)
     if twice:
         raise UserError(f"{path} lists images twice: {shorten_list(twice)}.")
-    table = (
-        pd.DataFrame([row for _, row in rows], dtype=object).set_index("ImageID").apply(lambda cells: cells.str.strip())
-    )
-    return table[["ans"]] if "ans" in table else table
+    table = pd.DataFrame([row for _, row in rows], dtype=object).set_index("ImageID")
+    return table.apply(lambda cells: cells.str.strip())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.intervals import describe_intervals, draw_resamples, estimate_scores, sum_predictions
 from analysis.metrics import absent_classes, describe_classes, score, try_metric
 from cli.checks import check_metric
 from cli.choices import resolve_name
@@ -26,8 +27,9 @@ def run(config: ScoreConfig) -> None:
         UserError: a file is missing, or the two files do not fit each other or the task.
     """
     answers, submission = read_answers(config.answers), read_answers(config.submission)
-    if list(answers) != ["ans"]:
+    if "ans" not in answers:
         raise UserError(f"{config.answers} has no column ans. Its first line must name ImageID,ans.")
+    groups = None if config.group is None else _find_groups(config, answers)
     task = _find_task(config, answers, submission)
     if config.metric:
         task = replace(task, metric=check_metric(config.metric, task))
@@ -38,7 +40,7 @@ def run(config: ScoreConfig) -> None:
             f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
         )
     true = _parse(task, answers["ans"], config.answers)
-    proba = list(submission) != ["ans"]
+    proba = "ans" not in submission
     submission = submission.loc[answers.index]
     if proba:
         answered = _parse_probabilities(task, submission, config.submission)
@@ -47,17 +49,30 @@ def run(config: ScoreConfig) -> None:
         answered = predicted[:, None] if task.regression else np.eye(len(task.classes))[predicted]
     if task.regression and task.coded and max(true) < len(MAIN.classes):
         raise UserError(f"{config.answers} contains class numbers. Task {task.name} needs ages in years.")
-    scores = score(task, answered, true)
+    scores = {name: f"{value:.4f}" for name, value in score(task, answered, true).items()}
+    if groups is not None:
+        sums = sum_predictions(task, [(answered, true, groups)], draw_resamples([groups.max() + 1], seed=0))
+        scores |= {name: str(each) for name, each in estimate_scores(task, sums).items() if name in scores}
     line = {score_title(name): scores[name] for name in task.shown}
     of_true, of_predicted = (decode_classes(task, each) for each in (true, answered.argmax(axis=1)))
-    line |= {f"{part.title} accuracy": (of_true[part.name] == of_predicted[part.name]).mean() for part in task.parts}
+    for part in task.parts:
+        line[f"{part.title} accuracy"] = f"{(of_true[part.name] == of_predicted[part.name]).mean():.4f}"
     others = [name for name in scores if name not in task.shown and (proba or find_metric(name).of_classes)]
-    print("  ".join(f"{title} {value:.4f}" for title, value in line.items()), f" {len(true)} images")
+    print("  ".join(f"{title} {value}" for title, value in line.items()), f" {len(true)} images")
     if others:
-        print("  ".join(f"{score_title(name)} {scores[name]:.4f}" for name in others))
+        print("  ".join(f"{score_title(name)} {scores[name]}" for name in others))
+    if groups is not None:
+        print(describe_intervals(groups.max() + 1, "groups"))
     absent = absent_classes(task, true, answered)
     if absent[0]:
         print(describe_classes(task, *absent))
+
+
+def _find_groups(config: ScoreConfig, answers: pd.DataFrame) -> np.ndarray:
+    """Return the number of the group of each answer, `(N,) int64`."""
+    if config.group not in answers:
+        raise UserError(f"{config.answers} has no column {config.group}. Pass --group with one of its columns.")
+    return np.unique(answers[config.group], return_inverse=True)[1]
 
 
 def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFrame) -> Task:
@@ -65,7 +80,7 @@ def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFr
     about = Path(config.submission).with_name("prediction.json")
     made: dict[str, Any] = read_json(about) if about.is_file() else {}
     if not made and not config.typed("task"):
-        names = {*answers["ans"], *(submission["ans"] if list(submission) == ["ans"] else submission)}
+        names = {*answers["ans"], *(submission["ans"] if "ans" in submission else submission)}
         if not all(NUMBER.fullmatch(name) for name in names):
             return Task("class", "class", tuple(sort_names(names) if "ans" in submission else submission))
     try:

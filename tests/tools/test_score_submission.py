@@ -117,3 +117,15 @@ def test_a_function_of_the_user_gets_the_probabilities(score_probabilities, tmp_
 )
 def test_wrong_probabilities(score_probabilities, classes, rows, message):
     score_probabilities(classes, rows).assert_error(message)
+
+
+def test_groups_of_the_answers_give_intervals(run, write_csv, tmp_path):
+    rows = [(f"{k:02d}.jpg", "ab"[k % 3 == 0], f"P{k // 2}") for k in range(40)]
+    answers = write_csv(tmp_path / "answers.csv", [*COLUMNS, "patient"], rows)
+    wrong = [(name, "a" if k in (3, 6, 21) else answer) for k, (name, answer, _) in enumerate(rows)]
+    words = ("--submission", write_csv(tmp_path / "submission.csv", COLUMNS, wrong), "--answers", answers)
+    outcome = run("score_submission", *words, "--group", "patient").assert_success()
+    low, high = map(float, re.search(r"accuracy 0.9250 \((0\.\d+) to (0\.\d+)\)", outcome.out).groups())
+    assert 0.8 < low < 0.9250 < high < 1
+    assert "95 % intervals over groups" in outcome.out
+    run("score_submission", *words, "--group", "site").assert_error("answers.csv has no column site. Pass --group")
