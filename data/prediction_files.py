@@ -125,17 +125,21 @@ def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
 
 
-def read_answers(path: str | Path) -> pd.DataFrame:
-    """Return a submission or true answers: text with the ImageID as index, and ans or a column for each class.
+def read_answers(path: str | Path, *, proba: bool = False) -> pd.DataFrame:
+    """Return a submission or true answers: text with the ImageID as index, and ans among its columns.
+
+    With `proba` there may be a column for each of several classes instead of ans.
 
     Raises:
         UserError: the file is missing or damaged, has no rows or no answers, or lists an image twice.
     """
-    rows = read_csv_rows(Path(path), ("ImageID",))
+    path, needed = Path(path), ("ImageID", "ans")
+    rows = read_csv_rows(path, (), needed)
+    columns = rows[0][1] if rows else {}
+    if not (proba and "ImageID" in columns and len(columns) > len(needed)):
+        rows = read_csv_rows(path, needed)
     if not rows:
         raise UserError(f"{path} holds no rows.")
-    if len(rows[0][1]) == 1:
-        raise UserError(f"{path} has no column ans. Its first line must name ImageID,ans.")
     twice = _repeated(row["ImageID"] for _, row in rows)
     if twice:
         raise UserError(f"{path} lists images twice: {shorten_list(twice)}.")

@@ -26,9 +26,7 @@ def run(config: ScoreConfig) -> None:
     Raises:
         UserError: a file is missing, or the two files do not fit each other or the task.
     """
-    answers, submission = read_answers(config.answers), read_answers(config.submission)
-    if "ans" not in answers:
-        raise UserError(f"{config.answers} has no column ans. Its first line must name ImageID,ans.")
+    answers, submission = read_answers(config.answers), read_answers(config.submission, proba=True)
     groups = None if config.group is None else _find_groups(config, answers)
     task = _find_task(config, answers, submission)
     if config.metric:
@@ -80,8 +78,8 @@ def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFr
     about = Path(config.submission).with_name("prediction.json")
     made: dict[str, Any] = read_json(about) if about.is_file() else {}
     if not made and not config.typed("task"):
-        names = {*answers["ans"], *(submission["ans"] if "ans" in submission else submission)}
-        if not all(NUMBER.fullmatch(name) for name in names):
+        names = {*answers["ans"], *submission.get("ans", submission)}
+        if all(names) and not any(map(NUMBER.fullmatch, names)):
             return Task("class", "class", tuple(sort_names(names) if "ans" in submission else submission))
     try:
         tasks: Tasks = find_tasks(made.get("labels"))
@@ -103,7 +101,7 @@ def _parse(task: Task, answers: pd.Series, path: str) -> np.ndarray:
             classes = shorten_list(task.classes)
             raise UserError(f"{path} contains {unknown}. Task {task.name} has the classes {classes}.")
         return np.array([known[answer] for answer in answers])
-    values = _parse_numbers(answers, path)
+    values = _parse_numbers(answers, path, finite=task.regression)
     if task.regression:
         return values
     wrong = values[~np.isin(values, range(len(task.classes)))]
@@ -118,18 +116,18 @@ def _parse_probabilities(task: Task, table: pd.DataFrame, path: str) -> np.ndarr
     if task.regression or sorted(names) != sorted(table):
         expected = "ans" if task.regression else f"ans, or {shorten_list(names)}"
         raise UserError(f"{path} has the columns {shorten_list(table)}. Task {task.name} needs {expected}.")
-    values = np.stack([_parse_numbers(table[name], path) for name in names], axis=1)
+    values = np.stack([_parse_numbers(table[name], path, finite=True) for name in names], axis=1)
     if values.min() < 0:
         raise UserError(f"{path} contains {values.min():g}. Probabilities are 0 to 1.")
     return values
 
 
-def _parse_numbers(answers: pd.Series, path: str) -> np.ndarray:
+def _parse_numbers(answers: pd.Series, path: str, *, finite: bool) -> np.ndarray:
     try:
         values = answers.to_numpy(np.float64)
     except ValueError as error:
         advice = "Pass --task, or score in the folder of the prediction, whose prediction.json knows the classes."
         raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
-    if not np.isfinite(values).all():
+    if finite and not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values.")
     return values
