@@ -5,7 +5,7 @@
 Each draws a sample set, trains three small networks on it, looks for wrong labels, predicts, designs an ensemble and
 predicts by its recipe, predicts with OLD's checkpoints, and resumes a run that OLD was stopped in. With --data, a
 folder that holds train/images/<id>_<gender>_<race>_<age>/ and eval/images, the same is done on the first people of it.
-Times, versions, pages and contact sheets may differ, and so may options that only one of the two has.
+Times, versions, pages and contact sheets may differ, and so may options and scores that only one of the two has.
 
 It takes 2 to 3 minutes per checkout on one core. With --work, the results of OLD stay in DIR/old, and only NEW is run
 the next time, as long as OLD and the options are the same. Exits with 1 if anything differs.
@@ -55,6 +55,7 @@ NOT_COMPARED = {  # pages and states hold times
     *("suspects.jpg", "contact_sheet.jpg", ".html", ".state", ".log", MARKER, "cut", "library", "photographs"),
 }
 TIMES = {"images_per_s", "seconds", "mark"}  # mark: the cheapest row of table.csv is found by images_per_s
+LOOSE = ("config.json", "log.csv", "summary.json", "recipe.json")  # may have names that the other side has not
 LEFT_OUT = {"seconds", "versions", "digest"}  # digest: the checkpoints are compared themselves
 
 # ------------------------------------------------------------------------------------------------ what is run
@@ -169,9 +170,8 @@ def content_of(path: Path, folders: Sequence[Path]) -> Any:
     if path.name in ("log.csv", "table.csv"):
         read = number_or_text if path.name == "table.csv" else str
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        kept = [k for k, column in enumerate(header) if column not in TIMES]
-        return {f"row {number}": [read(row[k]) for k in kept] for number, row in enumerate([header, *rows])}
+            rows = list(csv.DictReader(file))
+        return [{name: read(cell) for name, cell in row.items() if name not in TIMES} for row in rows]
     if path.suffix == ".pt":
         saved = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name: tensor.contiguous().numpy() for name, tensor in saved.pop("state_dict").items()}
@@ -194,9 +194,9 @@ def number_or_text(text: str) -> float | str:
 
 
 def differences(old: Any, new: Any, where: str = "", notes: set[str] | None = None) -> Iterator[str]:
-    """Yield where two contents differ; with `notes`, options that only one has do not count and are noted there."""
-    if isinstance(old, list) and isinstance(new, list):
-        old, new, notes = dict(enumerate(old)), dict(enumerate(new)), None
+    """Yield where two contents differ; with `notes`, names that only one has do not count and are noted there."""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
     if not (isinstance(old, dict) and isinstance(new, dict)):
         close = isinstance(old, float) and isinstance(new, float) and math.isclose(old, new, rel_tol=TOLERANCE)
         if repr(old) != repr(new) and not close:  # so that NaN is NaN, and 1 is not 1.0
@@ -209,7 +209,7 @@ def differences(old: Any, new: Any, where: str = "", notes: set[str] | None = No
         elif notes is None:
             yield f"{path} is only in {'OLD' if name in old else 'NEW'}"
         else:
-            notes.add(f"{path} is only in {'OLD' if name in old else 'NEW'}")
+            notes.add(f"{name} is only in {'OLD' if name in old else 'NEW'}")
 
 
 def contents(folder: Path, folders: Sequence[Path]) -> dict[str, tuple[Any, int]]:
@@ -234,7 +234,7 @@ def compare(folders: tuple[Path, Path]) -> tuple[int, int]:
     old, new = (contents(folder, folders) for folder in folders)
     wrong, notes = 0, set[str]()
     for name in old | new:
-        loose = name.startswith("config.json") or ".pt of " in name
+        loose = name.startswith(LOOSE) or ".pt of " in name
         if name in old and name in new:
             found = list(differences(old[name][0], new[name][0], notes=notes if loose else None))
         else:
