@@ -104,7 +104,7 @@ class Task:
     @property
     def scores(self) -> tuple[str, ...]:
         """Return the names of the scores, as in log.csv and summary.json."""
-        of_ages = ("macro_f1", "accuracy") if self.coded else ()  # of the age groups
+        of_ages = ("macro_f1", "accuracy") if self.coded else ()  # of their ranges
         names = (*of_ages, *NUMBER_METRICS) if self.regression else tuple(CLASS_METRICS)
         return tuple(dict.fromkeys((*names, self.monitor)))
 
