@@ -259,9 +259,9 @@ class LabelErrorConfig(JoinConfig):
     """Find labels that are likely wrong from the out-of-fold predictions of a run."""
 
     command = "python -m tools find_label_errors"
-    share: float = option(0.05, "largest share of the people to suspect", low=0.001, high=1)
-    show: int = option(20, "people and images to print and draw, the most suspicious first", low=1)
-    overwrite: bool = option(False, "replace a corrections.csv that was edited")
+    share: float = option(0.05, "largest share of the groups, and of the images, to suspect", low=0.001, high=1)
+    show: int = option(20, "groups and images to print and draw, the most suspicious first", low=1)
+    overwrite: bool = option(False, "replace a corrections.csv or suspects.csv that was edited")
 
 
 @dataclass

@@ -22,7 +22,7 @@ class Predictions:
     task: Task  # names the classes
     labels: np.ndarray  # (N,) int64, true classes
     predicted: np.ndarray  # (N,) int64
-    probabilities: np.ndarray | None = None  # (N, C); None for age groups of predicted years
+    probabilities: np.ndarray | None = None  # (N, C); None for ranges of predicted numbers
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Find labels that are likely wrong by confident learning on out-of-fold predictions.
 
-Gender and age group are suspected per person, the mask per image. The results are suspects for a person to check: the
-model may be wrong as well.
+Labels that all images of a group share are suspected per group, the others per image. The results are suspects for a
+person to check: the model may be wrong as well.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,16 +19,17 @@ from analysis.contact_sheet import Block, Cell, contact_sheet
 from analysis.error_analysis import Predictions, split_predictions
 from analysis.metrics import fit_temperature, tempered
 from config import TrainConfig
-from data.face_layout import CORRECTION_COLUMNS, parse_person, read_corrections, read_training_table
-from data.faces import AGE_BOUNDS, AGE_GROUP, FACES, GENDER, GENDERS, MASKS
+from data.face_corrections import folder_ids, read_earlier_corrections, suggest_corrections
+from data.face_layout import CORRECTION_COLUMNS
 from data.images import read_thumbnail
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, atomic_write, write_text
 
-SIDE, IN_LINE = 152, 7  # pixels of an image on the contact sheet, and images per line: one person's shots
-CORRECTIONS, CONTACT_SHEET = "corrections.csv", "suspects.jpg"  # in the folder of the run
-OF_PEOPLE = (GENDER.name, AGE_GROUP.name)  # shared by all images of a person, unlike the mask
-MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # added to those of corrections, for the person who checks
+SIDE, IN_LINE = 152, 7  # pixels of an image on the contact sheet, and images per line
+DRAWN = 160  # suspects on it at most, since a JPEG has no more than 65535 rows
+CORRECTIONS, SUSPECTS, CONTACT_SHEET = "corrections.csv", "suspects.csv", "suspects.jpg"  # in the folder of the run
+OWN_COLUMNS = ("group", "image")  # of SUSPECTS, for own data; CORRECTIONS are for faces
+MORE_COLUMNS = ("labelled", "predicted", "suspicion")  # added to those of both, for the person who checks
 WRONG = 0.03  # expected share of wrong labels; ten test sets had 3.3 % (arXiv 2103.14749)
 _FLOOR = 1e-6  # smallest probability: one image alone must not rule out a class
 
@@ -35,7 +37,7 @@ _FLOOR = 1e-6  # smallest probability: one image alone must not rule out a class
 def pool_images(probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return the normalised mean of the log probabilities of each group of images.
 
-    The mean and not the sum, since images of one person are not independent; `calibrate` sets how much they count.
+    The mean and not the sum, since images of one group are not independent; `calibrate` sets how much they count.
     `groups` `(N,)` numbers the rows of `probabilities` `(N, C)` from 0 to G - 1; the result is `(G, C)`.
     """
     sums = np.zeros((groups.max() + 1, probabilities.shape[1]))
@@ -76,92 +78,123 @@ def label_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
     return (1 - WRONG) * right / ((1 - WRONG) * right + WRONG * wrong)
 
 
-def rate_labels(
-    predictions: Mapping[str, Predictions], names: Sequence[str], folds: Sequence[int], column: str
-) -> pd.DataFrame:
-    """Return the suspicion against the labels of each person or image, the most suspicious first.
+def rate_labels(predictions: Sequence[Predictions], names: Sequence[str], folds: Sequence[int]) -> pd.DataFrame:
+    """Return the suspicion against the labels of each group or image, the most suspicious first.
 
     Args:
         predictions: the predictions for each attribute to rate.
-        names: `(N,)` the id of each image's folder, or the image itself; images of one name are rated together.
+        names: `(N,)` the group of each image, or the image itself; images of one name are rated together.
         folds: `(N,)` fold of the network that predicted the image.
-        column: the column for the names.
 
     Returns:
-        A row for each name: the name; the label and the confident class of each attribute (numbers, `gender` and
-        `gender_found`, equal if nothing is suspected); and suspicion, the probability from 0 to 1 that a label is
-        wrong. If the images of one name have several labels, the first counts.
+        A row for each name: name; the label and the confident class of each attribute (numbers, as `label sex` and
+        `found sex`, equal if nothing is suspected); and suspicion, the probability from 0 to 1 that a label is wrong.
+        If the images of one name have several labels, the first counts.
     """
     unique, first, groups = np.unique(np.asarray(names, dtype=object), return_index=True, return_inverse=True)
     fold = np.asarray(folds)[first]
-    table = pd.DataFrame({column: unique})
+    table = pd.DataFrame({"name": unique})
     all_right = np.ones(len(unique))
-    for name, each in predictions.items():
+    for each in predictions:
         labels, probabilities = each.labels[first], pool_images(each.probabilities, groups)
         for number in np.unique(fold):
             rows = fold == number
             probabilities[rows] = calibrate(probabilities[rows], labels[rows])
-        table[name], table[f"{name}_found"] = labels, confident_classes(probabilities, labels)
+        table[f"label {each.task.name}"] = labels
+        table[f"found {each.task.name}"] = confident_classes(probabilities, labels)
         all_right *= label_confidence(probabilities, labels)
     table["suspicion"] = 1 - all_right
-    return table.sort_values(["suspicion", column], ascending=[False, True], ignore_index=True)
+    return table.sort_values(["suspicion", "name"], ascending=[False, True], ignore_index=True)
 
 
 def select_candidates(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of `rate_labels` whose confident class differs from their label."""
-    found = [name for name in table if name.endswith("_found")]
-    differs = np.any([table[name] != table[name.removesuffix("_found")] for name in found], axis=0)
-    return table[differs].reset_index(drop=True)
+    kinds = ([name for name in table if name.startswith(kind)] for kind in ("label ", "found "))
+    labels, found = (table[names].to_numpy() for names in kinds)
+    return table[(labels != found).any(axis=1)].reset_index(drop=True)
 
 
-def make_corrections(people: pd.DataFrame, images: pd.DataFrame, ids: Mapping[str, str]) -> pd.DataFrame:
-    """Return the candidates among people, then those among images, as rows of a corrections file.
+@dataclass(frozen=True)
+class Suspects:
+    """The suspects among the labels of a run: dicts with name (for texts), group, image (or empty) and `columns`."""
 
-    Both tables may be empty. `ids` maps an image to the id of its folder.
+    groups: list[dict[str, Any]]  # the most suspicious first, without those that a person has checked
+    images: list[dict[str, Any]]
+    columns: tuple[str, ...]  # of the file of suspects
+    files: dict[str, list[str]]  # the images of each group
+    checked: list[dict[str, str]]  # the corrections that the run was trained with
+    notes: list[str]  # sentences about them
 
-    Returns:
-        id, gender, age, file and mask as `--corrections` reads them, strings that are empty where nothing is suspected,
-        and MORE_COLUMNS. An age is the one of the suggested group that is nearest to the labelled group.
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return all suspects."""
+        return [*self.groups, *self.images]
+
+    def first(self, count: int) -> list[dict[str, Any]]:
+        """Return the most suspicious groups, then the most suspicious images."""
+        return [*self.groups[:count], *self.images[:count]]
+
+    def shown(self, suspect: Mapping[str, Any]) -> list[str]:
+        """Return at most two lines of images of a suspected group, or a line with a suspected image."""
+        names, image = self.files[suspect["group"]], suspect["image"]
+        others = [name for name in names if name != image][: IN_LINE - 1]
+        return sorted([image, *others]) if image else names[: 2 * IN_LINE]
+
+
+def find_suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, *, share: float) -> Suspects:
+    """Return the suspects of a classification run from its out-of-fold predictions and the folder of its images.
+
+    At most a `share` of the groups are suspected, and of the images; for faces, as many images as there are people.
     """
-    rows = []
-    for row in [*people.to_dict("records"), *images.to_dict("records")]:
-        names = [name for name in ("mask", *OF_PEOPLE) if name in row]
-        found = {name: row[f"{name}_found"] for name in names}
-        fields = dict.fromkeys(CORRECTION_COLUMNS, "")
-        if "mask" in names:
-            fields |= {"id": ids[row["ImageID"]], "file": Path(row["ImageID"]).stem, "mask": MASKS[found["mask"]]}
-        else:
-            fields["id"] = row["id"]
-        if "gender" in names and found["gender"] != row["gender"]:
-            fields["gender"] = GENDERS[found["gender"]]
-        if "ageg" in names and found["ageg"] != row["ageg"]:
-            group, older = found["ageg"], found["ageg"] > row["ageg"]
-            fields["age"] = str(AGE_BOUNDS[group - 1] if older else AGE_BOUNDS[group] - 1)
-        labelled, predicted = (" ".join(FACES[name].classes[each[name]] for name in names) for each in (row, found))
-        rows.append({**fields, "labelled": labelled, "predicted": predicted, "suspicion": row["suspicion"]})
-    return pd.DataFrame(rows, columns=[*CORRECTION_COLUMNS, *MORE_COLUMNS])
+    task, images = config.record, oof["ImageID"]
+    predictions = split_predictions(task, *labels_and_predictions(oof, task))
+    groups = dict(zip(images, oof["person"], strict=True))
+    columns, checked, notes = OWN_COLUMNS, [], []
+    if not config.data:
+        groups, columns = folder_ids(groups, root), CORRECTION_COLUMNS
+        checked, notes = read_earlier_corrections(config.corrections)
+    grouped = any(image != group for image, group in groups.items())
+    parts, left_out = [], 0
+    for of_group, names in ((True, images.map(groups)), (False, images)):
+        tasks = [part for part in task.parts or (task,) if (part.of_group and grouped) == of_group]
+        found = _list_candidates([predictions[part.name] for part in tasks], names, oof["fold"])
+        for row in found:
+            name = row["name"]
+            group, image = (name, "") if of_group else (groups[name], name)
+            row |= {"group": group, "image": image, "name": " ".join(dict.fromkeys((group, image))).strip()}
+        kept = found if config.data else suggest_corrections(found, checked)
+        counted = names if config.data else oof["person"]
+        parts.append(kept[: math.ceil(share * counted.nunique())])
+        left_out += len(found) - len(kept)
+    if left_out:
+        notes.append(f"Left out {left_out} suspects that {config.corrections} mentions.")
+    files: dict[str, list[str]] = defaultdict(list)
+    for image in sorted(groups):
+        files[groups[image]].append(image)
+    return Suspects(*parts, (*columns, *MORE_COLUMNS), files, checked, notes)
 
 
-def remove_checked(table: pd.DataFrame, checked: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """Remove the labels that the rows of `tables.read_corrections` mention, since a person has checked them."""
-    known = {(row["id"], what, row["file"] if what == "mask" else "") for row in checked for what in row if row[what]}
-    table, labels = table.copy(), ["gender", "age", "mask"]
-    for i, row in table.iterrows():
-        for what in labels:
-            if (row["id"], what, row["file"].lower() if what == "mask" else "") in known:
-                table.loc[i, what] = ""
-    return table[(table[labels] != "").any(axis=1)].reset_index(drop=True)
+def _list_candidates(
+    predictions: Sequence[Predictions], names: Sequence[str], folds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the candidates of `rate_labels` with `labelled` and `predicted`, the names of their classes."""
+    rows = select_candidates(rate_labels(predictions, names, folds)).to_dict("records") if predictions else []
+    for row in rows:
+        for column, kind in (("labelled", "label"), ("predicted", "found")):
+            row[column] = " ".join(each.classes[row[f"{kind} {each.task.name}"]] for each in predictions)
+    return rows
 
 
-def draw_suspects(table: pd.DataFrame, files: Mapping[str, Sequence[Path]]) -> Image.Image:
-    """Return a contact sheet with the images of each suspect; suspected images are framed, unreadable ones grey."""
-    blocks = []
-    for row in table.to_dict("records"):
-        cells = [_draw_cell(path, suspected=path.stem == row["file"]) for path in files.get(row["id"], ())]
+def draw_suspects(suspects: Suspects, root: Path, count: int) -> Image.Image:
+    """Return a contact sheet with images of the first suspects; suspected images are framed, unreadable ones grey."""
+    rows, blocks = suspects.first(count), []
+    for row in rows[:DRAWN]:
+        cells = [_draw_cell(root / name, suspected=name == row["image"]) for name in suspects.shown(row)]
         lines = [cells[k : k + IN_LINE] for k in range(0, len(cells), IN_LINE)]
         text = f"labelled {row['labelled']}, predicted {row['predicted']}, suspicion {row['suspicion']:.3f}"
-        blocks.append(Block(f"{suspect_name(row)}: {text}", lines))
+        blocks.append(Block(f"{row['name']}: {text}", lines))
     note = "Check them: the label may well be right. Suspected images are framed."
+    note += f" These are the first {DRAWN} of {len(rows)}." if len(rows) > DRAWN else ""
     return contact_sheet("Suspects", [note], blocks, cell=SIDE)
 
 
@@ -172,133 +205,68 @@ def _draw_cell(path: Path, *, suspected: bool) -> Cell:
     return Cell(path.stem, picture, (0, 0, *picture.size) if suspected else None, highlight=suspected)
 
 
-def suspect_name(row: Mapping[str, str]) -> str:
-    """Return the name of a suspect: the id, and the file if one image is suspected."""
-    return f"{row['id']} {row['file']}".strip()
-
-
-@dataclass(frozen=True)
-class Suspects:
-    """The suspects among the labels of a run."""
-
-    rows: pd.DataFrame  # those that nobody has checked yet, from `make_corrections`
-    files: dict[str, list[Path]]  # the images of each id
-    checked: list[dict[str, str]]  # the corrections that the run was trained with
-    left_out: int  # the number of suspects that these mention
-    note: str | None  # a sentence about the corrections
-
-    def first(self, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the most suspicious people and the most suspicious images."""
-        of_images = self.rows["file"] != ""
-        return self.rows[~of_images].head(count), self.rows[of_images].head(count)
-
-
-def find_suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, *, share: float) -> Suspects:
-    """Return the suspects of a classification run from its out-of-fold predictions and the folder of its images.
-
-    At most a `share` of the number of people are suspected, and as many images.
-    """
-    predictions = split_predictions(config.record, *labels_and_predictions(oof, config.record))
-    ids, files = _list_images(oof, root)
-    people = images = pd.DataFrame()
-    if of_people := {name: predictions[name] for name in OF_PEOPLE if name in predictions}:
-        people = select_candidates(rate_labels(of_people, oof["ImageID"].map(ids).tolist(), oof["fold"], "id"))
-    if "mask" in predictions:
-        images = select_candidates(rate_labels({"mask": predictions["mask"]}, oof["ImageID"], oof["fold"], "ImageID"))
-    found = make_corrections(people, images, ids)
-    checked, note = _read_earlier_corrections(config.corrections)
-    unchecked = remove_checked(found, checked)
-    rows = unchecked.groupby(unchecked["file"] != "").head(math.ceil(share * oof["person"].nunique()))
-    return Suspects(rows, files, checked, len(found) - len(unchecked), note)
-
-
 def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: bool) -> None:
-    """Print the most suspicious labels of a run, write its corrections.csv and draw its suspects.jpg.
+    """Print the most suspicious labels of a run, write its corrections.csv or suspects.csv, and draw its suspects.jpg.
 
-    `share` limits the number of suspects to a share of the people; `show` people and images are printed and drawn.
+    `share` limits the number of suspects, see `find_suspects`; `show` groups and images are printed and drawn.
 
     Raises:
-        UserError: the run predicts years, its files are damaged, or its corrections.csv was edited and is not to be
+        UserError: the run predicts numbers, its files are damaged, or its file of suspects was edited and is not to be
             overwritten; nothing is written.
     """
     config = run.read_config()
-    if config.data:
-        raise UserError(f"{run.path} was trained on --data. find_label_errors reads the folders of --train-root only.")
     if config.record.regression:
         raise UserError(f"{run.path} predicts numbers, not classes. Pass --root with a run of another task.")
     oof, root = run.read_oof(config.record), Path(config.validated_root)
     suspects = find_suspects(config, oof, root, share=share)
-    corrections, sheet = run.path / CORRECTIONS, run.path / CONTACT_SHEET
-    _write_corrections(corrections, suspects, overwrite=overwrite)
+    path, sheet = run.path / (SUSPECTS if config.data else CORRECTIONS), run.path / CONTACT_SHEET
+    _write_suspects(path, suspects, overwrite=overwrite)
     sheet.unlink(missing_ok=True)  # an earlier one shows other suspects
-    _print_run(run, config, oof, suspects)
-    if not len(suspects.rows):
+    _print_run(run, config, oof)
+    for note in suspects.notes:
+        print(note)
+    if not suspects.rows:
         print("No label is suspicious.")
         return
-    _print_suspects(suspects, show, corrections)
+    _print_suspects(suspects, show, config.record.one)
+    print(
+        "\nsuspicion: probability from 0 to 1 that a label is wrong, by these predictions.\n\n"
+        f"The model may be wrong instead of the label: check all {len(suspects.rows)} suspects in {path}"
+    )
+    if config.data:
+        print(f"Correct the labels that are wrong in {config.data}, then train again with another --save-path.")
+    else:
+        print("Delete the rows whose label is right, then train again with --corrections and another --save-path.")
     if root.is_dir():
-        page = draw_suspects(pd.concat(suspects.first(show)), suspects.files)
+        page = draw_suspects(suspects, root, show)
         atomic_write(sheet, lambda file: page.save(file, "JPEG", quality=90))
         print(f"Contact sheet: {sheet}")
     else:
         print(f"There is no contact sheet: the images are not in {root} any more.")
 
 
-def _print_run(run: RunFolder, config: TrainConfig, oof: pd.DataFrame, suspects: Suspects) -> None:
-    people, images, finished = (oof[name].nunique() for name in ("person", "ImageID", "fold"))
-    print(f"{people} people, {images} images, out-of-fold predictions of {run.path}.")
+def _print_run(run: RunFolder, config: TrainConfig, oof: pd.DataFrame) -> None:
+    groups, images, finished = (oof[name].nunique() for name in ("person", "ImageID", "fold"))
+    noun = config.record.noun
+    print(f"{groups} {noun}, {images} images, out-of-fold predictions of {run.path}.")
     if finished < config.cv:
-        print(f"{finished} of {config.cv} folds are finished; the people of the other folds are not checked yet.")
-    if suspects.note:
-        print(suspects.note)
-    if suspects.left_out:
-        print(f"Left out {suspects.left_out} suspects that {config.corrections} mentions.")
+        print(f"{finished} of {config.cv} folds are finished; the {noun} of the other folds are not checked yet.")
 
 
-def _print_suspects(suspects: Suspects, show: int, corrections: Path) -> None:
-    for what, rows in zip(("person", "image"), suspects.first(show), strict=True):
-        if len(rows):
-            print(f"\n{what:<24}{'labelled':<22}{'predicted':<22}suspicion")
-        for row in rows.to_dict("records"):
-            print(f"{suspect_name(row):<24}{row['labelled']:<22}{row['predicted']:<22}{row['suspicion']:.3f}")
-    print(
-        "\nsuspicion: probability from 0 to 1 that a label is wrong, by these predictions.\n\n"
-        f"The model may be wrong instead of the label: check all {len(suspects.rows)} suspects in {corrections}\n"
-        "Delete the rows whose label is right, then train again with --corrections and another --save-path."
-    )
+def _print_suspects(suspects: Suspects, show: int, one: str) -> None:
+    least = {"name": 24, "labelled": 22, "predicted": 22}
+    widths = {key: max(least[key], *(len(row[key]) + 2 for row in suspects.first(show))) for key in least}
+    line = "".join(f"{{{key}:<{width}}}" for key, width in widths.items()) + "{suspicion}"
+    for what, rows in ((one, suspects.groups[:show]), ("image", suspects.images[:show])):
+        if rows:
+            print("\n" + line.format(name=what, labelled="labelled", predicted="predicted", suspicion="suspicion"))
+        for row in rows:
+            print(line.format_map(row | {"suspicion": f"{row['suspicion']:.3f}"}))
 
 
-def _list_images(oof: pd.DataFrame, root: Path) -> tuple[dict[str, str], dict[str, list[Path]]]:
-    """Return the id of each image's folder, and the images of each id.
-
-    If the folder is gone, the id comes from its name, or else from the person.
-    """
-    known: dict[str, str] = {}
-    if root.is_dir():
-        table, _ = read_training_table(root)  # train.csv may have another id than the folder's name
-        known = dict(zip(table["image"], table["id"], strict=True))
-    ids = {
-        image: known.get(image) or (parse_person(image.rpartition("/")[0]) or {"id": person})["id"]
-        for image, person in zip(oof["ImageID"], oof["person"], strict=True)
-    }
-    files: dict[str, list[Path]] = defaultdict(list)
-    for image in sorted(ids):
-        files[ids[image]].append(root / image)
-    return ids, files
-
-
-def _read_earlier_corrections(path: str | None) -> tuple[list[dict[str, str]], str | None]:
-    """Return the corrections that the run was trained with, and a sentence if the file is gone."""
-    if path is None:
-        return [], None
-    if not Path(path).is_file():
-        return [], f"The corrections of the training, {path}, are gone. Add them to the new file yourself."
-    return [row for _, row in read_corrections(Path(path))], None
-
-
-def _write_corrections(path: Path, suspects: Suspects, *, overwrite: bool) -> None:
+def _write_suspects(path: Path, suspects: Suspects, *, overwrite: bool) -> None:
     """Write the suspects and the earlier corrections, but do not replace a file with other rows."""
-    table = pd.DataFrame([*suspects.rows.to_dict("records"), *suspects.checked], columns=suspects.rows.columns)
+    table = pd.DataFrame([*suspects.rows, *suspects.checked], columns=suspects.columns)
     text = table.to_csv(index=False, float_format="%.4f")
     if path.is_file() and not overwrite and path.read_bytes() != text.encode(errors="surrogateescape"):
         raise UserError(

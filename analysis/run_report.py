@@ -26,7 +26,7 @@ from analysis.error_analysis import (
 )
 from analysis.html import DIGITS, Figures, grid, render, thumbnail
 from analysis.intervals import BEST, CORRECTED, HOW, describe_run
-from analysis.label_errors import find_suspects, suspect_name
+from analysis.label_errors import find_suspects
 from analysis.metrics import absent_classes, describe_classes
 from analysis.summary import estimate_text, fold_rows, read_estimate, score_kind, score_rows
 from cli.checks import OF_DATA, OF_FACES
@@ -38,7 +38,7 @@ from data.tasks import score_title
 from storage.run_folder import RunFolder, labels_and_predictions
 from utils import UserError, make_folder, remove_leftovers, shorten_list
 
-SHOWN, SUSPECTS = 24, 8  # mistakes, and people and images with suspected labels
+SHOWN, SUSPECTS = 24, 8  # mistakes, and groups and images with suspected labels
 ANCHORS = ("scores", "training", "classes", "confusion", "costs", "calibration", "age", "mistakes", "labels", "options")
 ANCHOR_TITLES = {"costs": "Attributes", "calibration": "Confidence"}  # where the anchor itself is not the title
 
@@ -49,7 +49,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
     Args:
         run: the run.
         image_root: folder of the validated images; None for where they were in training.
-        suspect_share: largest number of suspected label errors, as a share of the people.
+        suspect_share: largest number of suspected label errors, as a share of the groups.
 
     Raises:
         UserError: no fold is finished, or files of the run are damaged.
@@ -80,7 +80,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "calibration": _draw_calibration(parts, figures),
         "years": YEARS,
         "mistakes": _mistakes(whole, oof, root),
-        "suspects": None if task.regression or config.data else _suspects(config, oof, root, suspect_share),
+        "suspects": None if task.regression else _suspects(config, oof, root, suspect_share),
         "options": _options(config),
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
         "people": _people(run, oof, task.noun),
@@ -226,14 +226,13 @@ def _mistakes(whole: Predictions, oof: pd.DataFrame, root: Path) -> dict[str, An
 
 def _suspects(config: TrainConfig, oof: pd.DataFrame, root: Path, share: float) -> dict[str, Any] | None:
     found = find_suspects(config, oof, root, share=share)
-    if not len(found.rows):
+    if not found.rows:
         return None
     rows = [
-        {name: row[name] for name in ("labelled", "predicted")}
-        | {"name": suspect_name(row), "suspicion": f"{row['suspicion']:.2f}"}
-        | {"pictures": [(thumbnail(path), path.stem == row["file"]) for path in found.files.get(row["id"], ())]}
-        for part in found.first(SUSPECTS)
-        for row in part.to_dict("records")
+        {name: row[name] for name in ("name", "labelled", "predicted")}
+        | {"suspicion": f"{row['suspicion']:.2f}"}
+        | {"pictures": [(thumbnail(root / name), name == row["image"]) for name in found.shown(row)]}
+        for row in found.first(SUSPECTS)
     ]
     note = "The model may be wrong instead of the label. python -m tools find_label_errors lists all of them."
     return {"note": note, "rows": rows}

@@ -39,6 +39,13 @@ def filter_ages(table: pd.DataFrame, age_filter: int | None) -> pd.DataFrame:
     return table.assign(ageg=table["ageg"].where(table["age"] < age_filter, len(AGE_GROUPS) - 1))
 
 
+def ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, float]:
+    """Return an age for each age group: the median of its images, moved into the group if --age-filter changes it."""
+    medians = table.groupby("ageg")["age"].median()
+    edges = (0, AGE_BOUNDS[0], age_filter or AGE_BOUNDS[1], MAX_AGE + 1)
+    return {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
+
+
 # ------------------------------------------------------------------------------------------------ folders
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from data.csv_layout import read_csv_layout
-from data.face_layout import check_people, filter_ages, read_training_tables
-from data.faces import AGE_BOUNDS, AGE_GROUPS, FACES, MAX_AGE
+from data.face_layout import ages_of_groups, check_people, filter_ages, read_training_tables
+from data.faces import FACES
 from data.folder_layout import read_folder_layout
 from data.image_cache import ImageReader, load_images
 from data.images import find_shared_images, stop_if_unreadable
@@ -174,7 +173,7 @@ def prepare_images(
         print(note)
     extra = []
     if pseudo is not None:
-        ages = _ages_of_groups(train, age_filter)
+        ages = ages_of_groups(train, age_filter)
         extra = [
             _without(pseudo.fold_table(split.fingerprint, k, tasks[task], share=pseudo_share, ages=ages), unreadable)
             for k in range(len(split.folds))
@@ -186,13 +185,6 @@ def prepare_images(
         if len(data.fold_tables(fold)[0]) < 2:
             raise UserError(f"Fold {number} has a single training image. A batch needs two: add images or lower --cv.")
     return data
-
-
-def _ages_of_groups(table: pd.DataFrame, age_filter: int | None) -> dict[int, float]:
-    """Return an age for each age group: the median of its images, moved into the group if --age-filter changes it."""
-    medians = table.groupby("ageg")["age"].median()
-    edges = (0, AGE_BOUNDS[0], age_filter or AGE_BOUNDS[1], MAX_AGE + 1)
-    return {k: float(np.clip(medians.get(k, edges[k]), edges[k], edges[k + 1] - 1)) for k in range(len(AGE_GROUPS))}
 
 
 def _split(tasks: Tasks, table: pd.DataFrame, valid: pd.DataFrame | None, cv: int, seed: int) -> Split:

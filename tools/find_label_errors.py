@@ -4,7 +4,7 @@ from config import LabelErrorConfig
 
 
 def run(config: LabelErrorConfig) -> None:
-    """Print the most suspicious labels of a run, and write its corrections.csv and suspects.jpg."""
+    """Print the most suspicious labels of a run, and write its file of suspects and its suspects.jpg."""
     from analysis.label_errors import find_label_errors
     from storage.find_runs import find_run
 

@@ -12,7 +12,7 @@ from cli.checks import own_data, train_size
 from cli.choices import TRANSFORMS
 from config import SHOWN_HIGH, ShowConfig
 from data.face_layout import read_training_table
-from data.faces import FACES, MASK
+from data.faces import FACES
 from data.image_cache import load_images
 from data.images import find_unreadable, needed_side
 from data.prepare import read_labels
@@ -77,7 +77,7 @@ def choose_images(config: ShowConfig) -> tuple[Tasks, pd.DataFrame, Iterator[int
         cv = whole["fold"].nunique() if "fold" in whole else config.cv
         fold = split_people(whole, tasks, cv=cv, seed=config.seed).folds[FOLD]
         table = whole[whole["person"].isin(fold.train)].reset_index(drop=True)
-    return tasks, table, spread(table, config.seed), config.count
+    return tasks, table, spread(table, tasks, config.seed), config.count
 
 
 def named_images(names: str) -> pd.DataFrame:
@@ -104,12 +104,12 @@ def named_images(names: str) -> pd.DataFrame:
     if not paths:
         raise UserError("--images names no files. Pass images, as in a.jpg,b.jpg, or a folder.")
     table = pd.DataFrame({"path": paths, "image": [Path(path).name for path in paths]})
-    return table.assign(person=table["path"], mask=0, gender=0, age=0, ageg=0, label=-1)
+    return table.assign(person=table["path"], **dict.fromkeys(FACES, 0), label=-1)
 
 
-def spread(table: pd.DataFrame, seed: int) -> Iterator[int]:
-    """Yield all row numbers, first ones that cover many people, masks and classes; the seed decides between equals."""
-    names = [name for name in ("person", MASK.name, "label") if name in table]  # not in others than faces
+def spread(table: pd.DataFrame, tasks: Tasks, seed: int) -> Iterator[int]:
+    """Yield all row numbers, first ones that cover many groups and classes; the seed decides between equals."""
+    names = ["person", *(part.name for part in tasks.default.parts if not part.of_group), "label"]
     kinds = list(zip(*([(name, value) for value in table[name]] for name in names), strict=True))
     rows = np.random.default_rng(seed).permutation(len(table)).tolist()
     seen: Counter = Counter()

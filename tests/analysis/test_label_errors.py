@@ -10,8 +10,10 @@ from PIL import Image
 from analysis import label_errors
 from analysis.error_analysis import split_predictions
 from config import TrainConfig
+from data.face_corrections import suggest_corrections
 from data.face_layout import CORRECTION_COLUMNS, read_corrections, read_training_table
 from data.faces import AGE_GROUP, FACES, GENDER
+from data.prepare import read_labels
 from storage.run_folder import prediction_columns
 from utils import make_folder, write_json, write_text
 
@@ -52,32 +54,33 @@ def test_label_confidence_by_hand():
 
 def predict_genders(labels, female):
     """Return predictions of gender with these probabilities of female."""
-    return split_predictions(GENDER, np.array(labels), np.stack([1 - np.array(female), female], axis=1))
+    return [*split_predictions(GENDER, np.array(labels), np.stack([1 - np.array(female), female], axis=1)).values()]
 
 
 def test_every_person_has_one_row_with_a_suspicion():
     predictions = predict_genders([0, 0, 0, 1, 1], [0.1, 0.1, 0.95, 0.9, 0.8])
-    table = label_errors.rate_labels(predictions, ["b", "b", "a", "c", "d"], [0] * 5, "id")
-    assert table["id"].tolist() == ["a", "d", "b", "c"]
+    table = label_errors.rate_labels(predictions, ["b", "b", "a", "c", "d"], [0] * 5)
+    assert table["name"].tolist() == ["a", "d", "b", "c"]
     assert (np.diff(table["suspicion"]) < 1e-9).all()
-    assert label_errors.select_candidates(table)["id"].tolist() == ["a"]
-    assert table.loc[0, ["gender", "gender_found"]].tolist() == [0, 1]
+    assert label_errors.select_candidates(table)["name"].tolist() == ["a"]
+    assert table.loc[0, ["label gender", "found gender"]].tolist() == [0, 1]
 
 
 def test_an_overconfident_fold_ranks_no_higher():
     # Both folds are right for 8 of 10 people, the first with confidence 0.8, the second with 0.999.
     labels, right, sure = np.arange(20) % 2, np.arange(20) % 10 < 8, np.repeat([0.8, 0.999], 10)
     predictions = predict_genders(labels, np.where((labels == 1) == right, sure, 1 - sure))
-    table = label_errors.rate_labels(predictions, [f"{k:02d}" for k in range(20)], np.repeat([0, 1], 10), "id")
-    assert set(table.head(4)["id"]) == {"08", "09", "18", "19"}
+    table = label_errors.rate_labels(predictions, [f"{k:02d}" for k in range(20)], np.repeat([0, 1], 10))
+    assert set(table.head(4)["name"]) == {"08", "09", "18", "19"}
     assert table.head(4)["suspicion"].max() == pytest.approx(table.head(4)["suspicion"].min(), abs=0.01)
 
 
 def test_suspicions_of_gender_and_age_group_combine():
     groups = np.array([[0.6, 0.4, 0], [1, 0, 0], [0.6, 0.4, 0]])
-    predictions = predict_genders([0] * 3, [0.4, 0.4, 0]) | split_predictions(AGE_GROUP, np.zeros(3, int), groups)
-    table = label_errors.rate_labels(predictions, ["both", "gender", "age"], [0] * 3, "id")
-    assert table["id"].tolist() == ["both", "gender", "age"]
+    ages = split_predictions(AGE_GROUP, np.zeros(3, int), groups).values()
+    predictions = [*predict_genders([0] * 3, [0.4, 0.4, 0]), *ages]
+    table = label_errors.rate_labels(predictions, ["both", "gender", "age"], [0] * 3)
+    assert table["name"].tolist() == ["both", "gender", "age"]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +88,9 @@ def test_suspicions_of_gender_and_age_group_combine():
     [(0, 1, "30"), (0, 2, "60"), (1, 0, "29"), (1, 2, "60"), (2, 1, "59"), (2, 0, "29")],
 )
 def test_the_suggested_age_is_the_nearest_in_its_group(labelled, suggested, age):
-    people = pd.DataFrame({"id": ["a"], "ageg": [labelled], "ageg_found": [suggested], "suspicion": [0.9]})
-    table = label_errors.make_corrections(people, pd.DataFrame(), {})
-    assert table.loc[0, [*CORRECTION_COLUMNS]].tolist() == ["a", "", age, "", ""]
-    names = AGE_GROUP.classes
-    assert table.loc[0, ["labelled", "predicted"]].tolist() == [names[labelled], names[suggested]]
+    suspect = {"group": "a", "image": "", "label ageg": labelled, "found ageg": suggested}
+    (row,) = suggest_corrections([suspect], [])
+    assert [row.get(name, "") for name in CORRECTION_COLUMNS] == ["a", "", age, "", ""]
 
 
 @pytest.fixture
@@ -300,3 +301,107 @@ def test_overwrite_keeps_the_corrections_of_the_training(find, run, make_run, sm
     outcome = run("train", *tiny_training, *words, "--overwrite", "--corrections", folder / "corrections.csv")
     outcome.assert_error("Move it elsewhere")
     assert (folder / "corrections.csv").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ own data
+
+
+@pytest.fixture
+def make_own(tmp_path, write_csv):
+    """Return a function that writes a table, its images, and a run of one finished fold that predicts it, or `true`."""
+
+    def make(columns, rows, labels, true, group=None):
+        for name, *_ in rows:
+            path = tmp_path / "photos" / name
+            make_folder(path.parent)
+            Image.new("RGB", (8, 8), (200, 200, 200)).save(path)
+        about = {"data": str(write_csv(tmp_path / "photos.csv", columns, rows)), "label": labels, "group": group}
+        about["image_root"] = str(tmp_path / "photos")
+        tasks, table, report = read_labels(**about)
+        report.raise_errors()
+        task = tasks.default
+        config = TrainConfig(task=task.name, labels=tasks.as_plain(), cv=2, epochs=1, **about)
+        folder = make_folder(tmp_path / "models" / "own" / "kfold-ensemble-VanillaTorchvision" / "fold00").parent
+        write_json(folder / "config.json", {**config.as_dict(), "labels": config.labels})
+        labels = [true.get(image, task.classes[k]) for image, k in zip(table["image"], table["label"], strict=True)]
+        known = [task.classes.index(each) for each in labels]
+        share = 0.1 / (task.outputs - 1)
+        probabilities = prediction_columns(task, share + (0.9 - share) * np.eye(task.outputs)[known])
+        oof = table[["image", "person", "label"]].rename(columns={"image": "ImageID"}).assign(fold=0)
+        write_text(folder / "oof.csv", pd.concat([oof, probabilities], axis=1).to_csv(index=False))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def patients(make_own):
+    """Return a run on 20 patients: the sex of P04 is wrong, and the diagnosis of one of the 20 images of P07."""
+    counts = [20 if k == 7 else 3 for k in range(20)]
+    rows = [
+        [f"p{k:02d}/{n:02d}.png", f"P{k:02d}", ("nevus", "wart")[(k + n) % 2], "fm"[k % 2]]
+        for k, count in enumerate(counts)
+        for n in range(count)
+    ]
+    true = {f"p04/{n:02d}.png": f"{('nevus', 'wart')[n % 2]} m" for n in range(3)} | {"p07/11.png": "wart m"}
+    return make_own(["file", "patient", "diagnosis", "sex"], rows, ("diagnosis", "sex"), true, "patient")
+
+
+def test_own_labels_are_suspected_of_groups_or_images(find, patients, tmp_path):
+    lines = find(patients).out.splitlines()
+    rows = pd.read_csv(patients / "suspects.csv", keep_default_na=False)
+    assert list(rows) == ["group", "image", *label_errors.MORE_COLUMNS]
+    assert rows.drop(columns="suspicion").to_numpy().tolist() == [
+        ["P04", "", "f", "m"],
+        ["P07", "p07/11.png", "nevus", "wart"],
+    ]
+    assert lines[0] == f"20 groups, 77 images, out-of-fold predictions of {patients}."
+    assert "the groups of the other folds are not checked yet" in lines[1]
+    assert [line.split()[:-1] for line in lines if line.startswith("P")] == [
+        ["P04", "f", "m"],
+        ["P07", "p07/11.png", "nevus", "wart"],
+    ]
+    assert [line.split()[0] for line in lines if line.endswith("suspicion")] == ["group", "image"]
+    assert f"Correct the labels that are wrong in {tmp_path / 'photos.csv'}, then train again" in lines[-2]
+    assert not (patients / "corrections.csv").exists()
+    with Image.open(patients / "suspects.jpg") as sheet:
+        red, green, blue = np.asarray(sheet, dtype=int).transpose(2, 0, 1)
+    assert ((red > 200) & (green < 120) & (blue < 60)).sum() > 300  # the frame of the suspected image
+
+
+def test_edited_suspects_are_replaced_only_with_overwrite(find, patients):
+    find(patients)
+    written = (patients / "suspects.csv").read_text()
+    (patients / "suspects.csv").write_text("group,image\n")
+    find(patients, code=2).assert_error("--overwrite")
+    assert (patients / "suspects.csv").read_text() == "group,image\n"
+    find(patients, "--overwrite")
+    assert (patients / "suspects.csv").read_text() == written
+
+
+def test_images_without_groups_are_suspected_alone(find, make_own):
+    # Names of labels may be those of columns of the toolkit, and texts longer than their columns.
+    long = "a" * 30
+    rows = [[f"{k:02d}-{long}.png", ("x", long)[k % 2]] for k in range(40)]
+    folder = make_own(["file", "suspicion"], rows, ("suspicion",), {f"{k:02d}-{long}.png": "x" for k in (3, 5, 7)})
+    out = find(folder).out
+    found = pd.read_csv(folder / "suspects.csv")
+    assert len(found) == 2  # 5 % of the images
+    assert (found["group"] == found["image"]).all()
+    assert f"\n{found['image'][0]}  {long}  x " in out
+    assert [line.split()[0] for line in out.splitlines() if line.endswith("suspicion")] == ["image"]
+
+
+def test_the_drawn_images_of_a_suspect_are_few():
+    names = [f"{k:02d}.png" for k in range(30)]
+    suspects = label_errors.Suspects([], [], (), {"a": names, "b": ["b.png"]}, [], [])
+    assert suspects.shown({"group": "a", "image": ""}) == names[:14]
+    assert suspects.shown({"group": "a", "image": "20.png"}) == [*names[:6], "20.png"]
+    assert suspects.shown({"group": "a", "image": "02.png"}) == names[:7]
+    assert suspects.shown({"group": "b", "image": "b.png"}) == ["b.png"]
+
+
+def test_a_contact_sheet_fits_into_a_file(tmp_path):
+    row = {"name": "a", "group": "a", "image": "", "labelled": "x", "predicted": "y", "suspicion": 0.5}
+    suspects = label_errors.Suspects([row] * 500, [], (), {"a": ["x.png"] * 14}, [], [])
+    label_errors.draw_suspects(suspects, tmp_path, 500).save(tmp_path / "suspects.jpg")

@@ -185,19 +185,25 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     other = train_own("--label", "diagnosis", "--cv", 3, "--lr", 0.001, place=tmp_path / "other")
     outcome = run("compare_runs", "--root", f"{three_folds},{other}", "--task", "diagnosis").assert_success()
     assert "12 groups" in outcome.out
+    before = (other / "oof.csv").read_bytes()
+    oof = pd.read_csv(other / "oof.csv")
+    labels = oof["label"].where(oof["fold"].duplicated(), (oof["label"] + 1) % 3)  # one of each fold is wrong
+    names = ["p0", "p1", "p2"]
+    oof.assign(**dict(zip(names, 0.05 + 0.85 * np.eye(3)[labels].T, strict=True))).to_csv(other / "oof.csv")
     run("make_report", "--root", other).assert_success()
     page = (other / "report.html").read_text()
     assert "12 groups" in page
+    assert "Suspected label errors" in page
+    assert any(f"{row.person} {row.ImageID}: labelled" in page for row in oof[~oof["fold"].duplicated()].itertuples())
     assert "data:image" in page  # of the mistakes
     assert "groups trained on" in page
     assert "One per group and mistake" in page
     assert "A class of one group has no interval" in page
     assert "people" not in page
-    before = (other / "oof.csv").read_bytes()
     (other / "oof.csv").unlink()
     run("join_folds", "--root", other).assert_success()
     assert (other / "oof.csv").read_bytes() == before
-    run("find_label_errors", "--root", other).assert_error("was trained on --data. find_label_errors reads the folders")
+    run("find_label_errors", "--root", other).assert_success()
     outcome = run("design_ensemble", "--root", other, "--valid-root", own.root, "--num-workers", 0, "--top-k", 1)
     outcome.assert_error(f"was trained on --data {own.root / 'photos.csv'}")
     moved = shutil.copy(own.root / "photos.csv", tmp_path)
@@ -227,6 +233,7 @@ def test_numbers_of_any_unit_are_learned_reported_and_predicted(own, train_own, 
     assert {name: summary["oof"][name] for name in scores} == pytest.approx(scores, rel=1e-4)
     assert all(path.name.startswith("epoch001_mae-") for path in trained.glob("fold*/*.pt"))
     assert "weight" in (trained / "report.html").read_text()
+    run("find_label_errors", "--root", trained).assert_error("predicts numbers, not classes")
     (own.root / "test.csv").write_text("file\n3.png\n1.png\n")
     words = ("--data-root", own.root / "test.csv", "--image-root", own.predict, "--num-workers", 0, "--device", "cpu")
     words = (*words, "--save-path", tmp_path)

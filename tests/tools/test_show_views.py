@@ -12,7 +12,7 @@ from augmentation import VIEWS, build_transform, to_image
 from cli.choices import TRANSFORMS
 from config import TrainConfig
 from data.face_box import face_crop_box
-from data.faces import MAIN_CLASSES
+from data.faces import FACES, MAIN_CLASSES
 from data.images import needed_side, read_image
 from data.prepare import prepare_images, read_tables
 from tools.show_views import spread
@@ -178,7 +178,7 @@ def test_the_box_shows_the_face_or_the_centre(show, tmp_path):
 def test_images_are_spread_over_people_and_shots():
     rows = [(f"p{p}", m, m * 6 + p % 6) for p in range(50) for m in (0, 0, 0, 0, 0, 1, 2)]
     table = pd.DataFrame(rows, columns=["person", "mask", "label"])
-    orders = [list(spread(table, seed)) for seed in range(5)]
+    orders = [list(spread(table, FACES, seed)) for seed in range(5)]
     for order in orders:
         assert sorted(order) == list(range(350))
         first = table.loc[order[:6]]
