@@ -1,7 +1,8 @@
 """Transforms for training and inference, test-time views, and the mixing of batches.
 
 Crops are boxes in the image's own pixels that are then resized, so sizes are shares of the shorter side and hold for
-images and networks of any size. Images come in as PIL RGB and leave as normalised `(3, S, S) float32`.
+images and networks of any size. Images come in as PIL RGB and leave as normalised `(3, S, S) float32`, or as uint8 that
+`normalise` turns into the same numbers.
 """
 
 import math
@@ -50,6 +51,7 @@ class Settings:
     mirror: bool = False  # every second training image
     erasing: float = 0.0  # probability in training (Zhong et al. 2020, https://arxiv.org/abs/1708.04896)
     inference_crop: float | None = None
+    as_bytes: bool = False  # return uint8 for `normalise`; random erasing needs float32
 
 
 class CentreSquare(v2.Transform):
@@ -73,6 +75,11 @@ class FaceCrop(v2.Transform):
 def to_tensor(mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> v2.Compose:
     """Return the conversion of PIL RGB to a normalised `(3, H, W) float32` tensor."""
     return v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return `(..., 3, H, W) uint8` images as `to_tensor` does, bit for bit; `mean` and `std` are `(3, 1, 1)`."""
+    return F.normalize(F.to_dtype(images, torch.float32, scale=True), mean, std, inplace=True)
 
 
 def to_image(tensor: Tensor, *, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Image.Image:
@@ -99,7 +106,11 @@ def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations:
     """Join crops, the augmentations of the settings, and those of the transform."""
     mirror = [v2.RandomHorizontalFlip()] if settings.mirror else []
     erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to 0, for most weights the mean colour
-    return v2.Compose([*crops, *mirror, *augmentations, to_tensor(settings.mean, settings.std), *erase])
+    return v2.Compose([*crops, *mirror, *augmentations, _finish(settings, as_bytes=not erase), *erase])
+
+
+def _finish(settings: Settings, *, as_bytes: bool = True) -> v2.Transform:
+    return v2.PILToTensor() if settings.as_bytes and as_bytes else to_tensor(settings.mean, settings.std)
 
 
 def _random_resized(settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
@@ -163,7 +174,7 @@ class FixedViews:
             self.resize = math.floor(settings.image_size / settings.crop_share)  # as timm rounds it
             fraction = settings.image_size / self.resize
         self.fraction = 1.0 if fraction is None else fraction
-        self.to_tensor = to_tensor(settings.mean, settings.std)
+        self.to_tensor = _finish(settings)
         self.max_views: int | None = len(VIEWS)
 
     def __call__(self, image: Image.Image, view: int = 0, key: str = "") -> Tensor:
@@ -218,12 +229,16 @@ def build_transform(name: str, phase: str, image_size: int, **settings: Any) -> 
 
     "train" returns a callable `image -> (3, S, S) float32` that draws from torch's global generator. "valid" and
     "inference" return one that is called as `transform(image, view, key)`, always gives the same, and has `max_views`,
-    the number of views or None for any. "valid" never augments.
+    the number of views or None for any. "valid" never augments. All have the `mean` and the `std` of the settings, and
+    with `as_bytes` return uint8 where the numbers after `normalise` are the same.
 
     Raises:
         KeyError: the name or the phase is unknown.
     """
-    return TRANSFORMS[name][phase](Settings(image_size, **settings))
+    options = Settings(image_size, **settings)
+    transform = TRANSFORMS[name][phase](options)
+    transform.mean, transform.std = options.mean, options.std
+    return transform
 
 
 Targets = dict[str, Tensor]

@@ -147,7 +147,7 @@ class Checkpoints:
 class System:
     """System."""
 
-    num_workers: int = option(-1, "loader processes; -1 is one per core, at most 8, half on a CPU", low=-1)
+    num_workers: int = option(-1, "loader processes; -1 is one per core but one, half of them on a CPU", low=-1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     precision: str = option("auto", "dtype of the computation; auto is 16 bit on a GPU", choices=choices.PRECISIONS)
 

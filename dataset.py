@@ -36,9 +36,9 @@ class Mixture:
 class TrainDataset(Dataset):
     """Augmented training images, followed by `extra` ones that MixUp makes within a class.
 
-    An item is requested by (epoch, index), see `EpochSampler`, and is `(image (3, S, S) float32, {task: target})`. Its
-    random draws depend on the seed of the run and the fold, the epoch and the index, not on workers or order. See
-    `extra_classes` for `oversample`, which goes by the classes of the first task.
+    An item is requested by (epoch, index), see `EpochSampler`, and is `(image (3, S, S), {task: target})`. Its random
+    draws depend on the seed of the run and the fold, the epoch and the index, not on workers or order. See
+    `extra_classes` for `oversample`, which goes by the classes of the first task and needs images of float32.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainDataset(Dataset):
     ) -> None:
         self.paths, self.people = table["path"].tolist(), table["person"].to_numpy(str)
         self.tasks, self.targets = tasks, make_targets(table, tasks)
-        self.transform, self.seed, self.reader = transform, tuple(seed), reader or ImageReader()
+        self.transforms, self.seed, self.reader = [transform], tuple(seed), reader or ImageReader()
         self.mixed = tasks.default.class_task  # the task whose classes are oversampled
         self.extra = np.empty(0, np.int64)
         if oversample:
@@ -105,7 +105,7 @@ class TrainDataset(Dataset):
         }
 
     def _image(self, index: int) -> Tensor:
-        return self.transform(self.reader.read(self.paths[index]))
+        return self.transforms[0](self.reader.read(self.paths[index]))
 
     def _target(self, index: int) -> dict[str, int | float]:
         return {task: values[index].item() for task, values in self.targets.items()}
@@ -192,7 +192,7 @@ class EpochSampler(Sampler):
 
 
 class ViewDataset(Dataset):
-    """Images for validation and prediction: `(views (V, 3, S, S) float32, {task: target})` for each index.
+    """Images for validation and prediction: `(views (V, 3, S, S), {task: target})` for each index.
 
     Args:
         keys: the seeds of the views of each file, its path or id, so that views are the same in every run.

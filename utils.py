@@ -44,9 +44,20 @@ def process_number(kind: str = "RANK") -> int:
     return int(os.environ[kind]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def count_cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def count_cores(system: Path = Path("/")) -> int:
+    """Return the number of processor cores that this process may use; the time limit of a container counts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for group in _groups(system, "cpu"):
+        try:
+            if (group / "cpu.max").is_file():
+                quota, period = (group / "cpu.max").read_text().split()
+            else:
+                quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        except FileNotFoundError:
+            continue
+        if quota.isdecimal():  # else "max" or -1
+            cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
 
 
 def free_ram(system: Path = Path("/")) -> int | None:
@@ -55,27 +66,32 @@ def free_ram(system: Path = Path("/")) -> int | None:
     Limits of containers and cluster jobs count; memory that only caches files is free
     (https://docs.kernel.org/admin-guide/cgroup-v2.html, and cgroup-v1/memory.html for older systems).
     """
-    meminfo, groups = system / "proc" / "meminfo", system / "proc" / "self" / "cgroup"
+    meminfo = system / "proc" / "meminfo"
     if not meminfo.is_file():
         return None
     free = [1024 * _numbers(meminfo)["MemAvailable:"]]
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            base, limit, used, cached = system / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, cached = system / "sys/fs/cgroup/memory", "total_inactive_file"
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        own = base / name.lstrip("/")
-        for group in (own, *own.parents):  # each has a limit of its own; in a container only `base` may be there
-            if group.is_relative_to(base) and (group / limit).is_file():
-                most = (group / limit).read_text().strip()  # "max" where there is none
-                if most.isdecimal():
-                    taken = int((group / used).read_text()) - _numbers(group / "memory.stat").get(cached, 0)
-                    free.append(max(0, int(most) - taken))
+    names = {
+        "memory.max": ("memory.current", "inactive_file"),
+        "memory.limit_in_bytes": ("memory.usage_in_bytes", "total_inactive_file"),
+    }
+    for group in _groups(system, "memory"):
+        for limit, (used, cached) in names.items():
+            most = (group / limit).read_text().strip() if (group / limit).is_file() else "max"
+            if most.isdecimal():  # "max" where there is none
+                taken = int((group / used).read_text()) - _numbers(group / "memory.stat").get(cached, 0)
+                free.append(max(0, int(most) - taken))
     return min(free)
+
+
+def _groups(system: Path, controller: str) -> Iterator[Path]:
+    """Yield the control groups of this process, each with limits of its own, from its own up to the root."""
+    listed = system / "proc" / "self" / "cgroup"
+    for line in listed.read_text().splitlines() if listed.is_file() else ():
+        _, controllers, name = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            base = system / "sys" / "fs" / "cgroup" / (controller if controllers else "")
+            own = base / name.lstrip("/")  # in a container only `base` may be there
+            yield from (group for group in (own, *own.parents) if group.is_relative_to(base))
 
 
 def _numbers(table: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ the networks as their library makes them, in float32. Networks have random weigh
 """
 
 # First: it sets what torch and Pillow read when they are imported.
-from side_by_side import create, draw_images, in_turns, machine, parser, ratio, table  # isort: skip
+from side_by_side import create, draw_images, in_turns, machine, parser, ratio, save, table  # isort: skip
 
 import argparse
 import tempfile
@@ -53,7 +53,7 @@ def main() -> None:
     options = own.parse_args()
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_images(Path(folder), max(12, -(-options.images // 7)))
+        root = options.images_root or draw_images(Path(folder), max(12, -(-options.images // 7)))
         paths = sorted(str(path) for path in root.glob("*/*"))[: options.images]
         transform = build_transform("base", "inference", options.image_size)
         sample = torch.stack([transform(read_image(path)) for path in paths[:32]])
@@ -61,6 +61,7 @@ def main() -> None:
         usual, ours = _usual(options, paths, networks, device), _ours(options, paths, networks, device)
         actions = {"usual": usual, "ours": ours, "passes alone": _passes(options, len(paths), networks, device)}
         seconds = in_turns(actions, options.repetitions, device)
+        save(options.json, seconds, len(paths))
         expected, got = usual(), ours()
     print(f"{machine(device, 'efficientnet-pytorch')}\n")
     print(
@@ -107,7 +108,7 @@ def _ready(options: argparse.Namespace, networks: list[Network], device: torch.d
 def _ours(
     options: argparse.Namespace, paths: list[str], networks: list[Network], device: torch.device
 ) -> Callable[[], np.ndarray]:
-    transform = build_transform("base", "inference", options.image_size)
+    transform = build_transform("base", "inference", options.image_size, as_bytes=True)
     workers, per_batch = count_workers(-1, device), options.batch_size // options.views
 
     def run() -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import json
 import multiprocessing
 import os
 import platform
@@ -9,12 +10,14 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+CHECKOUT = "SIDE_BY_SIDE_CHECKOUT"  # set in processes that measure another checkout
+ROOT = Path(os.environ.get(CHECKOUT) or Path(__file__).resolve().parents[1])
 sys.path.insert(0, str(ROOT))
 
 from cli.options import configure_libraries  # noqa: E402
@@ -26,6 +29,7 @@ if AS_INSTALLED not in os.environ:
 
 import torch  # noqa: E402
 
+from cli.choices import RESNETS  # noqa: E402
 from data.faces import FACES, MAIN  # noqa: E402
 from model import Network, create_model  # noqa: E402
 from tools.__main__ import main as run_tool  # noqa: E402
@@ -40,13 +44,16 @@ def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
     shared.add_argument("--batch-size", type=int, default=batch_size)
     shared.add_argument("--repetitions", type=int, default=5)
     shared.add_argument("--device", default="auto")
+    shared.add_argument("--images-root", type=Path, help="--train-root of images drawn earlier")
+    shared.add_argument("--json", type=Path, help="file for the seconds of each repetition")
     return shared
 
 
 def create(backbone: str, size: int) -> Network:
     """Return one of our networks with random weights."""
     options = {"backbone": backbone, "image_size": size, "pretrained": False}
-    return create_model("VanillaEfficientNet", task=MAIN, tasks=FACES, **options)
+    name = "VanillaResNet" if backbone in RESNETS else "VanillaEfficientNet"
+    return create_model(name, task=MAIN, tasks=FACES, **options)
 
 
 def draw_images(folder: Path, people: int) -> Path:
@@ -87,6 +94,7 @@ def in_processes(
     device: torch.device,
     *,
     as_installed: Collection[str] = (),
+    checkouts: Mapping[str, Path] | None = None,
 ) -> dict[str, list[float]]:
     """Measure actions as `in_turns` does, each in a process of its own that waits for its turn.
 
@@ -95,6 +103,7 @@ def in_processes(
         repetitions: measurements of each action.
         device: the device to wait for.
         as_installed: names of actions that run without our settings of libraries.
+        checkouts: for some actions another checkout, whose modules they import.
     """
     context = multiprocessing.get_context("spawn")
     ours, connections, processes = dict(os.environ), {}, []
@@ -104,6 +113,7 @@ def in_processes(
             processes.append(context.Process(target=_serve, args=(make, theirs, device)))
             os.environ.clear()
             os.environ.update({**BEFORE, AS_INSTALLED: "1"} if name in as_installed else ours)
+            os.environ.update({CHECKOUT: str(checkouts[name])} if name in (checkouts or {}) else {})
             processes[-1].start()
             theirs.close()
         turns = {name: lambda connection=connection: _ask(connection) for name, connection in connections.items()}
@@ -136,6 +146,12 @@ def _serve(make: Callable[[], Callable[[], object]], connection: Connection, dev
         connection.send(True)
 
 
+def save(path: Path | None, seconds: dict[str, list[float]], images: int) -> None:
+    """Write the seconds of each action and the number of images to a JSON file, if one is wanted."""
+    if path is not None:
+        path.write_text(json.dumps({"images": images, "seconds": seconds}), encoding="utf-8")
+
+
 def table(seconds: dict[str, list[float]], images: int) -> str:
     """Return a Markdown table of images per second, median and range."""
     lines = ["| what | images/s | lowest | highest |", "|---|---|---|---|"]
@@ -152,9 +168,10 @@ def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> str:
 
 
 def machine(device: torch.device, *packages: str) -> str:
-    """Return the date, the machine and the versions of packages."""
+    """Return the date, the machine and the versions of packages, of which some may be missing."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "torchvision", *packages))
+    installed = (package for package in ("torch", "torchvision", *packages) if find_spec(package.replace("-", "_")))
+    versions = ", ".join(f"{package} {version(package)}" for package in installed)
     threads = f"{count_cores()} cores, {torch.get_num_threads()} threads of torch"
     system = f"{platform.system()}, Python {platform.python_version()}"
     return f"{datetime.date.today()}, {name}, {threads}, {system}, {versions}"

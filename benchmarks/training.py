@@ -9,10 +9,11 @@ images in the cache, as the epochs of train.py have; "cache cold" fills it first
 epoch, as the others do. The loops of timm's train.py and of torchvision's references/classification/train.py are
 rewritten here on their own networks and loaders, with the defaults of these scripts; "timm, tuned" has every flag that
 helps it. Each runs in a process of its own, those of others without our settings of the allocator, OpenMP and Pillow.
+With --only, also "timm, compiled", the tuned one under torch.compile, and "arithmetic captured", in a CUDA graph.
 """
 
 # First: it sets what torch and Pillow read when they are imported.
-from side_by_side import create, draw_images, in_processes, machine, parser, ratio, table  # isort: skip
+from side_by_side import create, draw_images, in_processes, machine, parser, ratio, save, table  # isort: skip
 
 import argparse
 import tempfile
@@ -20,17 +21,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-import timm
-import timm.data
-import timm.loss
-import timm.optim
 import torch
 import torchvision
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from augmentation import build_transform
+from augmentation import Settings, build_transform
 from data.face_layout import read_training_table
 from data.faces import FACES
 from data.image_cache import ImageReader, load_images
@@ -44,6 +41,20 @@ from training.freed_memory import keep_freed_memory
 from training.loaders import create_loaders
 
 RATE = 0.01  # learning rate
+SELDOM = ("timm, compiled", "arithmetic captured")  # measured only if --only names them
+RATIOS = (
+    ("timm, defaults", "ours"),
+    ("timm, defaults", "ours, no cache"),
+    ("timm, tuned", "ours"),
+    ("timm, tuned", "ours, no cache"),
+    ("timm, compiled", "ours"),
+    ("torchvision", "ours"),
+    ("ours, before", "ours"),
+    ("ours", "arithmetic alone"),
+    ("ours, cache cold", "arithmetic alone"),
+    ("ours, no cache", "arithmetic alone"),
+    ("arithmetic alone", "arithmetic captured"),
+)
 
 
 def main() -> None:
@@ -51,39 +62,41 @@ def main() -> None:
     own = parser(__doc__, batch_size=32)
     own.add_argument("--people", type=int, default=64)
     own.add_argument("--transform", default="base")
+    own.add_argument("--only", nargs="+", metavar="NAME", help="what to measure, as the table names it")
+    own.add_argument("--before", type=Path, help="clone of an earlier commit, to measure its training too")
     options = own.parse_args()
     device = choose_device(options.device)
     with tempfile.TemporaryDirectory() as folder:
-        root = draw_images(Path(folder), options.people)
+        root = options.images_root or draw_images(Path(folder), options.people)
         makers = {
             "timm, defaults": partial(_timm, options, root, device, tuned=False),
             "timm, tuned": partial(_timm, options, root, device, tuned=True),
+            "timm, compiled": partial(_timm, options, root, device, tuned=True, compiled=True),
             "torchvision": partial(_torchvision, options, root, device),
             "ours": partial(_ours, options, root, device, "warm"),
             "ours, cache cold": partial(_ours, options, root, device, "cold"),
             "ours, no cache": partial(_ours, options, root, device, "off"),
             "arithmetic alone": partial(_arithmetic, options, device),
+            "arithmetic captured": partial(_arithmetic, options, device, captured=True),
         }
-        others = ("timm, defaults", "timm, tuned", "torchvision")
-        seconds = in_processes(makers, options.repetitions, device, as_installed=others)
+        names = options.only or [name for name in makers if name not in SELDOM]
+        makers = {name: makers[name] for name in names}
+        if options.before:
+            makers["ours, before"] = partial(_ours, options, root, device, "warm")
+        others = [name for name in makers if name.startswith(("timm", "torchvision"))]
+        checkouts = {"ours, before": options.before}
+        seconds = in_processes(makers, options.repetitions, device, as_installed=others, checkouts=checkouts)
     images = options.people * 7 // options.batch_size * options.batch_size
+    save(options.json, seconds, images)
     print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
     print(
         f"{options.backbone} at {options.image_size} px, epochs of {images} images of 384 x 512, batches of "
         f"{options.batch_size}, our transform {options.transform}, ours in {training_dtype('auto', device)}\n"
     )
     print(table(seconds, images) + "\n")
-    for slow, fast in (
-        ("timm, defaults", "ours"),
-        ("timm, defaults", "ours, no cache"),
-        ("timm, tuned", "ours"),
-        ("timm, tuned", "ours, no cache"),
-        ("torchvision", "ours"),
-        ("ours", "arithmetic alone"),
-        ("ours, cache cold", "arithmetic alone"),
-        ("ours, no cache", "arithmetic alone"),
-    ):
-        print(f"- {ratio(seconds, slow, fast)}")
+    for slow, fast in RATIOS:
+        if {slow, fast} <= seconds.keys():
+            print(f"- {ratio(seconds, slow, fast)}")
 
 
 def _steps(
@@ -102,7 +115,14 @@ def _steps(
     loss.item()
 
 
-def _timm(options: argparse.Namespace, root: Path, device: torch.device, *, tuned: bool) -> Callable[[], None]:
+def _timm(
+    options: argparse.Namespace, root: Path, device: torch.device, *, tuned: bool, compiled: bool = False
+) -> Callable[[], None]:
+    import timm
+    import timm.data
+    import timm.loss
+    import timm.optim
+
     network = timm.create_model(options.backbone.replace("-", "_"), num_classes=1000).to(device)
     layout = torch.channels_last if tuned else torch.contiguous_format
     network.to(memory_format=layout)
@@ -127,7 +147,8 @@ def _timm(options: argparse.Namespace, root: Path, device: torch.device, *, tune
     def move(images: torch.Tensor) -> torch.Tensor:
         return images.to(memory_format=layout)
 
-    return lambda: _steps(loader, network, criterion, optimizer, autocast, move)
+    trained = torch.compile(network) if compiled else network
+    return lambda: _steps(loader, trained, criterion, optimizer, autocast, move)
 
 
 def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) -> Callable[[], None]:
@@ -165,7 +186,8 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
         return reader
 
     def load(reader: ImageReader) -> tuple[EpochSampler, DataLoader]:
-        transform = build_transform(options.transform, "train", options.image_size)
+        as_bytes = {"as_bytes": True} if hasattr(Settings, "as_bytes") else {}  # earlier commits have no such option
+        transform = build_transform(options.transform, "train", options.image_size, **as_bytes)
         dataset = TrainDataset(rows, transform, FACES, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, create_loaders([(dataset, sampler)], workers=count_workers(-1, device), device=device)[0]
@@ -188,7 +210,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     return epoch
 
 
-def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+def _arithmetic(options: argparse.Namespace, device: torch.device, *, captured: bool = False) -> Callable[[], None]:
     """Time forward, backward and step of our network on one batch in memory, with our settings."""
     keep_freed_memory()
     network = prepare(create(options.backbone, options.image_size), device).train()
@@ -199,17 +221,42 @@ def _arithmetic(options: argparse.Namespace, device: torch.device) -> Callable[[
     criterion = create_criterion("labelsmoothingloss")
     half = training_dtype("auto", device)
 
+    def step() -> torch.Tensor:
+        with torch.autocast(device.type, half, enabled=half != torch.float32):
+            outputs = network(images)
+        loss = criterion({head: logits.float() for head, logits in outputs.items()}, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    run = _capture(step) if captured else step
+
     def epoch() -> None:
         for _ in range(options.people * 7 // options.batch_size):
-            with torch.autocast(device.type, half, enabled=half != torch.float32):
-                outputs = network(images)
-            loss = criterion({head: logits.float() for head, logits in outputs.items()}, targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = run()
         loss.item()
 
     return epoch
+
+
+def _capture(step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """Return the step as a CUDA graph (https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture)."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # the optimizer makes its state, and cuDNN chooses its algorithms
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return loss
+
+    return replay
 
 
 if __name__ == "__main__":

@@ -205,6 +205,7 @@ def build_transforms(members: Sequence[Member], views: int, transform_type: str 
             crop_share=info.crop_share,
             crop_scale=info.crop_scale,
             inference_crop=crop,
+            as_bytes=True,
         )
         cuts.append((name, settings))
     if ignored:

@@ -12,12 +12,13 @@ from samples import encode_class
 from torchvision.transforms import v2
 
 import augmentation
-from augmentation import TRANSFORMS, VIEWS, BatchMixing, build_transform, to_image, to_tensor
+from augmentation import TRANSFORMS, VIEWS, BatchMixing, build_transform, normalise, to_image, to_tensor
 from backbones.create import expected_pixels
 from cli import choices
 from data.face_box import face_box, face_crop_box
 from data.face_layout import soft_ages
 from data.faces import AGE, FACES
+from utils import seeded
 
 NAMES = tuple(TRANSFORMS)
 PHASES = ("train", "valid", "inference")
@@ -95,6 +96,22 @@ def test_every_image_becomes_a_square_of_finite_numbers_and_stays_as_it_is(name,
             assert got.dtype == torch.float32
             assert torch.isfinite(got).all()
         assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_bytes_that_are_normalised_later_are_the_same_numbers(name, phase):
+    """Random erasing, in training, works on normalised images, which stay float32."""
+    scales = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.7)}
+    mean, std = (torch.tensor(each)[:, None, None] for each in scales.values())
+    for erasing in (0.0, 1.0):
+        options = {"size": 33, "key": "a", "mirror": True, "erasing": erasing, **scales}
+        with seeded(1):
+            expected = apply(name, phase, noise((48, 64)), **options)
+        with seeded(1):
+            got = apply(name, phase, noise((48, 64)), **options, as_bytes=True)
+        assert got.dtype == (torch.float32 if erasing and phase == "train" else torch.uint8)
+        assert torch.equal(got if got.dtype == torch.float32 else normalise(got[None], mean, std)[0], expected)
 
 
 @pytest.mark.parametrize("name", FIXED)

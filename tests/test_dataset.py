@@ -118,6 +118,26 @@ def test_batches_are_the_same_with_any_number_of_workers(workers, table):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_of_bytes_become_the_float32_of_their_own_transform(workers, table):
+    """Also with views for two networks that expect different pixels, and in the memory layout of networks."""
+
+    def images(as_bytes: bool) -> list[list[torch.Tensor]]:
+        options = {"as_bytes": as_bytes}
+        train = train_set(table, settings=options), EpochSampler(len(table), 16, seed=(42, 0))
+        cuts = [build_transform("base", "inference", 32, **pixels, **options) for pixels in ({}, PLAIN)]
+        rows = table["path"].tolist()[:5]
+        views = ViewDataset(rows, rows, cuts[0], others=cuts[1:], views=2), [range(3), range(3, 5)]
+        loaders = create_loaders([train, views], workers=workers, device=CPU)
+        return [part if isinstance(part, list) else [part] for loader in loaders for part, _ in loader]
+
+    for got, expected in zip(images(True), images(False), strict=True):
+        for one, other in zip(got, expected, strict=True):
+            assert one.dtype == torch.float32
+            assert torch.equal(one, other)
+            assert one.stride() == other.stride()
+
+
 # ------------------------------------------------------------------------------------------------ oversampling
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import DiskError, atomic_write, free_ram, library_versions, write_json, write_text
+from utils import DiskError, atomic_write, count_cores, free_ram, library_versions, write_json, write_text
 
 MEMINFO = {"proc/meminfo": "MemTotal:  8000 kB\nMemAvailable:  4000 kB\nHugePages_Total:  0\n"}
 OWN_GROUPS = "proc/self/cgroup"
@@ -59,6 +59,38 @@ def test_free_memory_is_the_rest_of_the_lowest_limit(files, free, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert free_ram(tmp_path) == free
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 64),
+        ({OWN_GROUPS: "0::/job/step\n", "sys/fs/cgroup/job/cpu.max": "800000 100000\n"}, 8),
+        ({OWN_GROUPS: "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
+        ({OWN_GROUPS: "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000\n"}, 64),
+        (
+            {
+                **{OWN_GROUPS: "4:memory:/job\n1:cpu,cpuacct:/job\n"},
+                **{"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "250000\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            },
+            2,
+        ),
+        (
+            {
+                OWN_GROUPS: "1:cpu:/\n",
+                **{"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            },
+            64,
+        ),
+    ],
+    ids=["unknown", "of a job", "less than one", "unlimited", "older system", "older system, unlimited"],
+)
+def test_the_processor_time_of_a_container_limits_its_cores(files, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert count_cores(tmp_path) == cores
 
 
 def test_free_memory_of_this_machine():

@@ -69,20 +69,21 @@ def choose_device(name: str) -> torch.device:
 
 
 def count_workers(requested: int, device: torch.device, *, sharing: int = 1, batch_bytes: int = 0) -> int:
-    """Return the number of loader processes: the requested one, or for -1 one per core, at most 8.
+    """Return the number of loader processes: the requested one, or for -1 one per core but one, which launches kernels.
 
     Without a GPU it is one per two cores, since the network itself needs them. `sharing` processes share the cores. The
-    number is smaller if the shared memory has no room for the batches.
+    number is smaller if the shared memory has no room for the batches, and for -1 if fewer may open their files.
 
     Raises:
         UserError: the system does not allow them, so that they would hang.
     """
     cores = count_cores() // sharing
-    wanted = requested if requested >= 0 else min(8, cores if device.type != "cpu" else cores // 2)
+    automatic = max(1, cores - 1) if device.type != "cpu" else cores // 2
+    wanted = requested if requested >= 0 else automatic
     if not wanted:
         return 0
     _check_sockets()
-    _check_open_files(wanted)
+    wanted = _fit_open_files(wanted, least=wanted if requested >= 0 else 1)
     return _fit_shared_memory(wanted, batch_bytes * sharing)
 
 
@@ -95,22 +96,25 @@ def _check_sockets() -> None:
         )
 
 
-def _check_open_files(workers: int) -> None:
-    """Raise the limit of open files if loader processes need more."""
+def _fit_open_files(workers: int, *, least: int) -> int:
+    """Return how many loader processes may open their files, at least `least`, and raise the limit if they need it."""
     if os.name != "posix":
-        return
+        return workers
     import resource
 
-    needed = 32 + 12 * workers  # measured with 2, 4 and 8
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        workers = max(least, min(workers, (hard - 32) // 12))
+    needed = 32 + 12 * workers  # measured with 2, 4 and 8
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
+        return workers
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
             f"{workers} loader processes need about {needed} open files, and the limit is {hard}. Raise it with ulimit "
             "-n, or pass --num-workers 0."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    return workers
 
 
 def _fit_shared_memory(workers: int, batch_bytes: int, place: str = "/dev/shm") -> int:

@@ -332,7 +332,7 @@ def _split_to_hold(batches: Iterable[list[Tensor]], processes: int) -> Iterator[
     part: list[list[Tensor]] = []
     for views in batches:
         # Loader processes return shared memory, of which a container may have little.
-        part.append([kind.clone() for kind in views])
+        part.append([kind.to("cpu", copy=True) for kind in views])
         if sum(kind.nbytes for kept in part for kind in kept) >= size:
             yield part
             part = []

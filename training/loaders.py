@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from augmentation import build_transform
+from augmentation import build_transform, normalise
 from cli.checks import train_size
 from cli.interrupts import end_workers, ignore_signals, note_progress
 from config import TrainConfig
@@ -22,7 +23,7 @@ from training.distributed import ALONE, Processes
 from utils import UserError, derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
-PIXEL = 3 * 4  # bytes: three float32
+PIXEL = 3  # bytes: three uint8
 FIRST_BATCH = 600  # seconds until the first batch of a pass, before the loader processes count as hanging
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
@@ -30,7 +31,8 @@ Views = Tensor | list[Tensor]  # of an image or a batch; a list for several tran
 class Loader:
     """The batches of one data set for a device, loaded by processes that may serve others too; see `create_loaders`.
 
-    Its length is the number of batches of keys. The processes of the run share the batches.
+    Its length is the number of batches of keys. The processes of the run share the batches. Images of uint8 become
+    normalised float32 on the device, so that loader processes and transfers handle a quarter of the bytes.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Loader:
     ) -> None:
         self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
         self.device, self.dist = device, dist
+        self.pixels: dict[int, list[Tensor]] = {}  # mean and std of each transform, on the device
 
     @property
     def dataset(self) -> Dataset:
@@ -57,10 +60,20 @@ class Loader:
         turn = self.processes.batch_sampler
         turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
         with _ending_workers_without_batch(self.processes.num_workers) as came:
-            for batch in self.processes:
+            for images, targets in self.processes:
                 came.set()
                 note_progress()
-                yield batch
+                several = isinstance(images, list)
+                yield [*map(self._finish, images, count())] if several else self._finish(images), targets
+
+    def _finish(self, images: Tensor, kind: int = 0) -> Tensor:
+        if images.dtype != torch.uint8:
+            return images
+        if kind not in self.pixels:
+            transform = self.dataset.transforms[kind]
+            scales = (torch.tensor(each, device=self.device) for each in (transform.mean, transform.std))
+            self.pixels[kind] = [scale[:, None, None] for scale in scales]
+        return normalise(images.to(self.device, non_blocking=True), *self.pixels[kind])
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -184,8 +197,10 @@ def fold_loaders(
     `pixels` is what the weights expect of images, see `backbones.create.expected_pixels`.
     """
     sizes = {"train": train_size(config.train_side, config.image_size), "valid": config.image_size}
+    as_bytes = {"train": not config.oversample, "valid": True}  # oversampling mixes normalised images
+    options = {**config.cuts(), **(pixels or {})}
     transforms = {
-        phase: build_transform(config.transform_type, phase, size, **config.cuts(), **(pixels or {}))
+        phase: build_transform(config.transform_type, phase, size, as_bytes=as_bytes[phase], **options)
         for phase, size in sizes.items()
     }
     train, valid, plain = [], [], []
@@ -213,7 +228,8 @@ def fold_loaders(
             paths, keys = rows["path"].tolist(), rows["image"].tolist()
             plain_set = ViewDataset(paths, keys, transforms["valid"], reader=data.reader)
             plain.append((plain_set, ViewBatches(len(rows), config.batch_size)))
-    largest = config.batch_size * max(sizes["train"] ** 2, 2 * sizes["valid"] ** 2)  # pixels of a batch
+    bytes_per_value = 4 if config.oversample or config.erasing else 1
+    largest = config.batch_size * max(bytes_per_value * sizes["train"] ** 2, 2 * sizes["valid"] ** 2)
     workers = count_workers(config.num_workers, device, sharing=dist.local_size, batch_bytes=largest * PIXEL)
     train = create_loaders(train, workers=workers, device=device, dist=dist)
     others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)

@@ -74,6 +74,7 @@ def counted(monkeypatch):
             return transform(image, view, key)
 
         cut.max_views, cut.size = transform.max_views, transform.size
+        cut.mean, cut.std = transform.mean, transform.std
         return cut
 
     to_rgb, build_transform = images._to_rgb, prediction.build_transform

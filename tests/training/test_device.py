@@ -80,9 +80,26 @@ def test_free_memory_is_that_of_the_cpu_or_unknown():
 def test_workers_are_counted_by_cores_and_device():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert [count_workers(n, cpu) for n in (0, 1, 20)] == [0, 1, 20]
-    assert count_workers(-1, cuda) == min(8, count_cores())
-    assert count_workers(-1, cpu) <= count_workers(-1, cuda)
-    assert count_workers(-1, cpu) >= 0
+    assert count_workers(-1, cuda) == max(1, count_cores() - 1)
+    assert count_workers(-1, cpu) == count_cores() // 2
+
+
+@pytest.mark.parametrize(("cores", "sharing", "expected"), [(1, 1, 1), (16, 1, 15), (16, 2, 7), (2, 4, 1)])
+def test_a_gpu_gets_all_cores_but_one_for_the_loader_processes(monkeypatch, cores, sharing, expected):
+    monkeypatch.setattr("training.device.count_cores", lambda: cores)
+    assert count_workers(-1, torch.device("cuda"), sharing=sharing) == expected
+
+
+def test_as_many_loader_processes_start_as_may_open_their_files(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("training.device.count_cores", lambda: 128)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (256, 1024))
+    limits = []
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append(limit))
+    assert count_workers(-1, torch.device("cuda")) == 82
+    assert limits == [(32 + 12 * 82, 1024)]
+    with pytest.raises(UserError, match="100 loader processes need about 1232 open files, and the limit is 1024"):
+        count_workers(100, torch.device("cuda"))
 
 
 def test_batches_that_do_not_fit_the_shared_memory_need_fewer_loader_processes(monkeypatch, capsys):
