@@ -333,7 +333,7 @@ class ScoreConfig(Config):
     submission: str | None = option(None, "submission: a CSV with ImageID,ans", path=True, text="required")
     answers: str = option("./input/answers.csv", "true answers: a CSV with ImageID,ans", path=True)
     task: str = option(TrainConfig.task, "task of the submission")
-    metric: str | None = option(None, "also print the score of FILE.py:FUNCTION", text="none")
+    metric: str | None = option(None, "score to print first, or FILE.py:FUNCTION", text="macro_f1; rmse for numbers")
     group: str | None = option(None, "column of groups in --answers, for intervals", text="none")
 
 

@@ -55,7 +55,8 @@ def _draw(compared: Comparison, figures: Figures) -> list[list[str]]:
     for letter, run in compared.runs.items():
         config = compared.configs[letter]
         epochs = None if config.patience else config.epochs
-        figures.add(f"curves {letter}", plots.curves(task, run.read_log(task), epochs), "Curves.")
+        own = config.record  # whose metric may be another
+        figures.add(f"curves {letter}", plots.curves(own, run.read_log(own), epochs), "Curves.")
         parts = split_predictions(task, *labels_and_predictions(compared.tables[letter], task))
         whole = next(iter(parts.values()))
         wide = len(whole.classes) > 6

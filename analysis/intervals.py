@@ -19,6 +19,7 @@ RESAMPLES = 2000
 PLAIN_RESAMPLES = 500  # of a score that does not follow from sums
 LEVEL = 0.95  # of the intervals
 FEWEST, FEWEST_OF_CLASS = 12, 2  # people for an interval of a score, and of the F1 of a class
+FEWEST_PLAIN = 24  # people for the plain bootstrap, which is too narrow with fewer
 BEST, LAST, CORRECTED = "best_epochs", "last_epochs", "corrected"  # scores of a run, see `sum_run`
 TITLES = {BEST: "best epochs", LAST: "last epochs", CORRECTED: "best, corrected"}
 HOW = {  # the scores that can be reported, the first that a run has
@@ -214,7 +215,7 @@ def _estimate_plain(task: Task, sums: Sums, plain: np.ndarray | None) -> dict[st
     if plain is None:
         return {}
     value, drawn = float(plain[0]), plain[1:][np.isfinite(plain[1:])]
-    if len(sums.without) < FEWEST or not len(drawn):
+    if len(sums.without) < FEWEST_PLAIN or not len(drawn):
         return {task.monitor: Estimate(value, np.nan, np.nan)}
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {task.monitor: Estimate(value, float(min(low, value)), float(max(high, value)))}
@@ -259,8 +260,8 @@ def describe_run(task: Task, people: int, known: Container[str]) -> str:
     choice = f"The best epochs were chosen on these {task.noun}; the corrected score removes that advantage."
     if not find_metric(task.monitor).summed:
         choice = (
-            f"The best epochs were chosen on these {task.noun}, so their {score_title(task.monitor)} is a little too "
-            "high, and has no interval. Go by the last epochs."
+            f"The best epochs were chosen on these {task.noun}, so their {score_title(task.monitor)} may be too high, "
+            f"and has no interval. Go by the last epochs, whose interval needs {FEWEST_PLAIN} {task.noun}."
         )
     elif CORRECTED not in known:
         choice = (

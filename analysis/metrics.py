@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 from scipy.special import softmax
 
 from data.label_math import SMALLEST, class_numbers, predicted_classes
-from data.tasks import CLASS_METRICS, NUMBER_METRICS, Task, find_metric
+from data.tasks import METRICS, Task, find_metric
 from utils import UserError, first_line, shorten_list
 
 TEMPERATURES = np.geomspace(0.1, 10, 201)
@@ -176,7 +176,7 @@ def score_resamples(
         predictions, labels: as for `score`.
         weights: `(R, N)`; for a function of the user they become whole numbers of copies.
     """
-    if name not in CLASS_METRICS:
+    if name not in METRICS:
         copies = (np.repeat(np.arange(len(labels)), each.astype(np.int64)) for each in weights + 1e-9)
         return np.array([_score_rows(task, predictions, labels, rows) for rows in copies])
     positive = range(len(task.classes))[-1:] if len(task.classes) == 2 else range(len(task.classes))
@@ -217,41 +217,48 @@ def rank_scores(true: np.ndarray, values: np.ndarray, weights: np.ndarray) -> di
 def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
     """Return the function `spec`, FILE.py:FUNCTION, of labels `(N,)` and probabilities `(N, C)` or numbers `(N,)`.
 
-    A higher value must be better. What it raises becomes a UserError, and so does a value that is not a number.
+    A higher value must be better. What it raises becomes a UserError.
     """
     path, _, name = spec.rpartition(":")
-    if name in (*CLASS_METRICS, *NUMBER_METRICS, *COLUMNS, *FIELDS) or not name.isidentifier():
-        raise UserError(f"--metric {spec} needs a function with a name of its own after the colon. Rename it.")
-    if not path.endswith(".py") or not Path(path).is_file():
-        raise UserError(f"There is no Python file {path}. Pass --metric FILE.py:FUNCTION with an existing one.")
-    found = module_from_spec(place := spec_from_file_location(Path(path).stem, path))
+    if not path.endswith(".py") or not name.isidentifier():
+        raise UserError(f"--metric must be the name of a score, or FILE.py:FUNCTION. Got '{spec}'.")
+    if name in (*METRICS, *COLUMNS, *FIELDS):
+        raise UserError(f"--metric {spec}: the toolkit has a score or a column of this name. Rename the function.")
+    if not Path(path).is_file():
+        raise UserError(f"There is no file {path}. Pass --metric FILE.py:FUNCTION with an existing one.")
     try:
-        place.loader.exec_module(found)
-    except Exception as error:  # whatever the file of the user raises
+        function = run_path(path).get(name)
+    except (Exception, SystemExit) as error:  # whatever the file of the user raises
         raise UserError(f"{path} cannot be imported ({_name_error(error)}). Correct it.") from error
-    function = getattr(found, name, None)
     if not callable(function):
         raise UserError(f"{path} has no function {name}. Pass --metric FILE.py:FUNCTION with one that it has.")
 
     def checked(labels: np.ndarray, predictions: np.ndarray) -> float:
         try:
             return float(function(labels, predictions))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{name} of {path} failed ({_name_error(error)}). Correct it.") from error
 
     return checked
 
 
-def try_metric(task: Task) -> None:
-    """Call the user's metric of a task, if it has one, with random predictions; raise a UserError if it fails."""
+def try_metric(task: Task, labels: np.ndarray) -> None:
+    """Call the user's metric of a task, if it has one, with labels `(N,)` and random predictions.
+
+    Raises:
+        UserError: it fails, or returns no finite number.
+    """
     if not task.metric or ":" not in task.metric:
         return
     if task.monitor in task.classes:
         raise UserError(f"--metric {task.metric} has the name of a class. Rename the function.")
     rng = np.random.default_rng(0)
-    labels = np.arange(4 * task.outputs) % task.outputs if not task.regression else rng.uniform(20, 60, size=8)
-    predictions = rng.dirichlet(np.ones(task.outputs), len(labels)) if not task.regression else labels[:, None] + 1
-    load_metric(task.metric)(labels, _for_user(task, predictions))
+    predictions = rng.dirichlet(np.ones(task.outputs), len(labels))
+    if task.regression:
+        predictions = rng.permutation(labels)[:, None].astype(np.float64)
+    value = load_metric(task.metric)(labels, _for_user(task, predictions))
+    if not np.isfinite(value):
+        raise UserError(f"{task.metric} returned {value} for random predictions of {len(labels)} images. Correct it.")
 
 
 def _for_user(task: Task, predictions: np.ndarray) -> np.ndarray:

@@ -47,8 +47,8 @@ def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict
         "folds_finished": len(folds),
         "folds_planned": config.cv,
         "folds": folds,
-        "mean": {name: float(best[name].mean()) for name in task.scores},
-        "std": {name: float(best[name].std()) if len(best) > 1 else math.nan for name in task.scores},
+        "mean": {name: float(best[name].mean(skipna=False)) for name in task.scores},
+        "std": {name: float(best[name].std(skipna=False)) if len(best) > 1 else math.nan for name in task.scores},
         "oof": score(task, probabilities, labels) | about,
         "seconds": float(log["seconds"].sum()),
     }

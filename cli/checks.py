@@ -173,8 +173,6 @@ def check_ensemble(config: Any) -> None:
     typed = [flag(name) for name in fixed if name in config.given]
     if config.recipe and typed:
         raise UserError(f"--recipe already sets {', '.join(typed)}. Leave {'it' if len(typed) == 1 else 'them'} out.")
-    if config.typed("task") in FACES:
-        check_answers(FACES[config.task], voted=config.method == "hardvoting", proba=config.proba)
 
 
 def check_answers(task: Task, *, voted: bool, proba: bool) -> None:
@@ -213,11 +211,11 @@ def check_score(config: Any) -> None:
 
 def check_metric(metric: str | None, task: Task) -> str | None:
     """Return the full name of a score of a task, or the absolute path and the function of the user."""
-    if metric is None or ":" in metric:
-        path, _, function = (metric or "").rpartition(":")
-        return f"{Path(path).absolute()}:{function}" if metric else None
+    if metric and ":" in metric:
+        path, _, function = metric.rpartition(":")
+        return f"{Path(path).absolute()}:{function}"
     names = replace(task, metric=None).scores
-    return resolve_name("--metric", metric, [*names, "FILE.py:FUNCTION"])
+    return metric and resolve_name("--metric", metric, [*names, "FILE.py:FUNCTION"])
 
 
 def check_network(task: Task, model_type: str, backbone: str | None) -> str:

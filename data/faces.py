@@ -42,7 +42,7 @@ class Labelled:
     """Base of the records of a task: `task` is its name, and `labels` describes all tasks of the labels."""
 
     labels: Sequence[Mapping[str, Any]] | None = None  # see `Tasks.as_plain`; None for those of faces
-    metric: str | None = None  # see `Task.metric`
+    metric = None  # see `Task.metric`; not annotated, since it is an option of some records
 
     @property
     def tasks(self) -> Tasks:

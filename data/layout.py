@@ -20,6 +20,7 @@ COLUMNS = ("image", "path", "person", "label", "fold")  # of a table, apart from
 MANY = 100  # classes of a joint task at most; of a label too, if more than half of the images have their own
 WHOLE = re.compile(r"[+-]?\d{1,15}(\.0+)?")  # spreadsheets write 2 as 2.0 if cells of its column are empty
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
 SERIES = re.compile(r"(.*\D)\d+\D*")  # a name up to its last number
 
 
@@ -104,10 +105,10 @@ def make_number_tasks(
     tasks, ranges, labels = [], [], {}
     for name in names:
         numbers = labels[name] = _to_numbers(values[name])
-        values = np.unique(numbers)
-        places = np.unique(np.searchsorted(values, np.quantile(numbers, (0.2, 0.4, 0.6, 0.8), method="nearest")))
-        places = places[places > 0] if places.any() else np.array([len(values) - 1])
-        bounds = tuple(((values[places - 1] + values[places]) / 2).tolist())  # between values, which may be rounded
+        ordered = np.unique(numbers)
+        places = np.unique(np.searchsorted(ordered, np.quantile(numbers, (0.2, 0.4, 0.6, 0.8), method="nearest")))
+        places = places[places > 0] if places.any() else np.array([len(ordered) - 1])
+        bounds = tuple(((ordered[places - 1] + ordered[places]) / 2).tolist())  # between numbers, which may be rounded
         found = ([f"{bound:.{digits}g}" for bound in bounds] for digits in range(3, 18))
         texts = next(each for each in found if len(set(each)) == len(each))
         classes = (f"<{texts[0]}", *map(" to ".join, itertools.pairwise(texts)), f">={texts[-1]}")
@@ -165,12 +166,19 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
 
 def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     """Report a label whose cells are not different numbers."""
-    is_number = rows[label].str.fullmatch(NUMBER)
+    is_number = rows[label].str.fullmatch(NUMBER) & ~rows[label].str.contains("e[+]?[3-9][0-9]{2}", case=False)
+    has_comma, names = rows[label].str.contains(","), rows["image"] + " (" + rows[label] + ")"
     what, advice = f"whose {label} is not a number", "Correct the cells, or leave --regression out."
-    wrong = rows["image"] + " (" + rows[label] + ")"
-    report.error(wrong[~is_number], "image", what, advice)
-    if is_number.all() and not _to_numbers(rows[label]).std() > 0:
-        report.errors.append(f"All images have the same {label}, {rows[label].iloc[0]}. Pass another --label.")
+    report.error(names[~is_number], "image", what, advice)
+    if has_comma.any() and rows[label][has_comma].str.fullmatch(THOUSANDS).all():
+        report.error(names[has_comma], "image", f"whose {label} may have a thousands separator", "Remove the commas.")
+    elif is_number.all():
+        numbers = _to_numbers(rows[label])
+        if not numbers.std() > 1e-5 * abs(numbers.mean()):
+            what = "are" if numbers.std() == 0 else "are nearly"
+            report.errors.append(
+                f"All numbers of {label} {what} equal, as {rows[label].iloc[0]}. Pass another --label."
+            )
 
 
 def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:

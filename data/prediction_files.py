@@ -32,6 +32,8 @@ def read_prediction_list(
         UserError: the folder is missing or empty, or info.csv lists an id twice or one without an image.
     """
     root, report = Path(root), Report()
+    if root.is_file() and root.suffix.lower() in EXTENSIONS:
+        raise UserError(f"{root} is an image. Pass --data-root with its folder, or a CSV.")
     if root.is_file():
         from data.csv_layout import read_csv_list  # which imports this module
 

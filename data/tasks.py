@@ -38,9 +38,12 @@ NUMBER_METRICS = {  # scores of numbers, the default first
 }
 
 
+METRICS = CLASS_METRICS | NUMBER_METRICS
+
+
 def find_metric(name: str) -> Metric:
     """Return the metric of a score; any other name is that of a function of the user."""
-    return (CLASS_METRICS | NUMBER_METRICS).get(name) or Metric(name, of_classes=False)
+    return METRICS.get(name) or Metric(name, of_classes=False)
 
 
 def score_title(name: str) -> str:

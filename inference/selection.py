@@ -52,8 +52,7 @@ class Scorer:
         self.count = len(names)  # of the people
         self.draws = draw_resamples([self.count], seed=seed)
         self.groups = (np.random.default_rng(seed).permutation(len(names)) % GROUPS)[self.people]
-        self.metric = find_metric(task.monitor)
-        self.sign = 1 if self.metric.higher_is_better else -1
+        self.sign = 1 if task.higher_is_better else -1
 
     def goodness(self, predictions: np.ndarray, rows: Rows = slice(None)) -> float:
         """Return the monitored score of `(n, C)` predictions for some rows, negated if lower is better."""
@@ -135,12 +134,13 @@ def cross_select(choose: Callable[[Rows], Mix], groups: np.ndarray) -> np.ndarra
 def fit_offsets(probabilities: np.ndarray, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:
     """Return offsets `(C,)` of the log probabilities of some rows that raise the score, fitted class by class."""
     logits = np.log(probabilities.clip(SMALLEST))
-    finish = (lambda values: values) if scorer.metric.of_classes else (lambda values: softmax(values, axis=1))
+    hard = find_metric(scorer.task.monitor).of_classes  # which needs no probabilities
     offsets = np.zeros(logits.shape[1])
     for number in list(range(len(offsets))) * SWEEPS:
         tried = np.tile(offsets, (len(OFFSETS), 1))
         tried[:, number] = OFFSETS
-        offsets = tried[np.argmax([scorer.goodness(finish(logits + each), rows) for each in tried])]
+        moved = (logits + each if hard else softmax(logits + each, axis=1) for each in tried)
+        offsets = tried[np.argmax([scorer.goodness(each, rows) for each in moved])]
     return offsets
 
 

@@ -51,6 +51,7 @@ class RunFolder:
         self.config, self.split = self.path / "config.json", self.path / "split.json"
         self.log, self.oof, self.summary = self.path / LOG, self.path / OOF, self.path / "summary.json"
         self.unreadable, self.report = self.path / UNREADABLE_LIST, self.path / "report.html"
+        self.metric = self.path / "metric.py"  # a copy of the file in --metric
 
     @classmethod
     def of(cls, save_path: str | Path, task: str, model_type: str, *, cv: int) -> RunFolder:
@@ -112,7 +113,9 @@ class RunFolder:
             UserError: config.json is missing, damaged, or not of train.py.
         """
         values, known = read_json(self.config, ("task", "cv", "epochs")), {}
-        labels = values.get("labels")
+        labels, metric = values.get("labels"), values.get("metric")
+        if self.metric.is_file() and isinstance(metric, str):
+            values["metric"] = f"{self.metric}:{metric.rpartition(':')[2]}"
         for f in options(TrainConfig):
             choices = f.metadata["choices"] if f.name in FREE_OPTIONS else None
             if f.name in values and not (choices and values[f.name] not in (None, *choices)):
@@ -268,7 +271,7 @@ class RunFolder:
 
 def log_columns(task: Task) -> tuple[str, ...]:
     """Return the columns of log.csv that a summary needs."""
-    return ("fold", "epoch", "seconds", *task.shown)
+    return ("fold", "epoch", "seconds", task.monitor)
 
 
 def oof_columns(task: Task) -> tuple[str, ...]:
@@ -377,6 +380,8 @@ def changed_options(earlier: dict[str, Any], config: TrainConfig) -> list[str]:
     changed = []
     for name, now in lasting_options(config).items():
         moved = name in paths and before[name] and now  # fingerprints compare the content of files
+        if name == "metric":
+            before[name], now = (value and value.rpartition(":")[2] for value in (before[name], now))
         taken = name == "batch_size" and now == "auto"  # the earlier number, see training.memory.choose_batch_size
         if before[name] != now and not moved and not taken:
             changed.append(f"{flag(name)} was {before[name]} and is {now}")

@@ -45,7 +45,7 @@ def run(config: CheckConfig) -> None:
         report.errors += find_unreadable(paths, config.max_megapixels, sizes=sizes).values()
         if sizes:
             what = "much larger, smaller or narrower than most"
-            report.note(_check_sizes(table, sizes), "image", what, "Look at them before training.")
+            report.note(_check_sizes(table, sizes), "image", what, "Check them before training.")
         words = (table[part.name].map(dict(enumerate(part.classes))) for part in tasks.attributes)
         labels, different = dict(zip(paths, map(" ".join, zip(*words, strict=True)), strict=True)), []
         for people, groups in find_shared_images(paths, table["person"]).items():
@@ -73,7 +73,7 @@ def _describe_labels(table: pd.DataFrame, tasks: Tasks) -> None:
         several = found[found.str.len() > 1]
         for group, numbers in several.iloc[:1].items():
             names = shorten_list(part.classes[k] for k in sorted(numbers))
-            print(f"{part.name} varies within {len(several)} of {len(found)} {part.noun}, as {group} ({names}).")
+            print(f"{part.name} varies within {len(several)} of {len(found)} {part.noun}, such as {group} ({names}).")
 
 
 def _check_sizes(table: pd.DataFrame, sizes: dict[str, tuple[int, int]]) -> list[str]:

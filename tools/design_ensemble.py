@@ -28,7 +28,6 @@ def run(config: DesignConfig) -> None:
     task = oof.find_common_task(trained)
     if config.metric:
         task = replace(task, metric=check_metric(config.metric, task))
-    try_metric(task)
     if config.calibrate and task.regression:
         raise UserError(f"--calibrate needs classes, and task {task.name} has none. Leave it out.")
     options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}
@@ -38,6 +37,7 @@ def run(config: DesignConfig) -> None:
     table = data.table if data.valid is None else data.valid
     validation = oof.Validation(table, data.reader, settings)
     scorer = Scorer(task, make_targets(table, data.tasks)[task.name], table["person"].to_numpy(str), seed=config.seed)
+    try_metric(task, scorer.labels)
     folder = Path(config.save_path) / task.name / (config.name or oof.name_recipe(trained, task))
     with reserve_folder(folder):
         runs = [oof.predict_out_of_fold(each, validation) for each in trained]

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.intervals import describe_intervals, draw_resamples, estimate_scores, sum_predictions
-from analysis.metrics import absent_classes, describe_classes, score, try_metric
+from analysis.metrics import absent_classes, describe_classes, score
 from cli.checks import check_metric
 from cli.choices import resolve_name
 from config import ScoreConfig
 from data.faces import MAIN, find_tasks
 from data.label_math import decode_classes
-from data.layout import NUMBER, sort_names
+from data.layout import MANY, NUMBER, WHOLE, sort_names
 from data.prediction_files import read_answers
-from data.tasks import Task, Tasks, find_metric, score_title
+from data.tasks import METRICS, Task, Tasks, find_metric, score_title
 from utils import UserError, read_json, shorten_list
 
 
@@ -29,16 +29,17 @@ def run(config: ScoreConfig) -> None:
     answers, submission = read_answers(config.answers), read_answers(config.submission, proba=True)
     groups = None if config.group is None else _find_groups(config, answers)
     task = _find_task(config, answers, submission)
+    proba = "ans" not in submission
     if config.metric:
         task = replace(task, metric=check_metric(config.metric, task))
-        try_metric(task)
+        if task.monitor in METRICS and not (proba or find_metric(task.monitor).of_classes or task.regression):
+            raise UserError(f"--metric {task.monitor} needs probabilities. Predict with --proba.")
     different = sorted(set(answers.index) ^ set(submission.index))
     if different:
         raise UserError(
             f"{config.submission} and {config.answers} do not list the same images: {shorten_list(different)}."
         )
     true = _parse(task, answers["ans"], config.answers)
-    proba = "ans" not in submission
     submission = submission.loc[answers.index]
     if proba:
         answered = _parse_probabilities(task, submission, config.submission)
@@ -56,6 +57,8 @@ def run(config: ScoreConfig) -> None:
     for part in task.parts:
         line[f"{part.title} accuracy"] = f"{(of_true[part.name] == of_predicted[part.name]).mean():.4f}"
     others = [name for name in scores if name not in task.shown and (proba or find_metric(name).of_classes)]
+    if not all(map(WHOLE.fullmatch, task.classes)):
+        others = [name for name in others if name != "qwk"]  # of classes without an order
     print("  ".join(f"{title} {value}" for title, value in line.items()), f" {len(true)} images")
     if others:
         print("  ".join(f"{score_title(name)} {scores[name]}" for name in others))
@@ -74,13 +77,11 @@ def _find_groups(config: ScoreConfig, answers: pd.DataFrame) -> np.ndarray:
 
 
 def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFrame) -> Task:
-    """Return the task of a submission: of the prediction.json in its folder, else --task, else that of its classes."""
+    """Return the task of a submission: of the prediction.json in its folder, else --task, else that of its answers."""
     about = Path(config.submission).with_name("prediction.json")
     made: dict[str, Any] = read_json(about) if about.is_file() else {}
     if not made and not config.typed("task"):
-        names = {*answers["ans"], *submission.get("ans", submission)}
-        if all(names) and not any(map(NUMBER.fullmatch, names)):
-            return Task("class", "class", tuple(sort_names(names) if "ans" in submission else submission))
+        return _guess_task(answers["ans"], submission)
     try:
         tasks: Tasks = find_tasks(made.get("labels"))
         name = made["task"] if "labels" in made and not config.typed("task") else config.task
@@ -90,6 +91,17 @@ def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFr
     if made.get("task", name) != name:
         raise UserError(f"{config.submission} predicts task {made['task']}. Pass --task {made['task']}.")
     return tasks[name]
+
+
+def _guess_task(answers: pd.Series, submission: pd.DataFrame) -> Task:
+    """Return a task with the classes that files name, or of numbers if some are not whole or there are very many."""
+    names = {*answers, *submission.get("ans", submission)}
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if "" in names or 0 < len(numbers) < len(names):
+        raise UserError(f"Answers are empty, or names and numbers: {shorten_list(sorted(names))}. Correct them.")
+    if "ans" in submission and numbers and (len(names) > MANY or not all(map(WHOLE.fullmatch, names))):
+        return Task("number", "number", (), regression=True)
+    return Task("class", "class", tuple(sort_names(names)))
 
 
 def _parse(task: Task, answers: pd.Series, path: str) -> np.ndarray:
@@ -117,8 +129,10 @@ def _parse_probabilities(task: Task, table: pd.DataFrame, path: str) -> np.ndarr
         expected = "ans" if task.regression else f"ans, or {shorten_list(names)}"
         raise UserError(f"{path} has the columns {shorten_list(table)}. Task {task.name} needs {expected}.")
     values = np.stack([_parse_numbers(table[name], path, finite=True) for name in names], axis=1)
-    if values.min() < 0:
-        raise UserError(f"{path} contains {values.min():g}. Probabilities are 0 to 1.")
+    sums = values.sum(axis=1)
+    if values.min() < 0 or abs(sums - 1).max() > 0.01:
+        worst = values.min() if values.min() < 0 else sums[abs(sums - 1).argmax()]
+        raise UserError(f"{path} has probabilities that are negative or do not sum to 1, as {worst:g}. Correct them.")
     return values
 
 
@@ -126,7 +140,7 @@ def _parse_numbers(answers: pd.Series, path: str, *, finite: bool) -> np.ndarray
     try:
         values = answers.to_numpy(np.float64)
     except ValueError as error:
-        advice = "Pass --task, or score in the folder of the prediction, whose prediction.json knows the classes."
+        advice = "Pass --task, or score in the folder of the prediction, whose prediction.json has the classes."
         raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
     if finite and not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values.")

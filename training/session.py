@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from cli.command import Context
 from cli.interrupts import Interrupted, StopRequest
 from config import LabelErrorConfig, TrainConfig
 from data.images import needed_side
+from data.label_math import make_targets
 from data.prepare import Data, Tables, prepare_images, read_tables
 from data.split import Split
 from storage.find_runs import checkpoint_files, existing_checkpoint
@@ -58,6 +60,7 @@ FINGERPRINTS = {
     "pixels": "mean, standard deviation, interpolation or crop of the images",
     "head": "inputs of the head",
     "classes": "classes",
+    "metric": "code in the file of --metric",
     "pseudo_labels": "predictions in --pseudo-labels",
 }
 
@@ -88,7 +91,9 @@ def read_run(config: TrainConfig) -> Tables:
         if config.folds_from:
             config.cv = len(tables.split.folds)
             check_folds(config)
-    try_metric(config.record)
+    for fold in tables.split.folds:
+        rows = tables.valid if tables.valid is not None else tables.train[tables.train["person"].isin(fold.valid)]
+        try_metric(config.record, make_targets(rows, tables.tasks)[config.task])
     return tables
 
 
@@ -294,6 +299,9 @@ def start_run(
         fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
     if isinstance(config.pretrained, str):
         fingerprints["pretrained"] = file_digest(config.pretrained)
+    function = config.metric.rpartition(":")[0] if config.metric else ""
+    if function:
+        fingerprints["metric"] = file_digest(function)
     if pixels:
         fingerprints["pixels"] = "; ".join(f"{name} {value}" for name, value in pixels.items())
     if MODELS[config.model_type].library in ("torchvision", "timm") and not on_logits:
@@ -311,6 +319,8 @@ def start_run(
             # Without its config, a run that is deleted in part is not recognised.
             remove_tree(run.path, keep=run.folds().values(), last=run.config.name)
         make_folder(run.path)
+        if function:
+            shutil.copyfile(function, run.metric)
         write_json(run.split, data.split.as_dict())
         labels = {} if config.labels is None else {"labels": config.labels}
         write_json(run.config, {**config.as_dict(), **labels, "fingerprints": fingerprints})

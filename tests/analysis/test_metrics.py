@@ -170,6 +170,9 @@ def fails(labels, predictions):
 def words(labels, predictions):
     return "good"
 
+def undefined(labels, predictions):
+    return float("nan")
+
 accuracy = seconds = f1 = male = kept
 number = 3
 """
@@ -187,14 +190,14 @@ def metric(tmp_path):
 def test_a_function_of_the_user_is_a_score_that_is_better_if_higher(metric):
     probabilities, labels = draw_answers(3)
     task = metric(MASK, "kept")
-    try_metric(task)
+    try_metric(task, labels)
     assert (task.monitor, task.higher_is_better) == ("kept", True)
     assert task.shown == ("kept", "macro_f1", "accuracy")
     got = score(task, probabilities, labels)
     assert list(got) == [*CLASS_METRICS, "kept"]
     assert got["kept"] == got["accuracy"] == score_one(task, "kept", probabilities, labels)
     ages = metric(AGE, "negated")
-    try_metric(ages)
+    try_metric(ages, np.array([30, 45]))
     got = score(ages, np.array([[20.0], [40.0]]), np.array([30, 45]))
     assert got["negated"] == -got["mae"] == -7.5
 
@@ -209,21 +212,22 @@ def test_a_function_that_fails_without_a_class_leaves_out_resamples_without_it(m
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("kept", "lost.py", r"There is no Python file .*lost\.py\. Pass --metric FILE\.py:FUNCTION"),
-        ("kept", "own.txt", r"There is no Python file .*own\.txt\."),
+        ("kept", "lost.py", r"There is no file .*lost\.py\. Pass --metric FILE\.py:FUNCTION"),
+        ("kept", "own.txt", r"--metric must be the name of a score, or FILE\.py:FUNCTION\. Got '.*own\.txt:kept'"),
         ("kept", "broken.py", r"broken\.py cannot be imported \(ModuleNotFoundError: No module.*\)\. Correct it"),
         ("lost", "own.py", r"own\.py has no function lost\."),
         ("number", "own.py", r"own\.py has no function number\."),
-        ("two words", "own.py", r"two words needs a function with a name of its own"),
-        ("accuracy", "own.py", r":accuracy needs a function with a name of its own.*Rename it\."),
-        ("seconds", "own.py", r":seconds needs a function with a name of its own"),
-        ("f1", "own.py", r":f1 needs a function with a name of its own"),
+        ("two words", "own.py", r"--metric must be the name of a score, or FILE\.py:FUNCTION"),
+        ("accuracy", "own.py", r":accuracy: the toolkit has a score or a column of this name\. Rename the function\."),
+        ("seconds", "own.py", r":seconds: the toolkit has a score or a column"),
+        ("f1", "own.py", r":f1: the toolkit has a score or a column"),
         ("male", "own.py", r":male has the name of a class\. Rename the function\."),
         ("fails", "own.py", r"fails of .*own\.py failed \(KeyError: 'of the user'\)\. Correct it\."),
+        ("undefined", "own.py", r"own\.py:undefined returned nan for random predictions of 3 images\. Correct it\."),
         ("words", "own.py", r"words of .*own\.py failed \(ValueError: could not convert string.*\)\. Correct it\."),
     ],
 )
 def test_a_metric_that_cannot_be_used_is_an_error_of_one_sentence(name, file, message, metric):
     with pytest.raises(UserError, match=message) as error:
-        try_metric(metric(GENDER, name, file))
+        try_metric(metric(GENDER, name, file), np.array([0, 1, 1]))
     assert "\n" not in str(error.value)

@@ -148,7 +148,6 @@ def test_wrong_options_of_training(words, pattern, capsys):
         (SingularConfig, "--tta 0", r"--tta must be at least 1"),
         (SingularConfig, "--image-size 0", r"--image-size must be at least 32"),
         (EnsembleConfig, "--top-k 0", r"--top-k must be at least 1"),
-        (EnsembleConfig, "--task age --method hard", r"hardvoting.*age.*softvoting"),
         (EnsembleConfig, "--load-state-dict x.pt", r"--load-state-dict"),
         (CheckConfig, "--cv 0", r"--cv must be at least 1"),
         (CheckConfig, "--max-megapixels many", r"--max-megapixels.* must be a number\. Got 'many'"),

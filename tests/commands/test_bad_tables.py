@@ -214,7 +214,7 @@ def test_corrections(case, command, world, give):
     give(command, "--corrections {fix}", pattern=case.pattern, code=case.code, lines=case.lines)
 
 
-def scored(id, pattern, *, submission=GOOD, answers=GOOD, words="", code=2):
+def scored(id, pattern, *, submission=GOOD, answers=GOOD, words="--task main", code=2):
     """The text or bytes of a submission and of its answers."""
 
     def breaks(world):

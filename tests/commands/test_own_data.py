@@ -548,7 +548,7 @@ def test_wrong_options_of_folders(command, words, message, own, run, tmp_path):
 def test_check_data_describes_labels_sizes_and_copies(own, run, tmp_path):
     out = run("check_data", *own.csv, "--label", "diagnosis,sex").assert_success().out
     assert (
-        "\ndiagnosis varies within 12 of 12 groups, as P00 (melanoma, nevus, wart's).\nImages are 32 x 32 pixels."
+        "\ndiagnosis varies within 12 of 12 groups, such as P00 (melanoma, nevus, wart's).\nImages are 32 x 32 pixels."
         in out
     )
     assert "sex varies" not in out
@@ -559,7 +559,7 @@ def test_check_data_describes_labels_sizes_and_copies(own, run, tmp_path):
         Image.new("RGB", size, (number, 0, 0)).save(path)
     (tmp_path / "images" / "d" / "0-x.png").write_bytes((tmp_path / "images" / "c" / "0-0.png").read_bytes())
     outcome = run("check_data", "--data", tmp_path / "images", "--group-regex", r"^(\d+)", "--cv", 2).assert_success()
-    assert "class varies within 2 of 3 groups, as 0 (c, d)." in outcome.out
+    assert "class varies within 2 of 3 groups, such as 0 (c, d)." in outcome.out
     assert "Images are 32 x 32 pixels (median), from 15 x 16 to 64 x 66." in outcome.out
     unusual = "c/1-4.png (64 x 66), c/1-6.png (10 x 70), c/2-8.png (14 x 70), d/1-5.png (15 x 16), d/1-7.png (80 x 15)"
     assert f"5 images much larger, smaller or narrower than most: {unusual}. Look" in outcome.out

@@ -93,7 +93,7 @@ def test_age_is_predicted_in_years_and_scored_by_rmse(train, predict, tmp_path):
     outcome = train("--task", "age", "--cv", 2)
     folder = tmp_path / "models" / "age" / f"kfold-ensemble-{NETWORK}"
     log, oof = pd.read_csv(folder / "log.csv"), pd.read_csv(folder / "oof.csv")
-    assert list(log)[5:10] == ["macro_f1", "accuracy", "rmse", "mae", "r2"]
+    assert list(log)[5:10] == ["macro_f1", "accuracy", "mae", "rmse", "r2"]
     error = oof["p0"] - oof["label"]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["oof"]["rmse"] == pytest.approx(np.sqrt((error**2).mean()))

@@ -294,7 +294,7 @@ def test_a_fold_without_a_score_is_never_taken_for_finished(train, monkeypatch):
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(accumulate, train, tmp_path, monkeypatch):
-    create, calls = training_fold.create_criterion, []
+    create, calls = training_step.create_criterion, []
 
     def breaking(name, **options):
         criterion = create(name, **options)
@@ -306,8 +306,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_step_rate_and_images(acc
 
         return loss
 
-    for module in (training_fold, training_step):
-        monkeypatch.setattr(module, "create_criterion", breaking)
+    monkeypatch.setattr(training_step, "create_criterion", breaking)
     error = train("--epochs", 2, "--accumulate", accumulate, code=2).err
     where = r"loss of fold 0 is nan in epoch 2, step (\d+), at learning rate [\d.e-]+, on (.*?)\. "
     step, images = re.search(where, error).groups()

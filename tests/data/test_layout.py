@@ -9,6 +9,8 @@ from data.layout import check_label_names, make_labels, make_number_tasks, make_
 from data.tables import Report
 from data.tasks import Task, Tasks
 
+ADVICE = "Correct the cells, or leave --regression out."
+
 
 def make_rows(text, **columns):
     """A row for each word such as a:p1:cat, which has the image, its group and its kind."""
@@ -107,10 +109,31 @@ def test_numbers_have_ranges_of_fifths(texts, classes, bounds):
 def test_cells_that_are_not_numbers_are_errors():
     rows = make_rows("a:p1:1.5 b:p2:much c:p3:nan")
     report = make_labels(rows, ["kind"], Report(), None, regression=True).report
-    advice = "Correct the cells, or leave --regression out."
-    assert report.errors == [f"2 images whose kind is not a number: b.jpg (much), c.jpg (nan). {advice}"]
-    report = make_labels(make_rows("a:p1:2 b:p2:2,0"), ["kind"], Report(), None, regression=True).report
-    assert report.errors == ["All images have the same kind, 2. Pass another --label."]
+    assert report.errors == [f"2 images whose kind is not a number: b.jpg (much), c.jpg (nan). {ADVICE}"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "error"),
+    [
+        (["2", "2,0"], "All numbers of kind are equal, as 2. Pass another --label."),
+        (["10000000", "10000001"], "All numbers of kind are nearly equal, as 10000000. Pass another --label."),
+        (["5,000", "103"], "1 image whose kind may have a thousands separator: a.jpg (5,000). Remove the commas."),
+        (["1e999", "2"], "1 image whose kind is not a number: a.jpg (1e999). " + ADVICE),
+        (["0,125", "1,500"], None),
+    ],
+)
+def test_numbers_that_cannot_be_learned(texts, error):
+    rows = make_rows("a:p1:0 b:p2:0").assign(kind=texts)
+    assert make_labels(rows, ["kind"], Report(), None, regression=True).report.errors == [error] * bool(error)
+
+
+def test_several_labels_of_numbers():
+    rows = make_rows("a:p1:0.5 b:p2:1.5 c:p3:2.5").assign(size=["10", "30", "20"])
+    labels = make_labels(rows, ["kind", "size"], Report(), None, regression=True)
+    assert list(labels.tasks) == ["kind", "size", "kind_range", "size_range"]
+    assert labels.table["size"].tolist() == [10, 30, 20]
+    assert labels.table["size_range"].tolist() == [0, 2, 1]
+    assert labels.tasks.default.name == "kind"
 
 
 def test_labels_of_a_group():

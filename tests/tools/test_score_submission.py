@@ -31,7 +31,7 @@ def value(outcome, name):
 
 def test_classes_by_hand(score):
     # true 0 0 9 17, predicted 0 1 9 14: F1 of class 0 is 2*1 / (1 + 2) = 2/3, of 9 it is 1, of 1, 14 and 17 it is 0
-    outcome = score(numbered([0, 1, 9, 14]), numbered([0, 0, 9, 17]))
+    outcome = score(numbered([0, 1, 9, 14]), numbered([0, 0, 9, 17]), "--task", "main")
     assert (outcome.code, outcome.err) == (0, "")
     assert value(outcome, "macro.f1") == pytest.approx((2 / 3 + 1) / 5, abs=1e-4)
     assert value(outcome, "accuracy") == pytest.approx(2 / 4)
@@ -78,6 +78,23 @@ def test_files_alone_have_the_classes_that_they_name(score):
     assert "log loss" not in outcome.out  # answers without probabilities
 
 
+def test_files_alone_with_numbers(score):
+    """Whole numbers are classes in their order, others are numbers."""
+    outcome = score(numbered([0, 10, 2, 2]), numbered([0, 10, 2, 10]))
+    assert value(outcome, "accuracy") == pytest.approx(3 / 4)
+    # classes 0, 2, 10 are 0, 1, 2: one image is off by 1; by chance the squares are 0.5 * 0.25 * 4 + ... = 1.25
+    assert value(outcome, "quadratic weighted kappa") == pytest.approx(1 - 0.25 / 1.25, abs=1e-4)
+    assert "mask" not in outcome.out
+    outcome = score(numbered([0.5, 10, 2]), numbered([1.5, 10, 2]))
+    assert value(outcome, "MAE") == pytest.approx(1 / 3, abs=1e-4)
+    score(numbered(["a", 1]), numbered(["a", 2])).assert_error("Answers are empty, or names and numbers: 1, 2, a")
+
+
+def test_scores_of_probabilities_need_them(score):
+    outcome = score(numbered(["a", "b"]), numbered(["a", "b"]), "--metric", "auc")
+    outcome.assert_error("--metric auc needs probabilities. Predict with --proba")
+
+
 @pytest.fixture
 def score_probabilities(run, write_csv, tmp_path):
     """Score rows of probabilities of some classes against the answers a, b, a."""
@@ -108,10 +125,11 @@ def test_a_function_of_the_user_gets_the_probabilities(score_probabilities, tmp_
 @pytest.mark.parametrize(
     ("classes", "rows", "message"),
     [
-        (["a", "b"], [(1, 0), (0, 1), (2, -1)], "contains -1. Probabilities are 0 to 1"),
+        (["a", "b"], [(1, 0), (0, 1), (2, 2)], "do not sum to 1, as 4"),
+        (["a", "b"], [(1, 0), (0, 1), (2, -1)], "has probabilities that are negative or do not sum to 1, as -1"),
         (["a", "b"], [(1, 0), (0, 1), (2, "")], "holds an answer that is not a number"),
         (["a", "b"], [(1, 0), (0, 1)], "do not list the same images: 02.jpg"),
-        (["a", "c"], [(1, 0), (0, 1), (1, 0)], "contains b. Task class has the classes a, c"),
+        (["a", "c"], [(1, 0), (0, 1), (1, 0)], "has the columns a, c. Task class needs ans, or a, b, c"),
         ([], [(), (), ()], "has no column ans"),
     ],
 )
