@@ -100,7 +100,8 @@ def confusions(parts: Mapping[str, Predictions]) -> Figure:
             text = f"{counts[row, column]}" if small else f"{counts[row, column]}\n{shares[row, column]:.0%}"
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7 if small else 8)
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if small else 0)
+        crowded = small or sum(map(len, classes)) > 24
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if crowded else 0)
         axes.set_yticks(range(len(classes)), classes)
         axes.set_title(title)
     every[0].set_ylabel("true")
