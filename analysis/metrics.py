@@ -243,22 +243,27 @@ def load_metric(spec: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def try_metric(task: Task, labels: np.ndarray) -> None:
-    """Call the user's metric of a task, if it has one, with labels `(N,)` and random predictions.
+    """Compute the metric of a task, if it is not the default, for labels `(N,)` and random predictions.
 
     Raises:
-        UserError: it fails, or returns no finite number.
+        UserError: it fails, or is no finite number, as AUC of a single class.
     """
-    if not task.metric or ":" not in task.metric:
+    if not task.metric:
         return
+    if ":" in task.metric:
+        load_metric(task.metric)
     if task.monitor in task.classes:
         raise UserError(f"--metric {task.metric} has the name of a class. Rename the function.")
     rng = np.random.default_rng(0)
     predictions = rng.dirichlet(np.ones(task.outputs), len(labels))
     if task.regression:
         predictions = rng.permutation(labels)[:, None].astype(np.float64)
-    value = load_metric(task.metric)(labels, _for_user(task, predictions))
+    value = score_one(task, task.monitor, predictions, labels)
     if not np.isfinite(value):
-        raise UserError(f"{task.metric} returned {value} for random predictions of {len(labels)} images. Correct it.")
+        raise UserError(
+            f"--metric {task.metric} is {value} for random predictions of {len(labels)} validation images. Pass "
+            "another one, or validate images of every class in each fold."
+        )
 
 
 def _for_user(task: Task, predictions: np.ndarray) -> np.ndarray:

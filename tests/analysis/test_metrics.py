@@ -223,7 +223,7 @@ def test_a_function_that_fails_without_a_class_leaves_out_resamples_without_it(m
         ("f1", "own.py", r":f1: the toolkit has a score or a column"),
         ("male", "own.py", r":male has the name of a class\. Rename the function\."),
         ("fails", "own.py", r"fails of .*own\.py failed \(KeyError: 'of the user'\)\. Correct it\."),
-        ("undefined", "own.py", r"own\.py:undefined returned nan for random predictions of 3 images\. Correct it\."),
+        ("undefined", "own.py", r"own\.py:undefined is nan for random predictions of 3 validation images\."),
         ("words", "own.py", r"words of .*own\.py failed \(ValueError: could not convert string.*\)\. Correct it\."),
     ],
 )
@@ -231,3 +231,10 @@ def test_a_metric_that_cannot_be_used_is_an_error_of_one_sentence(name, file, me
     with pytest.raises(UserError, match=message) as error:
         try_metric(metric(GENDER, name, file), np.array([0, 1, 1]))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "task", "labels"), [("auc", GENDER, [1, 1]), ("r2", AGE, [30, 30])])
+def test_a_score_that_the_labels_of_a_fold_leave_undefined_is_an_error(name, task, labels):
+    with pytest.raises(UserError, match=rf"--metric {name} is nan for random predictions of 2 validation images"):
+        try_metric(replace(task, metric=name), np.array(labels))
+    try_metric(replace(task, metric=name), np.array([0, 1]))
