@@ -11,8 +11,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from data.layout import COLUMNS, Labels, check_label_names, make_labels, sort_names
-from data.prediction_files import PredictionList
-from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows, visible_entries
+from data.tables import EXTENSIONS, PredictionList, Report, normalize_name, read_csv_rows, visible_entries
 from utils import UserError, shorten_list
 
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "image_id", "id", "imageid")
