@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 # Smaller probabilities count as this in logarithms, so that one member alone cannot rule out a class.
 SMALLEST = 1e-12
 
-# ------------------------------------------------------------------------------------------------ classes
-
 
 def range_numbers(task: Task, values: float | np.ndarray) -> int | np.ndarray:
     """Return the number of the range that a value of a task, or each value, falls into."""
@@ -55,9 +53,6 @@ def make_targets(table: pd.DataFrame, tasks: Tasks) -> dict[str, np.ndarray]:
         if not task.parts
     }
     return {name: encode_classes(task, columns) if task.parts else columns[name] for name, task in tasks.items()}
-
-
-# ------------------------------------------------------------------------------------------------ probabilities
 
 
 def predicted_classes(task: Task, probabilities: np.ndarray) -> np.ndarray:

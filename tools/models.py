@@ -103,9 +103,6 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in cells)
 
 
-# ------------------------------------------------------------------------------------------------ libraries
-
-
 def _efficientnets() -> Iterator[Backbone]:
     import torch
     from efficientnet_pytorch import EfficientNet
