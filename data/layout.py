@@ -56,10 +56,7 @@ def make_labels(
     if group_advice is None:
         _note_spellings(rows["person"], "group", report)
     else:
-        names_below = [
-            image.removeprefix(f"{kind}/") for image, kind in zip(rows["image"], rows[names[0]], strict=True)
-        ]
-        _note_own_groups(names_below, rows[names[0]].nunique(), group_advice, report)
+        _note_own_groups(rows["image"], rows[names[0]], group_advice, report)
     table = rows[rows["path"] != ""].reset_index(drop=True)
     make = make_number_tasks if regression and not report.errors else make_tasks
     tasks, numbers = make(names, table, table["person"])
@@ -189,12 +186,13 @@ def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
     report.note(several, noun, "in several spellings, kept apart", "Correct them if they mean the same.")
 
 
-def _note_own_groups(images: Sequence[str], classes: int, advice: str, report: Report) -> None:
+def _note_own_groups(images: Sequence[str], labels: Sequence[str], advice: str, report: Report) -> None:
     report.notes.append(f"Each image is its own group. {advice} if several images show the same person or object.")
-    matches = (SERIES.fullmatch(os.path.splitext(name)[0]) for name in images)
+    names = (image.removeprefix(f"{label}/") for image, label in zip(images, labels, strict=True))
+    matches = (SERIES.fullmatch(os.path.splitext(name)[0]) for name in names)
     starts = Counter(match[1] for match in matches if match)
     series = [start for start, count in starts.items() if count > 1]
     # One series per class, or one of all images, is only a way of numbering.
-    if 2 * sum(starts[start] for start in series) >= len(images) and len(series) > classes:
-        names = shorten_list([f"{start}..." for start in series], 3)
-        report.notes.append(f"Images seem to be numbered within groups: {names}. {advice} if they are.")
+    if 2 * sum(starts[start] for start in series) >= len(images) and len(series) > len(set(labels)):
+        shown = shorten_list([f"{start}..." for start in series], 3)
+        report.notes.append(f"Images seem to be numbered within groups: {shown}. {advice} if they are.")
