@@ -1,7 +1,4 @@
-"""Write the report of a run: one self-contained HTML page about its scores and its errors.
-
-The page is made from the run's files, and from the images if they are still there.
-"""
+"""Write the report of a run: one self-contained HTML page about its scores and its errors."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,16 +1,11 @@
 """Convert between attributes, class numbers, numbers and class probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from data.tasks import Task, Tasks
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # Smaller probabilities count as this in logarithms, so that one member alone cannot rule out a class.
 SMALLEST = 1e-12

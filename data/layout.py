@@ -38,12 +38,7 @@ class Labels(NamedTuple):
 
 
 def make_labels(
-    rows: pd.DataFrame,
-    names: Sequence[str],
-    report: Report,
-    group_advice: str | None,
-    *,
-    regression: bool = False,
+    rows: pd.DataFrame, names: Sequence[str], report: Report, group_advice: str | None, *, regression: bool = False
 ) -> Labels:
     """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
 
@@ -131,13 +126,11 @@ def check_label_names(names: Sequence[str], report: Report) -> None:
     """Report names of labels that cannot be columns of a table or parts of a file name."""
     columns = [name for name in COLUMNS if [name] != [*names] or name != "label"]  # a single label may be called so
     unusable = [name for name in dict.fromkeys(names) if name in columns or re.search(r"[/\\]|^\.+$", name)]
-    what = (
-        f"whose name has a slash or only dots, or is {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, which the toolkit uses"
-    )
+    reserved = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+    what = f"whose name has a slash or only dots, or is {reserved}, which the toolkit uses"
     report.error(unusable, "label", what, "Use another name.")
-    report.error(
-        sorted({name for name in names if names.count(name) > 1}), "label", "passed twice", "Pass each label once."
-    )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    report.error(twice, "label", "passed twice", "Pass each label once.")
 
 
 def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
@@ -172,10 +165,8 @@ def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     elif is_number.all():
         numbers = _to_numbers(rows[label])
         if not numbers.std() > 1e-5 * abs(numbers.mean()):
-            what = "are" if numbers.std() == 0 else "are nearly"
-            report.errors.append(
-                f"All numbers of {label} {what} equal, as {rows[label].iloc[0]}. Pass another --label."
-            )
+            alike = "equal" if numbers.std() == 0 else "nearly equal"
+            report.errors.append(f"All numbers of {label} are {alike}, as {rows[label].iloc[0]}. Pass another --label.")
 
 
 def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
