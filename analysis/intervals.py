@@ -6,7 +6,7 @@ people (`tally_people`), so that all resamples together cost one matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -153,9 +153,9 @@ def correct_sums(task: Task, tallies: Sequence[np.ndarray], draws: Sequence[np.n
     outside, inside, chosen_of_all = np.zeros(size), np.zeros((len(draws[0]), size)), []
     for draw, each in zip(draws, tallies, strict=True):
         whole = compute_scores(task, each.sum(axis=1))[task.monitor]
-        chosen_of_all.append(each[_best_epochs(whole, higher_is_better=task.higher_is_better)])
+        chosen_of_all.append(each[_best_epochs(task, whole)])
         drawn = [compute_scores(task, draw @ epoch)[task.monitor] for epoch in each]
-        chosen = _best_epochs(np.stack(drawn, axis=-1), higher_is_better=task.higher_is_better)
+        chosen = _best_epochs(task, np.stack(drawn, axis=-1))
         missed = draw == 0
         for epoch in np.unique(chosen):
             rows = chosen == epoch
@@ -199,8 +199,8 @@ def estimate_differences(task: Task, first: Sums, second: Sums) -> dict[str, Est
     values, totals, *_ = _subtract_parts(*(_score_parts(task, each) for each in alone))
     found = _estimate_parts(task, first, parts, scaled=False)
     for name, each in found.items():
-        metric = find_metric("accuracy" if name in task.classes else name)
-        value, most = values[name], metric.high - metric.low
+        value, (least, greatest) = values[name], _limits(task, name)
+        most = greatest - least
         # The interval covers the uncorrected difference too: the correction alone proves no difference.
         low, high = min(each.low, value, totals[name]), max(each.high, value, totals[name])
         if low == high != 0:  # all people differ alike, who may be few
@@ -237,8 +237,8 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
     unseen = (of_class == 1).sum() * np.mean(of_one) / (of_class > 0).sum() ** 2 if of_one else 0.0
     return {
         name: _estimate(
-            *(part[name] for part in parts),
-            _scale("accuracy" if name in task.classes else name) if scaled else _DIFFERENCES,
+            [part[name] for part in parts],
+            _limits(task, name) if scaled else (-np.inf, np.inf),
             enough=enough[name],
             unseen=unseen if name in ("macro_f1", "balanced_accuracy") else 0.0,
         )
@@ -317,40 +317,29 @@ def sum_run(task: Task, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
     return found
 
 
-def _best_epochs(values: np.ndarray, *, higher_is_better: bool) -> np.ndarray:
+def _best_epochs(task: Task, values: np.ndarray) -> np.ndarray:
     """Return the number of the best epoch, `(...)`, from scores `(..., E)`; NaN and infinity are the worst."""
-    values = values if higher_is_better else -values
+    values = values if task.higher_is_better else -values
     return np.where(np.isfinite(values), values, -np.inf).argmax(axis=-1)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """A scale that an interval is computed on, where the spread of a score depends less on the score."""
-
-    forward: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
+def _limits(task: Task, name: str) -> tuple[float, float]:
+    """Return the range of the values of a score, or of the F1 of a class."""
+    metric = find_metric("accuracy" if name in task.classes else name)
+    return metric.low, metric.high
 
 
-_SHARES = _Scale(lambda x: np.arcsin(np.sqrt(np.clip(x, 0, 1))), lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2)
-_DIFFERENCES = _Scale(lambda x: x, lambda x: x)
+def _scale(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Return scores on a scale where the spread of those from 0 to 1 depends less on them."""
+    return np.arcsin(np.sqrt(np.clip(values, 0, 1))) if limits == (0, 1) else values
 
 
-def _scale(name: str) -> _Scale:
-    low, high = find_metric(name).low, find_metric(name).high
-    return _SHARES if (low, high) == (0, 1) else _Scale(lambda x: x, lambda x: np.clip(x, low, high))
+def _scale_back(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    return np.sin(np.clip(values, 0, np.pi / 2)) ** 2 if limits == (0, 1) else np.clip(values, *limits)
 
 
-def _estimate(
-    value: np.ndarray,
-    total: np.ndarray,
-    without: np.ndarray,
-    drawn: np.ndarray,
-    scale: _Scale,
-    *,
-    enough: bool,
-    unseen: float,
-) -> Estimate:
-    """Return a value with the interval of its resamples `(R,)`, corrected for few people.
+def _estimate(parts: Sequence[np.ndarray], limits: tuple[float, float], *, enough: bool, unseen: float) -> Estimate:
+    """Return a value within `limits` with the interval of its resamples `(R,)`, corrected for few people.
 
     Macro F1 of few people is biased downwards, that of resamples more so: the interval is centred on the value without
     the bias that the jackknife finds from the scores without each person `(P,)` (Efron and Tibshirani 1993, chapter
@@ -358,12 +347,13 @@ def _estimate(
     `unseen` is a variance that the jackknife does not see either. That spread is an estimate too: the interval widens
     as Student's t does, with degrees of freedom from the kurtosis of the people's influence (Satterthwaite's rule).
     """
-    drawn = scale.forward(drawn[np.isfinite(drawn)])
+    value, total, without, drawn = parts  # as those of `_score_parts`
+    drawn = _scale(drawn[np.isfinite(drawn)], limits)
     if not enough or not drawn.size or not np.isfinite(value):
         return Estimate(float(value), np.nan, np.nan)
     count, seen = len(without), len(without) * without.var()
-    without = scale.forward(without)
-    bias = (count - 1) * (without.mean() - scale.forward(total))
+    without = _scale(without, limits)
+    bias = (count - 1) * (without.mean() - _scale(total, limits))
     changes = without - without.mean()
     squares, spread, wider = (changes**2).sum(), drawn.std(), 1.0
     if seen > 0 and squares > 0 and spread > 0:
@@ -371,7 +361,7 @@ def _estimate(
         wider = _student_quantile(min(2 * count / max(kurtosis - 1, 1e-9), count - 1)) / _student_quantile(np.inf)
         wider *= max(1, np.sqrt(squares * (1 + unseen / seen) * (count - 1) / count) / spread)
     ends = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()
-    low, high = scale.back(wider * ends + scale.forward(value) - bias)
+    low, high = _scale_back(wider * ends + _scale(value, limits) - bias, limits)
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
 
 

@@ -222,7 +222,11 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
     path, sheet = run.path / (SUSPECTS if config.data else CORRECTIONS), run.path / CONTACT_SHEET
     _write_suspects(path, suspects, overwrite=overwrite)
     sheet.unlink(missing_ok=True)  # an earlier one shows other suspects
-    _print_run(run, config, oof)
+    groups, images, finished = (oof[name].nunique() for name in ("person", "ImageID", "fold"))
+    noun = config.record.noun
+    print(f"{groups} {noun}, {images} images, out-of-fold predictions of {run.path}.")
+    if finished < config.cv:
+        print(f"{finished} of {config.cv} folds are finished; the {noun} of the other folds are not checked yet.")
     for note in suspects.notes:
         print(note)
     if not suspects.rows:
@@ -243,14 +247,6 @@ def find_label_errors(run: RunFolder, *, share: float, show: int, overwrite: boo
         print(f"Contact sheet: {sheet}")
     else:
         print(f"There is no contact sheet: the images are not in {root} any more.")
-
-
-def _print_run(run: RunFolder, config: TrainConfig, oof: pd.DataFrame) -> None:
-    groups, images, finished = (oof[name].nunique() for name in ("person", "ImageID", "fold"))
-    noun = config.record.noun
-    print(f"{groups} {noun}, {images} images, out-of-fold predictions of {run.path}.")
-    if finished < config.cv:
-        print(f"{finished} of {config.cv} folds are finished; the {noun} of the other folds are not checked yet.")
 
 
 def _print_suspects(suspects: Suspects, show: int, one: str) -> None:

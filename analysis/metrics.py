@@ -26,9 +26,9 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, count: int) -> n
 def class_f1(counts: np.ndarray) -> np.ndarray:
     """Return F1 of each class, `(..., C) float64`; NaN for a class that is neither predicted nor true.
 
-    `counts` `(..., 3, C)` has the number of correct predictions, of predictions and of labels of each class.
+    `counts` `(3, ..., C)` has the number of correct predictions, of predictions and of labels of each class.
     """
-    correct, predicted, true = np.moveaxis(counts, -2, 0)
+    correct, predicted, true = counts
     with np.errstate(invalid="ignore"):
         return 2 * correct / (predicted + true)
 
@@ -80,11 +80,9 @@ def _further_tallies(task: Task, predictions: np.ndarray, labels: np.ndarray) ->
     squared error, the label and its square.
     """
     if task.regression:
-        labels = labels.astype(np.float64)
+        labels = np.broadcast_to(labels.astype(np.float64), predictions.shape[:-1])
         error = predictions[..., 0].astype(np.float64) - labels
-        alike = (np.broadcast_to(each, error.shape) for each in (1.0, labels, labels**2))
-        one, label, square = alike
-        return np.stack([one, np.abs(error), error**2, label, square], axis=-1)
+        return np.stack([np.ones_like(error), np.abs(error), error**2, labels, labels**2], axis=-1)
     true = np.broadcast_to(labels[..., None], (*predictions.shape[:-1], 1))
     of_true = np.take_along_axis(predictions, true, axis=-1)[..., 0].astype(np.float64)
     distance = predictions.argmax(axis=-1) - labels
@@ -98,20 +96,20 @@ def class_f1_of(task: Task, sums: np.ndarray) -> np.ndarray:
 
 def class_recall_of(task: Task, sums: np.ndarray) -> np.ndarray:
     """Return the recall of each class, `(..., C)`, from the sums `(..., T)` of `tally`; NaN without images."""
-    correct, _, true = np.moveaxis(_counts(task, sums), -2, 0)
+    correct, _, true = _counts(task, sums)
     with np.errstate(invalid="ignore"):
         return np.where(true > 0, correct / true, np.nan)
 
 
 def _counts(task: Task, sums: np.ndarray) -> np.ndarray:
     count = len(task.classes)
-    return sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count)
+    return np.moveaxis(sums[..., : 3 * count].reshape(*sums.shape[:-1], 3, count), -2, 0)
 
 
 def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
     """Return the scores that follow from the sums `(..., T)` of `tally`, each `(...)`."""
     scores: dict[str, np.ndarray] = {}
-    correct, predicted, true = np.moveaxis(counts := _counts(task, sums), -2, 0)
+    correct, predicted, true = counts = _counts(task, sums)
     further = np.moveaxis(sums[..., 3 * len(task.classes) :], -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         if task.classes:

@@ -1,7 +1,4 @@
-"""Write the report of a run: one self-contained HTML page about its scores and its errors.
-
-The page is made from the run's files, and from the images if they are still there.
-"""
+"""Write the report of a run: one self-contained HTML page about its scores and its errors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +44,6 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
     """Write the report of a run with a finished fold, and its figures to `report/`; return its path.
 
     Args:
-        run: the run.
         image_root: folder of the validated images; None for where they were in training.
         suspect_share: largest number of suspected label errors, as a share of the groups.
 

@@ -25,35 +25,6 @@ def best_epochs(task: Task, log: pd.DataFrame) -> pd.DataFrame:
     return ranked.groupby("fold").head(1).sort_values("fold")
 
 
-def summarise(config: TrainConfig, log: pd.DataFrame, oof: pd.DataFrame) -> dict[str, Any]:
-    """Return the scores of each fold's best epoch, their mean and deviation, and the out-of-fold scores.
-
-    `log` and `oof` are the rows of log.csv and oof.csv of finished folds.
-    """
-    task = config.record
-    best = best_epochs(task, log)
-    folds = [
-        {"fold": int(row["fold"]), "best_epoch": int(row["epoch"]), **{name: float(row[name]) for name in task.scores}}
-        | {"seconds": float(log.loc[log["fold"] == row["fold"], "seconds"].sum())}
-        for row in best.to_dict("records")
-    ]
-    labels, probabilities = labels_and_predictions(oof, task)
-    absent, predicted = absent_classes(task, labels, probabilities)
-    about = {"people": oof["person"].nunique(), "images": len(oof), "absent": absent, "absent_predicted": predicted}
-    return {
-        "task": config.task,
-        "model_type": config.model_type,
-        "backbone": config.backbone,
-        "folds_finished": len(folds),
-        "folds_planned": config.cv,
-        "folds": folds,
-        "mean": {name: float(best[name].mean(skipna=False)) for name in task.scores},
-        "std": {name: float(best[name].std(skipna=False)) if len(best) > 1 else math.nan for name in task.scores},
-        "oof": score(task, probabilities, labels) | about,
-        "seconds": float(log["seconds"].sum()),
-    }
-
-
 def as_plain(task: Task, found: dict[str, Estimate]) -> dict[str, Any]:
     """Return estimates as summary.json holds them: one per score that has one, and below `f1` one per class."""
     scores = {name: asdict(found[name]) for name in task.scores if name in found}
@@ -86,23 +57,44 @@ def summarise_run(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
 
 
 def _summarise_finished(run: RunFolder, config: TrainConfig) -> tuple[dict[str, Any], list[int]]:
-    split = run.read_split()
+    """Write the files of `summarise_run` once; return the summary and the folds in it."""
+    split, task = run.read_split(), config.record
     finished = run.finished()  # folds in training are left out
-    log = run.join_logs(config.record)
+    log = run.join_logs(task)
     log = log[log["fold"].isin(finished)]
-    oof = run.join_oof(config.record, finished)
+    oof = run.join_oof(task, finished)
     for fold in split["folds"]:
         if foreign := set(oof.loc[oof["fold"] == fold["fold"], "person"]) - set(fold["valid"]):
             raise UserError(
-                f"{run.fold_oof(fold['fold'])} scores {config.record.noun} that fold {fold['fold']} does not validate "
+                f"{run.fold_oof(fold['fold'])} scores {task.noun} that fold {fold['fold']} does not validate "
                 f"on: {shorten_list(sorted(foreign))}. It belongs to another split. Delete {run.fold(fold['fold'])} to "
                 "train it again with --resume."
             )
-    summary = summarise(config, log, oof)
-    estimates = estimate_run(config.record, sum_run(config.record, read_folds(run, config.record, oof)))
-    summary["estimates"] = {what: as_plain(config.record, each) for what, each in estimates.items()}
-    summary["split_fingerprint"] = split["fingerprint"]
-    summary["versions"] = library_versions()
+    best = best_epochs(task, log)
+    folds = [
+        {"fold": int(row["fold"]), "best_epoch": int(row["epoch"]), **{name: float(row[name]) for name in task.scores}}
+        | {"seconds": float(log.loc[log["fold"] == row["fold"], "seconds"].sum())}
+        for row in best.to_dict("records")
+    ]
+    labels, probabilities = labels_and_predictions(oof, task)
+    absent, predicted = absent_classes(task, labels, probabilities)
+    about = {"people": oof["person"].nunique(), "images": len(oof), "absent": absent, "absent_predicted": predicted}
+    estimates = estimate_run(task, sum_run(task, read_folds(run, task, oof)))
+    summary = {
+        "task": config.task,
+        "model_type": config.model_type,
+        "backbone": config.backbone,
+        "folds_finished": len(folds),
+        "folds_planned": config.cv,
+        "folds": folds,
+        "mean": {name: float(best[name].mean(skipna=False)) for name in task.scores},
+        "std": {name: float(best[name].std(skipna=False)) if len(best) > 1 else math.nan for name in task.scores},
+        "oof": score(task, probabilities, labels) | about,
+        "seconds": float(log["seconds"].sum()),
+        "estimates": {what: as_plain(task, each) for what, each in estimates.items()},
+        "split_fingerprint": split["fingerprint"],
+        "versions": library_versions(),
+    }
     write_json(run.summary, summary)
     return summary, finished
 

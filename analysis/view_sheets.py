@@ -31,11 +31,6 @@ class ViewSheets:
     seed: tuple[int, int]  # run seed and fold
     about: str  # description of the training for the notes of the sheets
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the classes of the labels."""
-        return self.tasks.default.classes
-
     def transform_sheet(self, name: str, rows: Sequence[int], *, draws: int) -> Image.Image:
         """Draw `rows` of the table as `draws` epochs of training, validation and prediction load them."""
         chosen = self.table.iloc[list(rows)]
@@ -54,7 +49,7 @@ class ViewSheets:
             drawn = [Cell(f"training, epoch {e}", to_image(train[e, row][0])) for e in range(draws)]
             seen = [Cell(f"{n} {view}", to_image(predicted[k][0][n - 1])) for n, view in enumerate(views, 1)]
             lines = [cells[at : at + ACROSS] for cells in (drawn, seen) for at in range(0, len(cells), ACROSS)]
-            caption = image if label < 0 else f"{image}: {self.classes[label]}"
+            caption = image if label < 0 else f"{image}: {self.tasks.default.classes[label]}"
             blocks.append(Block(caption, lines, [original, Cell("validation", to_image(valid[k][0][0]))]))
         if missed:
             print(f"{name}: no face was found in {missed} of {len(rows)} images; their centre is used.")
@@ -76,7 +71,7 @@ class ViewSheets:
         classes, counts = np.unique(train.extra, return_counts=True)
         people = self.table.groupby("label")["person"].nunique()
         task, notes = self.tasks.default, []
-        if alone := [self.classes[label] for label in people.index[people == 1]]:
+        if alone := [task.classes[label] for label in people.index[people == 1]]:
             notes.append(f"Not mixed, with images of one {task.one} only: {', '.join(alone)}.")
         if not len(classes):
             notes.append(f"--oversample adds nothing: every class of several {task.noun} has at least the mean count.")
@@ -85,7 +80,7 @@ class ViewSheets:
         blocks = []
         for label, cells in islice(self._mixtures(train, classes), count):
             added = counts[classes == label].item()
-            blocks.append(Block(f"{self.classes[label]}: {added} of {len(train.extra)} mixed images", [cells]))
+            blocks.append(Block(f"{task.classes[label]}: {added} of {len(train.extra)} mixed images", [cells]))
         if len(classes):
             notes.insert(0, f"--oversample mixes images of {len(classes)} scarce classes; {len(blocks)} are shown.")
         notes.insert(0, f"Training images: {self.about}, transform {name}.")

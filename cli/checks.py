@@ -11,15 +11,8 @@ from data.tasks import Task, Tasks
 from utils import UserError
 
 MIN_IMAGE_SIZE = 32  # pixels; below it the last feature maps of the backbones vanish
-OF_DATA = (
-    "image_root",
-    "label",
-    "regression",
-    "group",
-    "group_regex",
-    "image_column",
-    "folds_from",
-)  # options about --data
+# Options about --data, and about the folders of --train-root.
+OF_DATA = ("image_root", "label", "regression", "group", "group_regex", "image_column", "folds_from")
 OF_FACES = ("train_root", "valid_root", "corrections", "two_genders", "age_filter", "age_sigma", "pseudo_labels")
 FOR_CLASSES = ("model_type", "loss_type", "logit_adjustment")  # of a preset, left out for regression
 
@@ -139,13 +132,11 @@ def _check_conflicts(config: Any) -> None:
     if isinstance(config.pretrained, str) and (config.load_state_dict or config.extend_from):
         other = "--load-state-dict" if config.load_state_dict else "--extend-from"
         raise UserError(f"--pretrained FILE and {other} both set the first weights. Pass one of the two.")
-    for name in ("drop_path", "grad_checkpointing"):
-        if config.freeze and getattr(config, name):
-            raise UserError(f"{flag(name)} has no effect with --freeze. Pass one of the two.")
-    if config.freeze and config.backbone_lr != 1:
-        raise UserError("--backbone-lr has no effect with --freeze. Pass one of the two.")
-    if config.freeze and config.layer_decay != 1:
-        raise UserError("--layer-decay has no effect with --freeze. Pass one of the two.")
+    if config.freeze:
+        unused = [name for name in ("drop_path", "grad_checkpointing") if getattr(config, name)]
+        unused += [name for name in ("backbone_lr", "layer_decay") if getattr(config, name) != 1]
+        if unused:
+            raise UserError(f"{flag(unused[0])} has no effect with --freeze. Pass one of the two.")
     if config.backbone_lr != 1 and config.layer_decay != 1:
         raise UserError("--backbone-lr and --layer-decay both set the backbone's learning rate. Pass one of the two.")
     if config.run_decay and config.optim_type != "adamw":

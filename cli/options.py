@@ -121,9 +121,6 @@ def default_text(f: dataclasses.Field) -> str:
     return str(f.default).lower() if isinstance(f.default, bool) else str(f.default)
 
 
-# ------------------------------------------------------------------------------------------------ parsing
-
-
 EXPECTED = {  # of each type of option, for the message about a wrong value
     int: "a whole number",
     IntOrAuto: "a whole number or auto",

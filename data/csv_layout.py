@@ -11,8 +11,7 @@ from pathlib import Path, PureWindowsPath
 import pandas as pd
 
 from data.layout import COLUMNS, Labels, check_label_names, make_labels, sort_names
-from data.prediction_files import PredictionList
-from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows, visible_entries
+from data.tables import EXTENSIONS, PredictionList, Report, normalize_name, read_csv_rows, visible_entries
 from utils import UserError, shorten_list
 
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "image_id", "id", "imageid")
@@ -100,29 +99,27 @@ def read_csv_list(
 def _read_cells(
     path: Path, image_root: str | Path | None, labels: Sequence[str], uses: Mapping[str, str | None]
 ) -> tuple[pd.DataFrame, Path]:
-    """Return the cells of a CSV, indexed by their lines, and the folder of its images; check the used columns."""
+    """Return the cells of a CSV, indexed by their lines, and the folder of its images.
+
+    Raise a UserError about used columns that do not exist, and labels that cannot be used.
+    """
     root = Path(path.parent if image_root is None else image_root)
     rows = read_csv_rows(path, (), [*labels, *filter(None, uses.values())], delimiters=",;\t")
     if not rows:
         raise UserError(f"{path} has no rows below its first line. Add one for each image.")
     cells = pd.DataFrame([row for _, row in rows], index=[f"line {number}" for number, _ in rows], dtype=object)
-    _check_columns(path, list(cells), labels, uses)
+    report, spellings = Report(), {name.lower(): name for name in cells}
+    check_label_names(labels, report)
+    for option, name in [*(("--label", name) for name in labels), *uses.items()]:
+        if name is not None and name not in cells:
+            near = difflib.get_close_matches(name.strip().lower(), spellings, n=1)
+            hint = f" Did you mean '{spellings[near[0]]}'?" if near else ""
+            advice = f"Pass {option} with one of {shorten_list(cells, 20)}.{hint}"
+            report.errors.append(f"{path} has no column {name}. {advice}")
+    report.raise_errors()
     if not root.is_dir():
         raise UserError(f"There is no folder {root}. Pass another --image-root.")
     return cells, root
-
-
-def _check_columns(path: Path, columns: list[str], labels: Sequence[str], uses: Mapping[str, str | None]) -> None:
-    """Raise a UserError about columns that do not exist and labels that cannot be used."""
-    report, spellings = Report(), {name.lower(): name for name in columns}
-    check_label_names(labels, report)
-    for option, name in [*(("--label", name) for name in labels), *uses.items()]:
-        if name is not None and name not in columns:
-            near = difflib.get_close_matches(name.strip().lower(), spellings, n=1)
-            hint = f" Did you mean '{spellings[near[0]]}'?" if near else ""
-            advice = f"Pass {option} with one of {shorten_list(columns, 20)}.{hint}"
-            report.errors.append(f"{path} has no column {name}. {advice}")
-    report.raise_errors()
 
 
 def _find_image_column(path: Path, cells: pd.DataFrame, needed: Sequence[str], root: Path) -> str:

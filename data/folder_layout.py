@@ -56,8 +56,7 @@ def read_folder_layout(root: str | Path, *, group_regex: str | None = None, labe
     what = f"whose file name has no match of --group-regex '{group_regex}'"
     report.error(sorted(unmatched), "image", what, "Correct it or rename images.")
     empty = sorted({*folders} - {name.partition("/")[0] for name in files if "/" in name})
-    report.error(
-        empty, "folder", f"of {root} without images ({', '.join(EXTENSIONS)})", "Add images or delete the folder."
-    )
+    what = f"of {root} without images ({', '.join(EXTENSIONS)})"
+    report.error(empty, "folder", what, "Add images or delete the folder.")
     table = pd.DataFrame(rows, columns=["image", "path", "person", label], dtype=object)
     return make_labels(table, [label], report, None if group_regex else r"Pass --group-regex, such as '^(P\d+)',")

@@ -43,9 +43,6 @@ def needed_side(image_size: int, crop_scale: float = 0.08) -> int:
     return math.ceil(image_size / math.sqrt(min(crop_scale, 0.08) * 3 / 4))
 
 
-# ------------------------------------------------------------------------------------------------ reading
-
-
 def read_image(path: str | Path, side: int | None = None, max_megapixels: float | None = None) -> Image.Image:
     """Return an image as PIL RGB, as a viewer shows it.
 
@@ -111,9 +108,6 @@ def _to_rgb(image: Image.Image, side: int | None = None) -> Image.Image:
     if image.mode != "RGB" or image.format not in ("JPEG", "MPO"):  # a loaded JPEG needs neither its file nor a copy
         image = image.convert("RGB")
     return image if times == 1 else image.resize(size, Image.Resampling.BOX)
-
-
-# ------------------------------------------------------------------------------------------------ checking
 
 
 def find_unreadable(

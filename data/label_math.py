@@ -1,21 +1,14 @@
 """Convert between attributes, class numbers, numbers and class probabilities."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from data.tasks import Task, Tasks
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # Smaller probabilities count as this in logarithms, so that one member alone cannot rule out a class.
 SMALLEST = 1e-12
-
-# ------------------------------------------------------------------------------------------------ classes
 
 
 def range_numbers(task: Task, values: float | np.ndarray) -> int | np.ndarray:
@@ -55,9 +48,6 @@ def make_targets(table: pd.DataFrame, tasks: Tasks) -> dict[str, np.ndarray]:
         if not task.parts
     }
     return {name: encode_classes(task, columns) if task.parts else columns[name] for name, task in tasks.items()}
-
-
-# ------------------------------------------------------------------------------------------------ probabilities
 
 
 def predicted_classes(task: Task, probabilities: np.ndarray) -> np.ndarray:

@@ -38,12 +38,7 @@ class Labels(NamedTuple):
 
 
 def make_labels(
-    rows: pd.DataFrame,
-    names: Sequence[str],
-    report: Report,
-    group_advice: str | None,
-    *,
-    regression: bool = False,
+    rows: pd.DataFrame, names: Sequence[str], report: Report, group_advice: str | None, *, regression: bool = False
 ) -> Labels:
     """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
 
@@ -56,10 +51,7 @@ def make_labels(
     if group_advice is None:
         _note_spellings(rows["person"], "group", report)
     else:
-        names_below = [
-            image.removeprefix(f"{kind}/") for image, kind in zip(rows["image"], rows[names[0]], strict=True)
-        ]
-        _note_own_groups(names_below, rows[names[0]].nunique(), group_advice, report)
+        _note_own_groups(rows["image"], rows[names[0]], group_advice, report)
     table = rows[rows["path"] != ""].reset_index(drop=True)
     make = make_number_tasks if regression and not report.errors else make_tasks
     tasks, numbers = make(names, table, table["person"])
@@ -134,13 +126,11 @@ def check_label_names(names: Sequence[str], report: Report) -> None:
     """Report names of labels that cannot be columns of a table or parts of a file name."""
     columns = [name for name in COLUMNS if [name] != [*names] or name != "label"]  # a single label may be called so
     unusable = [name for name in dict.fromkeys(names) if name in columns or re.search(r"[/\\]|^\.+$", name)]
-    what = (
-        f"whose name has a slash or only dots, or is {', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}, which the toolkit uses"
-    )
+    reserved = f"{', '.join(COLUMNS[:-1])} or {COLUMNS[-1]}"
+    what = f"whose name has a slash or only dots, or is {reserved}, which the toolkit uses"
     report.error(unusable, "label", what, "Use another name.")
-    report.error(
-        sorted({name for name in names if names.count(name) > 1}), "label", "passed twice", "Pass each label once."
-    )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    report.error(twice, "label", "passed twice", "Pass each label once.")
 
 
 def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
@@ -175,10 +165,8 @@ def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     elif is_number.all():
         numbers = _to_numbers(rows[label])
         if not numbers.std() > 1e-5 * abs(numbers.mean()):
-            what = "are" if numbers.std() == 0 else "are nearly"
-            report.errors.append(
-                f"All numbers of {label} {what} equal, as {rows[label].iloc[0]}. Pass another --label."
-            )
+            alike = "equal" if numbers.std() == 0 else "nearly equal"
+            report.errors.append(f"All numbers of {label} are {alike}, as {rows[label].iloc[0]}. Pass another --label.")
 
 
 def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
@@ -189,12 +177,13 @@ def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
     report.note(several, noun, "in several spellings, kept apart", "Correct them if they mean the same.")
 
 
-def _note_own_groups(images: Sequence[str], classes: int, advice: str, report: Report) -> None:
+def _note_own_groups(images: Sequence[str], labels: Sequence[str], advice: str, report: Report) -> None:
     report.notes.append(f"Each image is its own group. {advice} if several images show the same person or object.")
-    matches = (SERIES.fullmatch(os.path.splitext(name)[0]) for name in images)
+    names = (image.removeprefix(f"{label}/") for image, label in zip(images, labels, strict=True))
+    matches = (SERIES.fullmatch(os.path.splitext(name)[0]) for name in names)
     starts = Counter(match[1] for match in matches if match)
     series = [start for start, count in starts.items() if count > 1]
     # One series per class, or one of all images, is only a way of numbering.
-    if 2 * sum(starts[start] for start in series) >= len(images) and len(series) > classes:
-        names = shorten_list([f"{start}..." for start in series], 3)
-        report.notes.append(f"Images seem to be numbered within groups: {names}. {advice} if they are.")
+    if 2 * sum(starts[start] for start in series) >= len(images) and len(series) > len(set(labels)):
+        shown = shorten_list([f"{start}..." for start in series], 3)
+        report.notes.append(f"Images seem to be numbered within groups: {shown}. {advice} if they are.")

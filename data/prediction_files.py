@@ -3,22 +3,13 @@
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from data.tables import EXTENSIONS, Report, normalize_name, read_csv_rows
+from data.csv_layout import read_csv_list
+from data.tables import EXTENSIONS, PredictionList, Report, normalize_name, read_csv_rows
 from utils import UserError, shorten_list
-
-
-@dataclass(frozen=True)
-class PredictionList:
-    """The images to predict in the order of the submission: their ids and files, and notes to print."""
-
-    ids: list[str]
-    paths: list[Path]
-    notes: list[str]
 
 
 def read_prediction_list(
@@ -35,8 +26,6 @@ def read_prediction_list(
     if root.is_file() and root.suffix.lower() in EXTENSIONS:
         raise UserError(f"{root} is an image. Pass --data-root with its folder, or a CSV.")
     if root.is_file():
-        from data.csv_layout import read_csv_list  # which imports this module
-
         return read_csv_list(root, image_root=image_root, image_column=image_column)
     if image_root or image_column:
         option = "--image-root" if image_root else "--image-column"

@@ -41,6 +41,15 @@ class Report:
             raise UserError("\n".join(self.errors))
 
 
+@dataclass(frozen=True)
+class PredictionList:
+    """The images to predict in the order of the submission: their ids and files, and notes to print."""
+
+    ids: list[str]
+    paths: list[Path]
+    notes: list[str]
+
+
 def normalize_name(name: str) -> str:
     """Return a name for comparisons: without outer spaces, and composed, since macOS decomposes letters like é."""
     return unicodedata.normalize("NFC", name.strip())
@@ -50,9 +59,6 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
     """Return the entries of a folder that are not hidden, sorted by name."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-
-
-# ------------------------------------------------------------------------------------------------ CSV files
 
 
 def read_csv_rows(

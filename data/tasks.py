@@ -36,8 +36,6 @@ NUMBER_METRICS = {  # scores of numbers, the default first
     "mae": Metric("MAE", 0, higher_is_better=False, summed=True),
     "r2": Metric("R2", high=1, summed=True),
 }
-
-
 METRICS = CLASS_METRICS | NUMBER_METRICS
 
 

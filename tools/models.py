@@ -1,7 +1,5 @@
 """List backbones: python -m tools models '*convnext*'"""
 
-from __future__ import annotations
-
 import difflib
 import warnings
 from collections.abc import Iterator
@@ -35,18 +33,15 @@ class Backbone:
     parameters: int | None
     weights: str
 
-    def mean(self) -> str:
-        """Return the mean of the pixels, from 0 to 1, that its weights expect."""
+    def row(self) -> tuple[str, ...]:
+        """Return the cells of the row, with the mean of the pixels, from 0 to 1, that the weights expect."""
         from augmentation import MEAN
         from backbones.create import expected_pixels
 
-        mean = expected_pixels(NETWORKS[self.library], self.name).get("mean", MEAN)
-        return " ".join(f"{value:.3g}" for value in mean)
-
-    def row(self) -> tuple[str, ...]:
-        """Return the cells of the row."""
         millions = "-" if self.parameters is None else f"{self.parameters / 1e6:.1f}"
-        return self.name, self.library, self.size, millions, self.mean(), self.weights
+        mean = expected_pixels(NETWORKS[self.library], self.name).get("mean", MEAN)
+        shown = " ".join(f"{value:.3g}" for value in mean)
+        return self.name, self.library, self.size, millions, shown, self.weights
 
 
 def run(config: ModelsConfig) -> None:
@@ -101,9 +96,6 @@ def _table(rows: list[tuple[str, ...]]) -> str:
     aligns = "<<>><<"
     cells = [[f"{cell:{a}{w}}" for cell, a, w in zip(row, aligns, widths, strict=True)] for row in rows]
     return "\n".join("  ".join(row).rstrip() for row in cells)
-
-
-# ------------------------------------------------------------------------------------------------ libraries
 
 
 def _efficientnets() -> Iterator[Backbone]:

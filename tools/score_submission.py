@@ -27,7 +27,9 @@ def run(config: ScoreConfig) -> None:
         UserError: a file is missing, or the two files do not fit each other or the task.
     """
     answers, submission = read_answers(config.answers), read_answers(config.submission, proba=True)
-    groups = None if config.group is None else _find_groups(config, answers)
+    if config.group is not None and config.group not in answers:
+        raise UserError(f"{config.answers} has no column {config.group}. Pass --group with one of its columns.")
+    groups = None if config.group is None else np.unique(answers[config.group], return_inverse=True)[1]  # (N,)
     task = _find_task(config, answers, submission)
     proba = "ans" not in submission
     if config.metric:
@@ -67,13 +69,6 @@ def run(config: ScoreConfig) -> None:
     absent = absent_classes(task, true, answered)
     if absent[0]:
         print(describe_classes(task, *absent))
-
-
-def _find_groups(config: ScoreConfig, answers: pd.DataFrame) -> np.ndarray:
-    """Return the number of the group of each answer, `(N,) int64`."""
-    if config.group not in answers:
-        raise UserError(f"{config.answers} has no column {config.group}. Pass --group with one of its columns.")
-    return np.unique(answers[config.group], return_inverse=True)[1]
 
 
 def _find_task(config: ScoreConfig, answers: pd.DataFrame, submission: pd.DataFrame) -> Task:

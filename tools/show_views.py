@@ -48,11 +48,12 @@ def run(config: ShowConfig) -> None:
         about=f"seed {config.seed}, fold {FOLD}" + ("" if config.images else f" of --cv {config.cv}"),
     )
     names = TRANSFORMS if config.transform_type == "all" else (config.transform_type,)
-    pages = {name: lambda name=name: sheets.transform_sheet(name, shown, draws=config.draws) for name in names}
-    if not config.images:
-        pages["mixup"] = lambda: sheets.mixup_sheet(names[0], count=config.count)
-    for name, draw in pages.items():
-        page, path = draw(), folder / f"{name}.jpg"
+    for name in names if config.images else (*names, "mixup"):
+        if name == "mixup":
+            page = sheets.mixup_sheet(names[0], count=config.count)
+        else:
+            page = sheets.transform_sheet(name, shown, draws=config.draws)
+        path = folder / f"{name}.jpg"
         atomic_write(path, lambda file, page=page: page.save(file, "JPEG", quality=90))
         print(path)
 
