@@ -17,7 +17,7 @@ from cli.choices import MODELS
 from cli.command import Context
 from data.image_cache import ImageReader
 from data.images import needed_side, stop_if_unreadable
-from data.prediction_files import PredictionList
+from data.tables import PredictionList
 from data.tasks import Task
 from dataset import ViewDataset
 from inference import voting
