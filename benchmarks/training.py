@@ -13,7 +13,7 @@ With --only, also "timm, compiled", the tuned one under torch.compile, and "arit
 """
 
 # First: it sets what torch and Pillow read when they are imported.
-from side_by_side import create, draw_images, in_processes, machine, parser, ratio, save, table  # isort: skip
+from side_by_side import create, draw_images, in_processes, machine, parser, print_times  # isort: skip
 
 import argparse
 import tempfile
@@ -42,19 +42,6 @@ from training.loaders import create_loaders
 
 RATE = 0.01  # learning rate
 SELDOM = ("timm, compiled", "arithmetic captured")  # measured only if --only names them
-RATIOS = (
-    ("timm, defaults", "ours"),
-    ("timm, defaults", "ours, no cache"),
-    ("timm, tuned", "ours"),
-    ("timm, tuned", "ours, no cache"),
-    ("timm, compiled", "ours"),
-    ("torchvision", "ours"),
-    ("ours, before", "ours"),
-    ("ours", "arithmetic alone"),
-    ("ours, cache cold", "arithmetic alone"),
-    ("ours, no cache", "arithmetic alone"),
-    ("arithmetic alone", "arithmetic captured"),
-)
 
 
 def main() -> None:
@@ -87,16 +74,12 @@ def main() -> None:
         checkouts = {"ours, before": options.before}
         seconds = in_processes(makers, options.repetitions, device, as_installed=others, checkouts=checkouts)
     images = options.people * 7 // options.batch_size * options.batch_size
-    save(options.json, seconds, images)
     print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
     print(
         f"{options.backbone} at {options.image_size} px, epochs of {images} images of 384 x 512, batches of "
         f"{options.batch_size}, our transform {options.transform}, ours in {training_dtype('auto', device)}\n"
     )
-    print(table(seconds, images) + "\n")
-    for slow, fast in RATIOS:
-        if {slow, fast} <= seconds.keys():
-            print(f"- {ratio(seconds, slow, fast)}")
+    print_times(seconds, images, options.json)
 
 
 def _steps(
