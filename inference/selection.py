@@ -10,14 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from analysis.intervals import (
-    Estimate,
-    Sums,
-    draw_resamples,
-    estimate_differences,
-    estimate_scores,
-    sum_predictions,
-)
+from analysis.intervals import Estimate, Sums, draw_resamples, estimate_differences, estimate_scores, sum_predictions
 from analysis.metrics import fit_temperature, score_one, tempered
 from data.label_math import SMALLEST
 from data.tasks import Task, find_metric
