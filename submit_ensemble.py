@@ -27,8 +27,7 @@ def submit(config: EnsembleConfig, context: Context) -> None:
     typed_task = config.typed("task")
     recipe = read_recipe(config.recipe, typed_task) if config.recipe else None
     run = None if recipe else find_run(config.root, typed_task, config.typed("model_type"), same_task=False)
-    names = {"image_root": config.image_root, "image_column": config.image_column}
-    images = read_prediction_list(config.data_root, **names)
+    images = read_prediction_list(config.data_root, image_root=config.image_root, image_column=config.image_column)
 
     # Torch takes seconds to import, so missing files are reported before.
     from inference.predict import OPTIONS, PredictionSettings, open_recipe, predict_images

@@ -26,8 +26,7 @@ def submit(config: SingularConfig, context: Context) -> None:
         place = existing_checkpoint(config.load_state_dict)
     else:
         place = find_single(config.task, config.model_type)
-    names = {"image_root": config.image_root, "image_column": config.image_column}
-    images = read_prediction_list(config.data_root, **names)
+    images = read_prediction_list(config.data_root, image_root=config.image_root, image_column=config.image_column)
 
     # Torch takes seconds to import, so missing files are reported before.
     from inference.predict import OPTIONS, PredictionSettings, predict_images
