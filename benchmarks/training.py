@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 from augmentation import Settings, build_transform
 from data.face_layout import read_training_table
 from data.faces import FACES
-from data.image_cache import ImageReader, load_images
+from data.image_cache import load_images
 from data.images import needed_side
 from dataset import EpochSampler, TrainDataset
 from loss import create_criterion
@@ -123,13 +123,8 @@ def _timm(
     optimizer = timm.optim.create_optimizer_v2(network, opt="sgd", lr=RATE, momentum=0.9, weight_decay=2e-5, **settings)
     criterion = timm.loss.LabelSmoothingCrossEntropy(0.1)
     half = training_dtype("auto", device)
-
-    def autocast():
-        return torch.autocast(device.type, half, enabled=tuned and half != torch.float32)
-
-    def move(images: torch.Tensor) -> torch.Tensor:
-        return images.to(memory_format=layout)
-
+    autocast = partial(torch.autocast, device.type, half, enabled=tuned and half != torch.float32)
+    move = partial(torch.Tensor.to, memory_format=layout)
     trained = torch.compile(network) if compiled else network
     return lambda: _steps(loader, trained, criterion, optimizer, autocast, move)
 
@@ -150,10 +145,7 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     loader = torch.utils.data.DataLoader(pictures, batch_size=options.batch_size, shuffle=True, **loading)
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
-
-    def autocast():
-        return torch.autocast(device.type, enabled=False)
-
+    autocast = partial(torch.autocast, device.type, enabled=False)
     return lambda: _steps(loader, network, criterion, optimizer, autocast, lambda images: images.to(device))
 
 
@@ -162,20 +154,17 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
 
-    def read(cache: str) -> ImageReader:
+    def load(cache: str) -> tuple[EpochSampler, DataLoader]:
         limits = {"side": needed_side(options.image_size), "max_megapixels": 100.0}
         reader, unreadable = load_images(rows["path"].tolist(), cache=cache, **limits)
         assert not unreadable
-        return reader
-
-    def load(reader: ImageReader) -> tuple[EpochSampler, DataLoader]:
         as_bytes = {"as_bytes": True} if hasattr(Settings, "as_bytes") else {}  # earlier commits have no such option
         transform = build_transform(options.transform, "train", options.image_size, **as_bytes)
         dataset = TrainDataset(rows, transform, FACES, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, create_loaders([(dataset, sampler)], workers=count_workers(-1, device), device=device)[0]
 
-    sampler, loader = load(read("off" if cache == "off" else "ram"))
+    sampler, loader = load("off" if cache == "off" else "ram")
     optimizer = create_optimizer("momentum", network, lr=RATE)
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
@@ -185,7 +174,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     def epoch() -> None:
         nonlocal sampler, loader
         if cache == "cold":
-            sampler, loader = load(read("ram"))
+            sampler, loader = load("ram")
         sampler.set_epoch(sampler.epoch + 1)
         done = train_one_epoch(step, loader)
         assert done.images == len(rows)
