@@ -10,7 +10,7 @@ long has a row with the reason. Later parts get the time that a part leaves. Ima
 """
 
 # First: it makes the modules of the toolkit importable.
-from side_by_side import ROOT, compare, draw_images, machine  # isort: skip
+from side_by_side import ROOT, draw_images, machine, time_ratios  # isort: skip
 
 import argparse
 import hashlib
@@ -95,7 +95,7 @@ class Place:
         seconds, images = found["seconds"], found["images"]
         for name, each in seconds.items():
             yield f"{name}, images/s", *_spread([images / one for one in each], 1)
-        for names, each in compare(seconds):
+        for names, each in time_ratios(seconds):
             yield names, *_spread(each, 3)
 
 

@@ -163,11 +163,11 @@ def print_times(seconds: dict[str, list[float]], images: int, file: Path | None)
         speeds = [images / s for s in each]
         print(f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | {max(speeds):.1f} |")
     print()
-    for names, each in compare(seconds):
+    for names, each in time_ratios(seconds):
         print(f"- {names}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
 
 
-def compare(seconds: dict[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
+def time_ratios(seconds: dict[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
     """Yield the names of two actions of RATIOS, and how many times longer the first took in each repetition."""
     for slow, fast in RATIOS:
         if {slow, fast} <= seconds.keys():
