@@ -85,10 +85,11 @@ class VanillaResNet(VanillaEfficientNet):
     backbone_name = "resnet"
 
 
-class AttentionTrunk(Network):
+class MultiLabelTHANet(Network):
     """Backbone -> BatchNorm, dropout -> one token per attribute -> multi-head attention over them -> their logits.
 
-    The attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) has a residual connection.
+    The attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) has a residual connection. The probability of
+    a class is the joint probability of its attributes.
     """
 
     width, attention_heads = 64, 8
@@ -110,12 +111,8 @@ class AttentionTrunk(Network):
         return {each.name: head(tokens[:, i]) for i, (each, head) in enumerate(heads)}
 
 
-class MultiLabelTHANet(AttentionTrunk):
-    """The logits of each attribute; the probability of a class is the joint probability of its attributes."""
-
-
-class MultiClassTHANet_MK1(AttentionTrunk):
-    """The attention trunk, and the joint classes, if any, from the logits of all attributes: ReLU -> Linear."""
+class MultiClassTHANet_MK1(MultiLabelTHANet):
+    """The same, and the logits of the joint classes, if any, from those of all attributes: ReLU -> Linear."""
 
     def __init__(self, backbone: nn.Module, heads: Sequence[Task], width: int) -> None:
         super().__init__(backbone, heads, width)

@@ -160,21 +160,15 @@ def expected_pixels(model_type: str, backbone: str, *, on_logits: bool = False) 
     for the networks of the source and for efficientnet_pytorch, which expect the defaults. Networks of earlier
     versions, which are `on_logits`, were trained with mean and std alone.
     """
-    found = _expected_pixels(model_type, backbone)
-    return {name: value for name, value in found.items() if name in ("mean", "std") or not on_logits}
-
-
-def _expected_pixels(model_type: str, backbone: str) -> dict[str, Any]:
     library = find_library(model_type, backbone) if MODELS[model_type].library else None
-    if library == "timm":
-        about = timm_networks.find_config(backbone)
-        if about is not None:
-            known = {mode.value for mode in InterpolationMode}  # timm has "random" too, for training
-            interpolation = about.interpolation if about.interpolation in known else "bilinear"
-            pixels = {"interpolation": interpolation, "crop_share": float(about.crop_pct)}
-            return {"mean": tuple(about.mean), "std": tuple(about.std), **pixels}
-    if library == "torchvision" and backbone in _torchvision_names():
+    about = timm_networks.find_config(backbone) if library == "timm" else None
+    if about is not None:
+        known = {mode.value for mode in InterpolationMode}  # timm has "random" too, for training
+        interpolation = about.interpolation if about.interpolation in known else "bilinear"
+        pixels = {"interpolation": interpolation, "crop_share": float(about.crop_pct)}
+    elif library == "torchvision" and backbone in _torchvision_names():
         about = torchvision.models.get_model_weights(backbone).DEFAULT.transforms()
         pixels = {"interpolation": about.interpolation.value, "crop_share": about.crop_size[0] / about.resize_size[0]}
-        return {"mean": tuple(about.mean), "std": tuple(about.std), **pixels}
-    return {}
+    else:
+        return {}
+    return {"mean": tuple(about.mean), "std": tuple(about.std), **({} if on_logits else pixels)}

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import fields
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +15,6 @@ from utils import UserError, first_line, shorten_list
 
 UNUSUAL = 728_361_941  # a seed that no file was made with
 HUB = ("hf-hub:", "hf_hub:")  # prefixes of names of networks on huggingface.co
-
-
-class Hub(NamedTuple):
-    """A network that huggingface.co describes: its configuration, its architecture in timm, and arguments of that."""
-
-    about: Any
-    architecture: str
-    args: dict[str, Any]
 
 
 def is_installed() -> bool:
@@ -63,7 +55,7 @@ def create(
     if architecture is not None:
         about, own, options = None, architecture["name"], dict(architecture["args"])
     else:
-        about, own, args = _read_hub(name) if name.startswith(HUB) else Hub(find_config(name), name, {})
+        about, own, args = _read_hub(name) if name.startswith(HUB) else (find_config(name), name, {})
         options = args | ({"img_size": image_size} if about is not None and about.fixed_input_size else {})
         if own != name:
             sizes = {"input_size": list(about.input_size), "fixed_input_size": about.fixed_input_size}
@@ -156,7 +148,7 @@ def find_config(name: str) -> Any:
     """
     timm = import_timm()
     if name.startswith(HUB):
-        return _read_hub(name).about
+        return _read_hub(name)[0]
     if not timm.is_model(name.removeprefix("timm/")):
         names = timm.list_models()
         raise UserError(f"--backbone {name} is not a network of timm {timm.__version__}.{nearest(name, names)}")
@@ -191,8 +183,11 @@ def _as_config(about: dict[str, Any]) -> Any:
     return PretrainedCfg(**{key: value for key, value in about.items() if key in known and value is not None})
 
 
-def _read_hub(name: str) -> Hub:
-    """Return the description of a network on huggingface.co, from the cache or the internet."""
+def _read_hub(name: str) -> tuple[Any, str, dict[str, Any]]:
+    """Return the configuration of a network on huggingface.co, its architecture in timm, and arguments of that.
+
+    They come from the cache or the internet.
+    """
     timm = import_timm()
     from timm.models import load_model_config_from_hf
 
@@ -207,4 +202,4 @@ def _read_hub(name: str) -> Hub:
             f"--backbone {name} could not be read ({first_line(error).rstrip('.')}). Check the name, or copy the "
             "folder that HF_HOME names from a connected machine."
         ) from None
-    return Hub(_as_config(about), architecture, args or {})
+    return _as_config(about), architecture, args or {}

@@ -8,7 +8,7 @@ the networks as their library makes them, in float32. Networks have random weigh
 """
 
 # First: it sets what torch and Pillow read when they are imported.
-from side_by_side import create, draw_images, in_turns, machine, parser, ratio, save, table  # isort: skip
+from side_by_side import create, draw_images, in_turns, machine, parser, print_times  # isort: skip
 
 import argparse
 import tempfile
@@ -61,7 +61,6 @@ def main() -> None:
         usual, ours = _usual(options, paths, networks, device), _ours(options, paths, networks, device)
         actions = {"usual": usual, "ours": ours, "passes alone": _passes(options, len(paths), networks, device)}
         seconds = in_turns(actions, options.repetitions, device)
-        save(options.json, seconds, len(paths))
         expected, got = usual(), ours()
     print(f"{machine(device, 'efficientnet-pytorch')}\n")
     print(
@@ -69,8 +68,7 @@ def main() -> None:
         f"members x {options.views} views, batches of {options.batch_size}, {count_workers(-1, device)} loader "
         f"processes, ours in {inference_dtype('auto', device)}\n"
     )
-    print(table(seconds, len(paths)) + "\n")
-    print(f"- {ratio(seconds, 'usual', 'ours')}\n- {ratio(seconds, 'ours', 'passes alone')}")
+    print_times(seconds, len(paths), options.json)
     spread, difference = expected.std(axis=1).mean(), np.abs(expected - got).max()
     same = (expected.argmax(2) == got.argmax(2)).mean()
     print(f"- probabilities (standard deviation over images {spread:.1e}) differ by at most {difference:.1e}")
@@ -141,9 +139,9 @@ def _network(backbone: str, images: torch.Tensor, seed: int) -> Network:
     """Return a network with random weights and the BatchNorm statistics of some images, so that predictions differ."""
     torch.manual_seed(seed)
     network = create(backbone, images.shape[-1])
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.momentum = None  # the mean over all batches
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the mean over all batches
     with torch.no_grad():
         network.train()(images)
         network.linear.weight *= 5

@@ -10,7 +10,7 @@ long has a row with the reason. Later parts get the time that a part leaves. Ima
 """
 
 # First: it makes the modules of the toolkit importable.
-from side_by_side import ROOT, draw_images, machine  # isort: skip
+from side_by_side import ROOT, draw_images, machine, time_ratios  # isort: skip
 
 import argparse
 import hashlib
@@ -36,10 +36,6 @@ import pandas as pd
 from training.device import choose_device
 
 Rows = Iterator[tuple[str, str, str]]  # what, median or value, range
-RATIOS = (  # the first of each pair should take longer
-    *(("ours, before", "ours"), ("timm, tuned", "ours"), ("timm, compiled", "ours"), ("ours", "arithmetic alone")),
-    *(("arithmetic alone", "arithmetic captured"), ("usual", "ours"), ("ours", "passes alone")),
-)
 ALONE = "arithmetic alone"
 PEOPLE = 128, 700  # few and many, of whom seven images each are drawn
 GPU_ONLY = ("CUDA graph", "--batch-size")  # in the names of parts
@@ -99,10 +95,8 @@ class Place:
         seconds, images = found["seconds"], found["images"]
         for name, each in seconds.items():
             yield f"{name}, images/s", *_spread([images / one for one in each], 1)
-        for slow, fast in RATIOS:
-            if {slow, fast} <= seconds.keys():
-                ratios = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-                yield f"{slow} / {fast}", *_spread(ratios, 3)
+        for names, each in time_ratios(seconds):
+            yield names, *_spread(each, 3)
 
 
 def _kill(process: subprocess.Popen) -> None:

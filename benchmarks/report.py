@@ -62,15 +62,11 @@ def make_images(root: Path, people: int) -> None:
     for k in range(people):
         gender, age = ("male", "female")[int(random.random() < 0.58)], int(random.integers(18, 66))
         folder = make_folder(root / f"{k:06d}_{gender}_Asian_{age}")
-        first = None
-        for shot in SHOTS:
-            path = folder / f"{shot}.jpg"
-            if first is None:
-                colours = random.integers(0, 255, (8, 6, 3)).astype(np.uint8)
-                Image.fromarray(colours).resize((384, 512), Image.Resampling.BICUBIC).save(path)
-                first = path
-            else:
-                path.hardlink_to(first)
+        first, *others = (folder / f"{shot}.jpg" for shot in SHOTS)
+        colours = random.integers(0, 255, (8, 6, 3)).astype(np.uint8)
+        Image.fromarray(colours).resize((384, 512), Image.Resampling.BICUBIC).save(first)
+        for path in others:
+            path.hardlink_to(first)
 
 
 def make_run(place: Path, root: Path, epochs: int) -> tuple[RunFolder, TrainConfig]:

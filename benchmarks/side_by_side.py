@@ -10,7 +10,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -34,6 +34,14 @@ from data.faces import FACES, MAIN  # noqa: E402
 from model import Network, create_model  # noqa: E402
 from tools.__main__ import main as run_tool  # noqa: E402
 from utils import count_cores  # noqa: E402
+
+RATIOS = (  # the first of each pair should take longer
+    *(("timm, defaults", "ours"), ("timm, defaults", "ours, no cache")),
+    *(("timm, tuned", "ours"), ("timm, tuned", "ours, no cache"), ("timm, compiled", "ours"), ("torchvision", "ours")),
+    *(("ours, before", "ours"), ("ours", "arithmetic alone"), ("ours, cache cold", "arithmetic alone")),
+    *(("ours, no cache", "arithmetic alone"), ("arithmetic alone", "arithmetic captured")),
+    *(("usual", "ours"), ("ours", "passes alone")),
+)
 
 
 def parser(about: str, *, batch_size: int) -> argparse.ArgumentParser:
@@ -146,25 +154,24 @@ def _serve(make: Callable[[], Callable[[], object]], connection: Connection, dev
         connection.send(True)
 
 
-def save(path: Path | None, seconds: dict[str, list[float]], images: int) -> None:
-    """Write the seconds of each action and the number of images to a JSON file, if one is wanted."""
-    if path is not None:
-        path.write_text(json.dumps({"images": images, "seconds": seconds}), encoding="utf-8")
-
-
-def table(seconds: dict[str, list[float]], images: int) -> str:
-    """Return a Markdown table of images per second, median and range."""
-    lines = ["| what | images/s | lowest | highest |", "|---|---|---|---|"]
+def print_times(seconds: dict[str, list[float]], images: int, file: Path | None) -> None:
+    """Print images per second and ratios of times, median and range over repetitions; write the times to `file`."""
+    if file is not None:
+        file.write_text(json.dumps({"images": images, "seconds": seconds}), encoding="utf-8")
+    print("| what | images/s | lowest | highest |\n|---|---|---|---|")
     for name, each in seconds.items():
         speeds = [images / s for s in each]
-        lines.append(f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | {max(speeds):.1f} |")
-    return "\n".join(lines)
+        print(f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f} | {max(speeds):.1f} |")
+    print()
+    for names, each in time_ratios(seconds):
+        print(f"- {names}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})")
 
 
-def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> str:
-    """Return how many times longer one action took than another, median and range over repetitions."""
-    each = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
-    return f"{slow} / {fast}: {statistics.median(each):.3f} ({min(each):.3f} to {max(each):.3f})"
+def time_ratios(seconds: dict[str, list[float]]) -> Iterator[tuple[str, list[float]]]:
+    """Yield the names of two actions of RATIOS, and how many times longer the first took in each repetition."""
+    for slow, fast in RATIOS:
+        if {slow, fast} <= seconds.keys():
+            yield f"{slow} / {fast}", [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
 
 
 def machine(device: torch.device, *packages: str) -> str:

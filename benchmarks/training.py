@@ -13,7 +13,7 @@ With --only, also "timm, compiled", the tuned one under torch.compile, and "arit
 """
 
 # First: it sets what torch and Pillow read when they are imported.
-from side_by_side import create, draw_images, in_processes, machine, parser, ratio, save, table  # isort: skip
+from side_by_side import create, draw_images, in_processes, machine, parser, print_times  # isort: skip
 
 import argparse
 import tempfile
@@ -30,7 +30,7 @@ from torchvision.transforms import v2
 from augmentation import Settings, build_transform
 from data.face_layout import read_training_table
 from data.faces import FACES
-from data.image_cache import ImageReader, load_images
+from data.image_cache import load_images
 from data.images import needed_side
 from dataset import EpochSampler, TrainDataset
 from loss import create_criterion
@@ -42,19 +42,6 @@ from training.loaders import create_loaders
 
 RATE = 0.01  # learning rate
 SELDOM = ("timm, compiled", "arithmetic captured")  # measured only if --only names them
-RATIOS = (
-    ("timm, defaults", "ours"),
-    ("timm, defaults", "ours, no cache"),
-    ("timm, tuned", "ours"),
-    ("timm, tuned", "ours, no cache"),
-    ("timm, compiled", "ours"),
-    ("torchvision", "ours"),
-    ("ours, before", "ours"),
-    ("ours", "arithmetic alone"),
-    ("ours, cache cold", "arithmetic alone"),
-    ("ours, no cache", "arithmetic alone"),
-    ("arithmetic alone", "arithmetic captured"),
-)
 
 
 def main() -> None:
@@ -87,16 +74,12 @@ def main() -> None:
         checkouts = {"ours, before": options.before}
         seconds = in_processes(makers, options.repetitions, device, as_installed=others, checkouts=checkouts)
     images = options.people * 7 // options.batch_size * options.batch_size
-    save(options.json, seconds, images)
     print(f"{machine(device, 'timm', 'efficientnet-pytorch')}\n")
     print(
         f"{options.backbone} at {options.image_size} px, epochs of {images} images of 384 x 512, batches of "
         f"{options.batch_size}, our transform {options.transform}, ours in {training_dtype('auto', device)}\n"
     )
-    print(table(seconds, images) + "\n")
-    for slow, fast in RATIOS:
-        if {slow, fast} <= seconds.keys():
-            print(f"- {ratio(seconds, slow, fast)}")
+    print_times(seconds, images, options.json)
 
 
 def _steps(
@@ -140,13 +123,8 @@ def _timm(
     optimizer = timm.optim.create_optimizer_v2(network, opt="sgd", lr=RATE, momentum=0.9, weight_decay=2e-5, **settings)
     criterion = timm.loss.LabelSmoothingCrossEntropy(0.1)
     half = training_dtype("auto", device)
-
-    def autocast():
-        return torch.autocast(device.type, half, enabled=tuned and half != torch.float32)
-
-    def move(images: torch.Tensor) -> torch.Tensor:
-        return images.to(memory_format=layout)
-
+    autocast = partial(torch.autocast, device.type, half, enabled=tuned and half != torch.float32)
+    move = partial(torch.Tensor.to, memory_format=layout)
     trained = torch.compile(network) if compiled else network
     return lambda: _steps(loader, trained, criterion, optimizer, autocast, move)
 
@@ -167,10 +145,7 @@ def _torchvision(options: argparse.Namespace, root: Path, device: torch.device) 
     loader = torch.utils.data.DataLoader(pictures, batch_size=options.batch_size, shuffle=True, **loading)
     optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)
     criterion = nn.CrossEntropyLoss()
-
-    def autocast():
-        return torch.autocast(device.type, enabled=False)
-
+    autocast = partial(torch.autocast, device.type, enabled=False)
     return lambda: _steps(loader, network, criterion, optimizer, autocast, lambda images: images.to(device))
 
 
@@ -179,20 +154,17 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     rows, _ = read_training_table(str(root))
     rows = rows.head(len(rows) // options.batch_size * options.batch_size)
 
-    def read(cache: str) -> ImageReader:
+    def load(cache: str) -> tuple[EpochSampler, DataLoader]:
         limits = {"side": needed_side(options.image_size), "max_megapixels": 100.0}
         reader, unreadable = load_images(rows["path"].tolist(), cache=cache, **limits)
         assert not unreadable
-        return reader
-
-    def load(reader: ImageReader) -> tuple[EpochSampler, DataLoader]:
         as_bytes = {"as_bytes": True} if hasattr(Settings, "as_bytes") else {}  # earlier commits have no such option
         transform = build_transform(options.transform, "train", options.image_size, **as_bytes)
         dataset = TrainDataset(rows, transform, FACES, seed=(0,), reader=reader)
         sampler = EpochSampler(len(dataset), options.batch_size, seed=(0,))
         return sampler, create_loaders([(dataset, sampler)], workers=count_workers(-1, device), device=device)[0]
 
-    sampler, loader = load(read("off" if cache == "off" else "ram"))
+    sampler, loader = load("off" if cache == "off" else "ram")
     optimizer = create_optimizer("momentum", network, lr=RATE)
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
@@ -202,7 +174,7 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     def epoch() -> None:
         nonlocal sampler, loader
         if cache == "cold":
-            sampler, loader = load(read("ram"))
+            sampler, loader = load("ram")
         sampler.set_epoch(sampler.epoch + 1)
         done = train_one_epoch(step, loader)
         assert done.images == len(rows)

@@ -208,14 +208,8 @@ def read_data(
         own |= {name: value for name, value in moved.items() if value}
     train_root, valid_root = train_root or config.train_root, valid_root or config.valid_root
     corrections = corrections or config.corrections
-    tables = read_tables(
-        train_root=train_root,
-        valid_root=valid_root,
-        corrections=corrections,
-        own=own,
-        cv=config.cv,
-        seed=config.seed,
-    )
+    places = {"train_root": train_root, "valid_root": valid_root, "corrections": corrections}
+    tables = read_tables(**places, own=own, cv=config.cv, seed=config.seed)
     side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
     limits = {"max_megapixels": config.max_megapixels, "on_bad_image": config.on_bad_image}
     data = prepare_images(tables, side=side, cache="ram", **limits)

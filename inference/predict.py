@@ -23,6 +23,7 @@ from dataset import ViewDataset
 from inference import voting
 from inference.recipe import REMAKE, Recipe
 from model import inference_network
+from storage.checkpoint import CUTS
 from storage.members import Member, open_member
 from training.device import count_workers, free_memory
 from training.distributed import Processes
@@ -197,31 +198,19 @@ def build_transforms(members: Sequence[Member], views: int, transform_type: str 
         if name != info.transform_type and crop is not None:  # it need not suit another transform
             ignored.add(crop)
             crop = None
-        settings = Settings(
-            info.image_size,
-            mean=tuple(info.mean),
-            std=tuple(info.std),
-            interpolation=info.interpolation,
-            crop_share=info.crop_share,
-            crop_scale=info.crop_scale,
-            inference_crop=crop,
-            as_bytes=True,
-        )
-        cuts.append((name, settings))
+        trained = {cut: getattr(info, cut) for cut in CUTS}
+        cuts.append((name, Settings(info.image_size, **trained | {"inference_crop": crop}, as_bytes=True)))
     if ignored:
         print(f"Transform {transform_type} ignores the inference crop of the training ({shorten_list(ignored)}).")
-    made = {cut: _build_transform(views, *cut) for cut in dict.fromkeys(cuts)}
+    made = {}
+    for name, settings in dict.fromkeys(cuts):
+        made[name, settings] = transform = build_transform(name, "inference", **vars(settings))
+        if transform.max_views is not None and views > transform.max_views:
+            raise UserError(
+                f"--tta {views} is more than the {transform.max_views} fixed views of transform {name}. Pass at most "
+                f"{transform.max_views}, or --transform-type tta, which has any number."
+            )
     return [made[cut] for cut in cuts]
-
-
-def _build_transform(views: int, name: str, settings: Settings) -> Callable:
-    transform = build_transform(name, "inference", **vars(settings))
-    if transform.max_views is not None and views > transform.max_views:
-        raise UserError(
-            f"--tta {views} is more than the {transform.max_views} fixed views of transform {name}. Pass at most "
-            f"{transform.max_views}, or --transform-type tta, which has any number."
-        )
-    return transform
 
 
 @dataclass(frozen=True, eq=False)

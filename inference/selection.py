@@ -10,14 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from analysis.intervals import (
-    Estimate,
-    Sums,
-    draw_resamples,
-    estimate_differences,
-    estimate_scores,
-    sum_predictions,
-)
+from analysis.intervals import Estimate, Sums, draw_resamples, estimate_differences, estimate_scores, sum_predictions
 from analysis.metrics import fit_temperature, score_one, tempered
 from data.label_math import SMALLEST
 from data.tasks import Task, find_metric
@@ -95,7 +88,7 @@ class Library:
         return self.finish(np.tensordot(weights / weights.sum(), self.values[:, rows], axes=1))
 
 
-def select_greedily(library: Library, scorer: Scorer, rows: Rows = slice(None), *, picks: int = PICKS) -> np.ndarray:
+def select_greedily(library: Library, scorer: Scorer, rows: Rows = slice(None)) -> np.ndarray:
     """Return how often greedy selection with replacement picks each candidate, `(U,) int64`.
 
     Each pick is the candidate that helps most. The result is the prefix of the picks that scores best, of equals the
@@ -104,7 +97,7 @@ def select_greedily(library: Library, scorer: Scorer, rows: Rows = slice(None), 
     """
     values = library.values[:, rows]
     total, counts, best, chosen = 0.0, np.zeros(len(values), np.int64), -np.inf, np.eye(len(values), dtype=np.int64)[0]
-    for number in range(1, picks + 1):
+    for number in range(1, PICKS + 1):
         scores = [scorer.goodness(library.finish((total + each) / number), rows) for each in values]
         pick = int(np.argmax(scores))
         total = total + values[pick]

@@ -130,10 +130,8 @@ def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.nda
         answers = predicted_classes(task, answers)
     if not (task.coded or task.regression):
         answers = [names[number] for number in answers]
-    write_text(
-        path,
-        pd.DataFrame({"ImageID": ids, "ans": answers}).to_csv(index=False, float_format=None if task.coded else "%.8g"),
-    )
+    table = pd.DataFrame({"ImageID": ids, "ans": answers})
+    write_text(path, table.to_csv(index=False, float_format=None if task.coded else "%.8g"))
 
 
 def _name_files(members: Sequence[Member]) -> list[str]:

@@ -36,10 +36,7 @@ def member_weights(scores: Sequence[float | None], *, higher_is_better: bool) ->
     if any(score is None or not np.isfinite(score) for score in scores):
         return None
     values = np.array(scores, dtype=np.float64)
-    if higher_is_better:
-        values = values.clip(0)
-    if not higher_is_better:
-        values = 1 / np.maximum(values, SMALLEST)
+    values = values.clip(0) if higher_is_better else 1 / values.clip(SMALLEST)
     return values / values.sum() if values.sum() > 0 else None
 
 
@@ -48,7 +45,6 @@ def hard_vote(members: np.ndarray) -> np.ndarray:
 
     Among tied classes the one with the larger mean probability wins, then the one with the lower number.
     """
-    count, classes = members.shape[0], members.shape[2]
-    votes = np.eye(classes, dtype=np.int64)[members.argmax(axis=2)].sum(axis=0)  # (N, C)
+    votes = np.eye(members.shape[2], dtype=np.int64)[members.argmax(axis=2)].sum(axis=0)  # (N, C)
     tied = votes == votes.max(axis=1, keepdims=True)
-    return np.where(tied, members.sum(axis=0) / count, -1.0).argmax(axis=1)
+    return np.where(tied, members.mean(axis=0), -1.0).argmax(axis=1)

@@ -30,6 +30,7 @@ OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the first bytes
 CHOICES = {"model_type": MODELS, "transform_type": TRANSFORMS}
 DAMAGED = "it is truncated or damaged"
 INNER = "backbone."  # prefix of the backbone in the weights of a whole network
+CUTS = ("mean", "std", "interpolation", "crop_share", "crop_scale", "inference_crop")  # of `augmentation.Settings`
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # prefixes of DistributedDataParallel, torch.compile and Lightning
 
 

@@ -11,7 +11,7 @@ from config import TrainConfig
 from data.faces import FACES
 from data.tasks import Task
 from model import Network
-from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights
+from storage.checkpoint import CUTS, ModelInfo, has_logits_head, load_checkpoint, load_weights
 from storage.find_runs import CHECKPOINTS, OTHER_WEIGHTS, checkpoint_files
 from storage.run_folder import RunFolder, changed_options
 from utils import UserError, shorten_list
@@ -183,19 +183,8 @@ def _check_consistency(members: Sequence[Member], expected: Expected) -> None:
     ignored = {"transform_type", "inference_crop"} if expected.transform_type else set()
     if (expected.transform_type or first.info.transform_type) != "tta":
         ignored.add("crop_scale")  # only random views depend on it
-    compared = (
-        "task",
-        "image_size",
-        "mean",
-        "std",
-        "interpolation",
-        "crop_share",
-        "crop_scale",
-        "inference_crop",
-        "transform_type",
-    )
     for member in members[1:]:
-        for name in (*compared, "split_fingerprint"):
+        for name in ("task", "image_size", *CUTS, "transform_type", "split_fingerprint"):
             own, other = getattr(member.info, name), getattr(first.info, name)
             if name not in ignored and own != other:
                 what = f"{name.replace('_', ' ')} ({own} and {other})"

@@ -82,18 +82,14 @@ def count_workers(requested: int, device: torch.device, *, sharing: int = 1, bat
     wanted = requested if requested >= 0 else automatic
     if not wanted:
         return 0
-    _check_sockets()
-    wanted = _fit_open_files(wanted, least=wanted if requested >= 0 else 1)
-    return _fit_shared_memory(wanted, batch_bytes * sharing)
-
-
-def _check_sockets() -> None:
     folder = tempfile.gettempdir()
     if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMP:
         raise UserError(
             f"TMPDIR {folder} is too long for the sockets of loader processes. Set it to a path of at most "
             f"{LONGEST_TEMP} characters, or pass --num-workers 0."
         )
+    wanted = _fit_open_files(wanted, least=wanted if requested >= 0 else 1)
+    return _fit_shared_memory(wanted, batch_bytes * sharing)
 
 
 def _fit_open_files(workers: int, *, least: int) -> int:

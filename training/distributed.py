@@ -23,7 +23,6 @@ class Processes:
     """The place of this process among those of a run; a single process exchanges nothing.
 
     All processes must call the methods that exchange values, in the same order.
-
     """
 
     rank: int = 0  # number of this process

@@ -356,7 +356,8 @@ def _move(
     images: Tensor, targets: dict[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Batch:
     images = images.to(device, dtype, memory_format=torch.channels_last, non_blocking=True)
-    return images, {task: _narrow(values).to(device, non_blocking=True) for task, values in targets.items()}
+    narrow = {task: values.float() if values.is_floating_point() else values for task, values in targets.items()}
+    return images, {task: values.to(device, non_blocking=True) for task, values in narrow.items()}
 
 
 def _dtype(network: nn.Module) -> torch.dtype:
@@ -365,10 +366,6 @@ def _dtype(network: nn.Module) -> torch.dtype:
 
 def _floats(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
     return {head: logits.float() for head, logits in outputs.items()}
-
-
-def _narrow(values: Tensor) -> Tensor:
-    return values.float() if values.is_floating_point() else values
 
 
 def _bar(loader: Loader, title: str, *, initial: int = 0) -> tqdm:

@@ -70,11 +70,6 @@ class Weights:
     tensors: dict[str, torch.Tensor]
     info: ModelInfo | None
 
-    @property
-    def on_logits(self) -> bool:
-        """Return whether their head is on ImageNet logits, not on pooled features."""
-        return not self.info.pooled if self.info else has_logits_head(self.tensors)
-
 
 def initial_weights(config: TrainConfig, fold: int) -> Weights | None:
     """Return the weights that the first fold starts from by `read_weights`, after trying to load them.
@@ -135,7 +130,9 @@ def _check_heads(path: Path, info: ModelInfo, config: TrainConfig) -> None:
 
 def starts_on_logits(config: TrainConfig, weights: Weights | None) -> bool:
     """Return whether a network continues with a head of an earlier version, on ImageNet logits."""
-    return weights is not None and weights.on_logits and not config.new_head
+    if weights is None or config.new_head:
+        return False
+    return not weights.info.pooled if weights.info else has_logits_head(weights.tensors)
 
 
 def build_network(config: TrainConfig, weights: Weights | None) -> tuple[Network, list[str]]:
@@ -210,7 +207,13 @@ class FoldTrainer:
         self.step = self._create_step()
         self.valid_criterion = configured_criterion(config)  # without adjusted logits, as in prediction
         self.progress = EpochProgress()  # of the current epoch
-        self.machine = self._describe_machine()  # that the fold was started on
+        self.machine = {  # that the fold was started on: it changes the last digits of a result
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "numbers": str(self.step.dtype).removeprefix("torch."),
+            "processes": self.dist.world_size,
+        }
         if "network" in files.state:
             self._resume()
         targets = self.loaders.valid.dataset.targets[config.task]
@@ -243,16 +246,6 @@ class FoldTrainer:
             print(f"fold {self.number}: learning rates from {max(rates):.2g} for the head to {lowest}{advice}")
         counts = self.loaders.train.dataset.counts()
         return create_step(config, self.network, optimizer, self.device, steps=steps, counts=counts, dist=self.dist)
-
-    def _describe_machine(self) -> dict[str, Any]:
-        """Return what changes the last digits of a result, apart from options."""
-        return {
-            "device": self.device.type,
-            "threads": torch.get_num_threads(),
-            "torch": str(torch.__version__),
-            "numbers": str(self.step.dtype).removeprefix("torch."),
-            "processes": self.dist.world_size,
-        }
 
     def _resume(self) -> None:
         """Restore the saved state."""

@@ -295,13 +295,10 @@ def start_run(
         fingerprints["classes"] = "; ".join(f"{task.name}: {', '.join(task.classes)}" for task in config.tasks.values())
     if data.pseudo:
         fingerprints["pseudo_labels"] = data.pseudo_fingerprint
-    if config.load_state_dict:
-        fingerprints["load_state_dict"] = file_digest(config.load_state_dict)
-    if isinstance(config.pretrained, str):
-        fingerprints["pretrained"] = file_digest(config.pretrained)
     function = config.metric.rpartition(":")[0] if config.metric else ""
-    if function:
-        fingerprints["metric"] = file_digest(function)
+    pretrained = config.pretrained if isinstance(config.pretrained, str) else None
+    files = {"load_state_dict": config.load_state_dict, "pretrained": pretrained, "metric": function}
+    fingerprints |= {name: file_digest(file) for name, file in files.items() if file}
     if pixels:
         fingerprints["pixels"] = "; ".join(f"{name} {value}" for name, value in pixels.items())
     if MODELS[config.model_type].library in ("torchvision", "timm") and not on_logits:
