@@ -562,7 +562,7 @@ def test_check_data_describes_labels_sizes_and_copies(own, run, tmp_path):
     assert "class varies within 2 of 3 groups, such as 0 (c, d)." in outcome.out
     assert "Images are 32 x 32 pixels (median), from 15 x 16 to 64 x 66." in outcome.out
     unusual = "c/1-4.png (64 x 66), c/1-6.png (10 x 70), c/2-8.png (14 x 70), d/1-5.png (15 x 16), d/1-7.png (80 x 15)"
-    assert f"5 images much larger, smaller or narrower than most: {unusual}. Look" in outcome.out
+    assert f"5 images much larger, smaller or narrower than most: {unusual}. Check" in outcome.out
     first, second = tmp_path / "images" / "c" / "0-0.png", tmp_path / "images" / "d" / "0-x.png"
     assert f"2 files are identical: {first}, {second}." in outcome.out
     assert f"2 files identical to a file with another label: {first} (c), {second} (d). Correct" in outcome.out
