@@ -244,7 +244,7 @@ def try_metric(task: Task, labels: np.ndarray) -> None:
     """Compute the metric of a task, if it is not the default, for labels `(N,)` and random predictions.
 
     Raises:
-        UserError: it fails, or is no finite number, as AUC of a single class.
+        UserError: it fails, or is not finite, as AUC of a single class.
     """
     if not task.metric:
         return
