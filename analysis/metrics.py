@@ -128,7 +128,7 @@ def compute_scores(task: Task, sums: np.ndarray) -> dict[str, np.ndarray]:
         expected = sum(each @ numbers**2 / images for each in (true, predicted)) - 2 * means[0] * means[1]
         return scores | {
             "balanced_accuracy": macro_f1(class_recall_of(task, sums)),
-            "qwk": 1 - further[0] / images / np.where(expected > 0, expected, np.nan),
+            "qwk": np.round(1 - further[0] / images / np.where(expected > 0, expected, np.nan), 12) + 0.0,
             "log_loss": further[1] / images,
         }
 

@@ -20,7 +20,7 @@ COLUMNS = ("image", "path", "person", "label", "fold")  # of a table, apart from
 MANY = 100  # classes of a joint task at most; of a label too, if more than half of the images have their own
 WHOLE = re.compile(r"[+-]?\d{1,15}(\.0+)?")  # spreadsheets write 2 as 2.0 if cells of its column are empty
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
-THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")
 SERIES = re.compile(r"(.*\D)\d+\D*")  # a name up to its last number
 
 
@@ -46,6 +46,11 @@ def make_labels(
     With `regression` the labels are numbers instead of names.
     """
     rows = rows.sort_values("image", ignore_index=True)
+    for name in (
+        names if len(rows) and not regression else ()
+    ):  # pandas writes whole numbers so if a cell of the column is empty
+        if rows[name].str.fullmatch(r"[+-]?\d{1,15}\.0+").all():
+            rows[name] = rows[name].str.partition(".")[0]
     for name in names if len(rows) else ():
         (_check_numbers if regression else _check_classes)(name, rows, report)
     if group_advice is None:
@@ -157,11 +162,12 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
 def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     """Report a label whose cells are not different numbers."""
     is_number = rows[label].str.fullmatch(NUMBER) & ~rows[label].str.contains("e[+]?[3-9][0-9]{2}", case=False)
-    has_comma, names = rows[label].str.contains(","), rows["image"] + " (" + rows[label] + ")"
+    names, separated = rows["image"] + " (" + rows[label] + ")", rows[label].str.contains("[,.]")
+    is_certain = rows[label].str.contains(",").any() or not separated.all()  # 1.500 may have three decimals
     what, advice = f"whose {label} is not a number", "Correct the cells, or leave --regression out."
     report.error(names[~is_number], "image", what, advice)
-    if has_comma.any() and rows[label][has_comma].str.fullmatch(THOUSANDS).all():
-        report.error(names[has_comma], "image", f"whose {label} may have a thousands separator", "Remove the commas.")
+    if separated.any() and is_certain and rows[label][separated].str.fullmatch(THOUSANDS).all():
+        report.error(names[separated], "image", f"whose {label} may have a thousands separator", "Remove it.")
     elif is_number.all():
         numbers = _to_numbers(rows[label])
         if not numbers.std() > 1e-5 * abs(numbers.mean()):

@@ -113,8 +113,8 @@ class Task:
     def shown(self) -> tuple[str, ...]:
         """Return the names of the scores in tables: the monitored one and the most common ones."""
         names = ("macro_f1", "accuracy", "mae", "rmse") if self.coded else ("macro_f1", "accuracy", *NUMBER_METRICS)
-        common = [name for name in names if name in self.scores]
-        return tuple(common if self.monitor in common else (self.monitor, *common))
+        first = (self.monitor,) if self.metric else ()
+        return tuple(dict.fromkeys((*first, *(name for name in names if name in self.scores))))
 
 
 class Tasks(dict[str, Task]):

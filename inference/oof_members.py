@@ -209,7 +209,11 @@ def read_data(
     train_root, valid_root = train_root or config.train_root, valid_root or config.valid_root
     corrections = corrections or config.corrections
     places = {"train_root": train_root, "valid_root": valid_root, "corrections": corrections}
-    tables = read_tables(**places, own=own, cv=config.cv, seed=config.seed)
+    try:
+        tables = read_tables(**places, own=own, cv=config.cv, seed=config.seed)
+    except UserError as error:
+        where = " Here --train-root names the CSV, and --image-root its images." if own else ""
+        raise UserError(f"{error}{where}") from None
     side = max(needed_side(run.config.image_size, run.config.crop_scale) for run in runs)
     limits = {"max_megapixels": config.max_megapixels, "on_bad_image": config.on_bad_image}
     data = prepare_images(tables, side=side, cache="ram", **limits)
@@ -223,9 +227,23 @@ def read_data(
             f"(fingerprints {data.fingerprint} and {prints[0]}): files were added, lost or became unreadable, or "
             f"{changed}."
         )
+    _check_groups(runs, data)
     if any(run.folds != first.folds for run in runs):
         print("The runs split the images differently. Each is scored on the images that its own folds held out.")
     return data
+
+
+def _check_groups(runs: Sequence[TrainedRun], data: Data) -> None:
+    """Check that images have the groups of the training, or their folds may have been trained on them."""
+    people = pd.concat([data.table, data.valid]).set_index("image")["person"].astype(str)
+    for run in runs:
+        trained = run.folder.read_oof(run.task).drop_duplicates("ImageID").set_index("ImageID")["person"].astype(str)
+        moved = [image for image, person in trained.items() if people.get(image) != person]
+        if moved:
+            raise UserError(
+                f"{run.name} was trained with other {run.task.noun} of {len(moved)} images: {shorten_list(moved)}. "
+                "Restore the data of the training."
+            )
 
 
 @dataclass(frozen=True, eq=False)

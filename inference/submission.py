@@ -109,7 +109,7 @@ def write_prediction(
     )
     for name in submissions:
         print(f"  {folder / f'{name}.csv'}")
-    print(f"  {folder / 'members'}: the probabilities of each member")
+    print(f"  {folder / 'members'}: the predictions of each member")
 
 
 def write_submission(path: Path, ids: Sequence[str], task: Task, answers: np.ndarray, *, proba: bool = False) -> None:

@@ -26,9 +26,16 @@ def run(config: ScoreConfig) -> None:
     Raises:
         UserError: a file is missing, or the two files do not fit each other or the task.
     """
+    if not Path(config.answers).is_file():
+        raise UserError(f"There is no file {config.answers}. Pass --answers.")
     answers, submission = read_answers(config.answers), read_answers(config.submission, proba=True)
+    for table in (each for each in (answers, submission) if "ans" in each):
+        table["ans"] = table["ans"].str.replace(r"^([+-]?\d+)\.0+$", r"\1", regex=True)  # 2.0 is 2
     if config.group is not None and config.group not in answers:
         raise UserError(f"{config.answers} has no column {config.group}. Pass --group with one of its columns.")
+    if config.group is not None and (answers[config.group] == "").any():
+        lost = shorten_list(answers.index[answers[config.group] == ""])
+        raise UserError(f"{config.answers} has no {config.group} for {lost}. Fill in the cells.")
     groups = None if config.group is None else np.unique(answers[config.group], return_inverse=True)[1]  # (N,)
     task = _find_task(config, answers, submission)
     proba = "ans" not in submission
@@ -134,9 +141,12 @@ def _parse_probabilities(task: Task, table: pd.DataFrame, path: str) -> np.ndarr
 def _parse_numbers(answers: pd.Series, path: str, *, finite: bool) -> np.ndarray:
     try:
         values = answers.to_numpy(np.float64)
-    except ValueError as error:
+    except ValueError:
+        image = next(image for image, text in answers.items() if not NUMBER.fullmatch(text))
         advice = "Pass --task, or score in the folder of the prediction, whose prediction.json has the classes."
-        raise UserError(f"{path} holds an answer that is not a number ({error}). {advice}") from None
+        raise UserError(
+            f"{path} holds an answer that is not a number, '{answers[image]}' for {image}. {advice}"
+        ) from None
     if finite and not np.isfinite(values).all():
         raise UserError(f"{path} contains NaN or infinite values.")
     return values

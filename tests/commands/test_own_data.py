@@ -211,6 +211,11 @@ def test_tools_read_runs_on_own_data(own, three_folds, train_own, run, tmp_path)
     words += ("--top-k", 1, "--tta", 1, "--num-workers", 0, "--device", "cpu", "--save-path", tmp_path / "ensembles")
     outcome = run("design_ensemble", "--root", f"{three_folds},{other}", *words).assert_success()
     assert "12 groups, 40 images" in outcome.out
+    table = pd.read_csv(moved)
+    table.assign(patient=table["patient"].replace("P03", "P04")).to_csv(tmp_path / "edited.csv", index=False)
+    places = ("--train-root", tmp_path / "edited.csv", "--image-root", own.root / "images")
+    outcome = run("design_ensemble", "--root", other, *places, "--num-workers", 0, "--top-k", 1)
+    outcome.assert_error("was trained with other groups of 4 images: sub/p03-03.png")
     recipe = next((tmp_path / "ensembles").rglob("recipe.json"))
     assert read_json(recipe)["labels"] == read_json(other / "config.json")["labels"]
     words = ("--data-root", own.predict, "--save-path", tmp_path / "predicted", "--num-workers", 0, "--device", "cpu")

@@ -117,14 +117,21 @@ def test_cells_that_are_not_numbers_are_errors():
     [
         (["2", "2,0"], "All numbers of kind are equal, as 2. Pass another --label."),
         (["10000000", "10000001"], "All numbers of kind are nearly equal, as 10000000. Pass another --label."),
-        (["5,000", "103"], "1 image whose kind may have a thousands separator: a.jpg (5,000). Remove the commas."),
+        (["5,000", "103"], "1 image whose kind may have a thousands separator: a.jpg (5,000). Remove it."),
         (["1e999", "2"], "1 image whose kind is not a number: a.jpg (1e999). " + ADVICE),
+        (["5.000", "103"], "1 image whose kind may have a thousands separator: a.jpg (5.000). Remove it."),
         (["0,125", "1,500"], None),
+        (["1.125", "1.500"], None),
     ],
 )
 def test_numbers_that_cannot_be_learned(texts, error):
     rows = make_rows("a:p1:0 b:p2:0").assign(kind=texts)
     assert make_labels(rows, ["kind"], Report(), None, regression=True).report.errors == [error] * bool(error)
+
+
+def test_whole_numbers_that_pandas_wrote_as_decimals_are_classes():
+    labels = make_labels(make_rows("a:p1:0.0 b:p2:0.0 c:p1:11.0 d:p2:11.0"), ["kind"], Report(), None)
+    assert labels.tasks["kind"].classes == ("0", "11")
 
 
 def test_several_labels_of_numbers():

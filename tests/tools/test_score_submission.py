@@ -147,3 +147,17 @@ def test_groups_of_the_answers_give_intervals(run, write_csv, tmp_path):
     assert 0.8 < low < 0.9250 < high <= 1
     assert "95 % intervals over groups" in outcome.out
     run("score_submission", *words, "--group", "site").assert_error("answers.csv has no column site. Pass --group")
+
+
+def test_whole_numbers_with_a_decimal_are_the_same_classes(score):
+    outcome = score(numbered(["0", "1", "2"]), numbered(["0.0", "1.0", "1.0"]))
+    assert value(outcome, "accuracy") == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_answers_may_have_semicolons_but_all_need_a_group(run, tmp_path):
+    (tmp_path / "answers.csv").write_text("ImageID;ans;site\na.jpg;x;1\nb.jpg;y;\n")
+    (tmp_path / "submission.csv").write_text("ImageID,ans\na.jpg,x\nb.jpg,y\n")
+    words = ("--submission", tmp_path / "submission.csv", "--answers", tmp_path / "answers.csv")
+    assert value(run("score_submission", *words).assert_success(), "accuracy") == 1
+    run("score_submission", *words, "--group", "site").assert_error("answers.csv has no site for b.jpg. Fill in")
+    run("score_submission", *words[:2], "--answers", tmp_path / "lost.csv").assert_error("lost.csv. Pass --answers.")
