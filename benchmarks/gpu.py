@@ -2,6 +2,7 @@
 
     pip install timm
     python benchmarks/gpu.py                                 8 minutes at most
+    python benchmarks/gpu.py --parts ensemble compiled       only the parts with these words in their names
     python benchmarks/gpu.py --before ../earlier             also trains with a clone of an earlier commit, in turns
     python benchmarks/gpu.py --device cpu --quick            tries the script; the sizes are too small for figures
 
@@ -151,16 +152,19 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parts() -> dict[str, tuple[int, Callable[[Place], Rows]]]:
-    """Return the seconds and the function of each part; compiling, which may take longest, comes last."""
+    """Return the seconds and the function of each part; compiling, which may take longest, comes last.
+
+    Comparing two loops took 48 seconds on an H200, 3 of them the repetitions, so all parts need several runs.
+    """
     b3 = {size: partial(train_loops, "efficientnet-b3", 224, size) for size in (32, 128)}
     return {
-        "b3, batches of 32": (55, partial(b3[32], ("ours", "timm, tuned", ALONE))),
-        "b3, batches of 128": (60, partial(b3[128], ("ours", "timm, tuned", ALONE))),
-        "b3, CUDA graph, batches of 32": (25, partial(b3[32], (ALONE, "arithmetic captured"))),
-        "b3, CUDA graph, batches of 128": (25, partial(b3[128], (ALONE, "arithmetic captured"))),
-        "resnet18, 112 px, batches of 128": (30, partial(train_loops, "resnet18", 112, 128, ("ours", ALONE))),
+        "b3, batches of 32": (110, partial(b3[32], ("ours", "timm, tuned", ALONE))),
+        "b3, batches of 128": (110, partial(b3[128], ("ours", "timm, tuned", ALONE))),
+        "b3, CUDA graph, batches of 32": (60, partial(b3[32], (ALONE, "arithmetic captured"))),
+        "b3, CUDA graph, batches of 128": (60, partial(b3[128], (ALONE, "arithmetic captured"))),
+        "resnet18, 112 px, batches of 128": (60, partial(train_loops, "resnet18", 112, 128, ("ours", ALONE))),
         "train.py, strong, b0, 112 px": (110, train_strong),
-        "bits of checkpoints": (45, same_bits),
+        "bits of checkpoints": (90, same_bits),
         "--batch-size": (40, batch_sizes),
         "ensemble, b3, 10 members x 2 views": (60, ensemble),
         "b3, compiled, batches of 32": (60, partial(b3[32], ("timm, compiled", "ours"))),
