@@ -232,9 +232,20 @@ def step_average(network: Module, decay: float) -> AveragedModel:
     """
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    def update(means: list[Tensor], now: list[Tensor], steps: Tensor) -> None:
-        made = int(average.n_averaged)  # equals `steps`, but on the CPU, so a GPU is not waited for
-        get_ema_multi_avg_fn(min(decay, (1 + made) / (10 + made)))(means, now, steps)
+    class StepAverage(AveragedModel):
+        """Unlike its base class it does not copy the number of steps to a GPU, which would wait for all work there."""
 
-    average = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
-    return average
+        def __init__(self) -> None:
+            super().__init__(network, use_buffers=True)
+            means, now = ([*each.parameters(), *each.buffers()] for each in (self.module, network))
+            dtypes = {each.dtype for each in means}
+            self.pairs = [[[w.detach() for w in part if w.dtype == each] for part in (means, now)] for each in dtypes]
+
+        def update_parameters(self, model: Module) -> None:
+            made = int(self.n_averaged)
+            kept = min(decay, (1 + made) / (10 + made)) if made else 0.0  # the first weights are copied
+            for means, now in self.pairs:
+                get_ema_multi_avg_fn(kept)(means, now, None)
+            self.n_averaged += 1
+
+    return StepAverage()
