@@ -10,9 +10,8 @@ from data.faces import Labelled
 # Named sets of options of train.py: --preset NAME. Options that are typed win.
 PRESETS: dict[str, dict[str, Any]] = {
     "source": {  # the best model of the competition entry that this toolkit began with
-        **{"model_type": "VanillaEfficientNet", "backbone": "efficientnet-b3", "image_size": 224},
-        **{"transform_type": "tta", "batch_size": 32, "optim_type": "adam", "lr": 0.001},
-        **{"lr_scheduler": "cosine_restarts", "seed": 42, "cv": 5},
+        **{"model_type": "VanillaEfficientNet", "backbone": "efficientnet-b3", "image_size": 224, "batch_size": 32},
+        **{"transform_type": "tta", "optim_type": "adam", "lr": 0.001, "lr_scheduler": "cosine_restarts", "cv": 5},
     },
     "strong": {  # trains faces better: docs/training.md
         **{"model_type": "JointHeads", "backbone": "efficientnet-b3"},
@@ -150,6 +149,7 @@ class System:
     num_workers: int = option(-1, "loader processes; -1 is one per core but one, half of them on a CPU", low=-1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
     precision: str = option("auto", "dtype of the computation; auto is 16 bit on a GPU", choices=choices.PRECISIONS)
+    cuda_graphs: bool = option(True, "replay steps as CUDA graphs, on a GPU")
 
 
 @dataclass

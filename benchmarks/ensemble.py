@@ -26,6 +26,7 @@ from data.faces import MAIN
 from data.images import read_image
 from dataset import ViewDataset
 from model import Network, inference_network
+from training.cuda_graph import GraphedNetwork, graphs_of
 from training.device import choose_device, count_workers
 from training.engine import inference_dtype, predict, prepare
 from training.loaders import view_loader
@@ -100,7 +101,8 @@ def _usual(
 
 def _ready(options: argparse.Namespace, networks: list[Network], device: torch.device) -> list[nn.Module]:
     dtype = inference_dtype("auto", device)
-    return [prepare(inference_network(network, options.image_size), device, dtype) for network in networks]
+    ready = [prepare(inference_network(network, options.image_size), device, dtype) for network in networks]
+    return [GraphedNetwork(network, graphs_of(device)) for network in ready] if device.type == "cuda" else ready
 
 
 def _ours(

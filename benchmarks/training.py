@@ -19,6 +19,7 @@ import argparse
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -169,7 +170,12 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     running = {"epochs": 100, "steps_per_epoch": len(loader), "restart_epochs": 1}
     scheduler = create_scheduler("cosine", optimizer, **running)
     criterion = create_criterion("labelsmoothingloss")
-    step = TrainStep(network, criterion, optimizer, scheduler, device, training_dtype("auto", device))
+    graphs = {}
+    if find_spec("training.cuda_graph"):  # which earlier commits lack
+        from training.cuda_graph import graphs_of
+
+        graphs = {"graphs": graphs_of(device)}
+    step = TrainStep(network, criterion, optimizer, scheduler, device, training_dtype("auto", device), **graphs)
 
     def epoch() -> None:
         nonlocal sampler, loader

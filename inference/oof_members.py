@@ -278,7 +278,7 @@ def predict_out_of_fold(run: TrainedRun, validation: Validation) -> OofRun:
     shape = (seats, len(run.members[0]), settings.views, len(table), run.task.outputs)
     answers, passes, seconds = np.empty(shape, np.float32), 0, 0.0
     for fold, (own, members) in enumerate(zip(rows, run.members, strict=True)):
-        networks = [*Networks(members, settings.device, settings.dtype)]
+        networks = [*Networks(members, settings)]
         start = time.perf_counter()
         found = validation.predict(networks, members, run.task, own)
         seconds += time.perf_counter() - start

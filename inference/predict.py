@@ -25,6 +25,7 @@ from inference.recipe import REMAKE, Recipe
 from model import inference_network
 from storage.checkpoint import CUTS
 from storage.members import Member, open_member
+from training.cuda_graph import GraphedNetwork, graphs_of
 from training.device import count_workers, free_memory
 from training.distributed import Processes
 from training.engine import inference_dtype, predict, prepare
@@ -32,7 +33,10 @@ from training.loaders import PIXEL, Loader, view_loader
 from utils import UserError, file_digest, shorten_list
 
 # Options of both prediction commands that are arguments of PredictionSettings.choose.
-OPTIONS = ("batch_size", "num_workers", "device", "precision", "transform_type", "max_megapixels", "on_bad_image")
+OPTIONS = (
+    *("batch_size", "num_workers", "device", "precision", "cuda_graphs"),
+    *("transform_type", "max_megapixels", "on_bad_image"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,20 @@ class PredictionSettings:
     members_at_once: int = 0  # in memory; 0 is all that fit
     max_megapixels: float | None = None  # of the largest image to read; None allows any
     on_bad_image: str = "stop"  # or "skip"
+    cuda_graphs: bool = True  # replay networks as CUDA graphs, on a GPU
 
     @classmethod
     def choose(cls, dist: Processes, *, device: str, precision: str, **others: Any) -> PredictionSettings:
         """Return settings for the names of a device and a precision, which may be "auto"."""
         chosen = dist.choose_device(device)
         return cls(device=chosen, dtype=inference_dtype(precision, chosen), dist=dist, **others)
+
+    def make_ready(self, network: nn.Module, image_size: int) -> nn.Module:
+        """Return a copy of a network to predict with."""
+        ready = prepare(inference_network(network, image_size), self.device, self.dtype)
+        if self.device.type != "cuda":
+            return ready
+        return GraphedNetwork(ready, graphs_of(self.device) if self.cuda_graphs else None)
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def predict_images(
         if any(ids != images.ids for ids in dist.gather(images.ids)):
             raise UserError("The machines have different images to predict. Copy the same images to all of them.")
         at_once = settings.members_at_once or _count_fitting(members, device, dist.local_size)
-        networks = Networks(members, device, settings.dtype)
+        networks = Networks(members, settings)
         if at_once >= len(members):
             networks = [*networks]
         else:
@@ -218,15 +230,14 @@ class Networks(Sequence):
     """The members' networks, each loaded when it is used."""
 
     members: Sequence[Member]
-    device: torch.device
-    dtype: torch.dtype
+    settings: PredictionSettings
 
     def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, index: int) -> nn.Module:
         member = self.members[index]
-        return prepare(inference_network(member.load(), member.info.image_size), self.device, self.dtype)
+        return self.settings.make_ready(member.load(), member.info.image_size)
 
 
 def _count_fitting(members: Sequence[Member], device: torch.device, processes: int) -> int:

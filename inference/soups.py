@@ -10,11 +10,10 @@ import torch
 from analysis.metrics import score
 from inference.oof_members import Candidate, OofRun, Validation, Voter
 from inference.selection import Scorer
-from model import Network, inference_network
+from model import Network
 from storage.best_checkpoints import checkpoint_name
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.members import Member
-from training.engine import prepare
 from utils import library_versions, make_folder, shorten_list
 
 
@@ -65,8 +64,7 @@ def _make_soup(
     for each in weights[1:]:
         network = members[0].info.build()
         network.load_state_dict(_average([*kept, each]))
-        settings = validation.settings
-        ready = prepare(inference_network(network, members[0].info.image_size), settings.device, settings.dtype)
+        ready = validation.settings.make_ready(network, members[0].info.image_size)
         found = validation.predict([ready], members[:1], run.task, rows)[0]  # (n, V, C)
         mean = found.mean(axis=1)
         if np.isfinite(mean).all() and scorer.goodness(mean, rows) >= scorer.goodness(answers, rows):

@@ -39,7 +39,17 @@ UNREADABLE_LIST = "unreadable.csv"  # the images that were skipped
 # unreadable images are compared by their content, see training.session.start_run.
 FREE_OPTIONS = (
     *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "data", "image_root"),
-    *("save_every_steps", "on_bad_image", "two_genders", "max_megapixels", "cache", "report", "tracker", "preset"),
+    *(
+        "save_every_steps",
+        "on_bad_image",
+        "two_genders",
+        "max_megapixels",
+        "cache",
+        "report",
+        "tracker",
+        "preset",
+        "cuda_graphs",
+    ),
 )
 
 

@@ -30,7 +30,8 @@ def run(config: DesignConfig) -> None:
         task = replace(task, metric=check_metric(config.metric, task))
     if config.calibrate and task.regression:
         raise UserError(f"--calibrate needs classes, and task {task.name} has none. Leave it out.")
-    options = {name: getattr(config, name) for name in ("device", "precision", "batch_size", "num_workers")}
+    names = ("device", "precision", "batch_size", "num_workers", "cuda_graphs")
+    options = {name: getattr(config, name) for name in names}
     settings = PredictionSettings.choose(ALONE, views=config.tta, **options)
     places = {name: getattr(config, name) for name in ("train_root", "image_root", "valid_root", "corrections")}
     data = oof.read_data(trained, **places)

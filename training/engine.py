@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,23 +10,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from data.tasks import Task
 from model import predict_task
 from optim import learning_rate
+from training.cuda_graph import Graphed
 from training.device import free_memory
-from training.distributed import Processes
 from training.freed_memory import HELD_BYTES, yield_batches
 from training.loaders import Loader
+from training.train_step import Criterion, TrainStep, autocast, move_batch, to_floats
 from utils import process_number
-
-Batch = tuple[Tensor, dict[str, Tensor]]  # images (B, 3, S, S) and targets of each task
-Criterion = Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -51,11 +46,6 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision != "auto":
         return getattr(torch, precision)
     return torch.float16 if device.type == "cuda" else torch.float32
-
-
-def gradient_scaler(dtype: torch.dtype, device: torch.device) -> GradScaler:
-    """Return a scaler that keeps small float16 gradients from becoming zero; it does nothing for other dtypes."""
-    return GradScaler(device.type, enabled=dtype == torch.float16)
 
 
 def prepare(network: nn.Module, device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -89,55 +79,6 @@ class EpochProgress:
         """Return the first batch (from 0) with a loss that is not finite, or None; a GPU is waited for."""
         bad = (~torch.stack(self.losses).cpu().isfinite()).nonzero() if self.losses else ()
         return int(bad[0]) if len(bad) else None
-
-
-@dataclass
-class TrainStep:
-    """A training step, over one batch or several: mixing, forward and backward pass, optimizer and schedule."""
-
-    network: nn.Module  # for several processes wrapped by `Processes.wrap`
-    criterion: Criterion
-    optimizer: Optimizer
-    scheduler: LRScheduler  # stepped with the optimizer
-    device: torch.device
-    dtype: torch.dtype = torch.float32  # of torch.autocast, see `training_dtype`
-    scaler: GradScaler | None = None  # of the gradients; by default the one that fits the dtype
-    mixing: Callable[[Tensor, dict[str, Tensor]], Batch] = lambda *batch: batch  # see `augmentation.BatchMixing`
-    clip_grad: float = 0.0  # largest norm of the gradients of all weights together; 0 does not clip
-    dist: Processes = field(default_factory=Processes)
-
-    def __post_init__(self) -> None:
-        self.scaler = self.scaler or gradient_scaler(self.dtype, self.device)
-
-    def run(
-        self, images: Tensor, targets: dict[str, Tensor], total: int, *, last: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """Train on a batch and return its mean loss, and the sum of the losses over the batches of all processes.
-
-        Images are `(B, 3, S, S)`, targets `{task: (B,)}`. The optimizer steps after the `last` batch of a group, on the
-        mean gradient over the `total` images of the group, of all processes.
-        """
-        images, targets = self.mixing(*_move(images, targets, self.device))
-        count = len(images)
-        with self.dist.exchange(self.network, last):
-            with _autocast(self.device, self.dtype):
-                outputs = self.network(images)
-            loss = self.criterion(_floats(outputs), targets)
-            # Batches differ in size, and gradients are averaged over the processes.
-            part = loss if total == count else loss * (count * self.dist.world_size / total)
-            self.scaler.scale(part).backward()
-        if last:
-            self._step()
-        return loss, self.dist.sum(loss.detach() * count)
-
-    def _step(self) -> None:
-        if self.clip_grad:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def train_one_epoch(
@@ -192,7 +133,12 @@ def train_one_epoch(
 
 @torch.no_grad()
 def update_statistics(
-    network: nn.Module, loader: Loader, *, dtype: torch.dtype = torch.float32, title: str = "statistics"
+    network: nn.Module,
+    loader: Loader,
+    *,
+    dtype: torch.dtype = torch.float32,
+    graphed: Graphed | None = None,
+    title: str = "statistics",
 ) -> None:
     """Recompute the inference statistics of BatchNorm as their mean over the batches of a loader.
 
@@ -200,22 +146,40 @@ def update_statistics(
     which counts for a hundredth (precise BatchNorm: Wu and Johnson 2021, https://arxiv.org/abs/2105.07576). Everything
     else is in evaluation mode, and layers that training keeps in it, such as those of a frozen backbone, do not change.
 
-    The loader is a `view_loader`, whose first views are taken. No batch may have a single image.
+    The loader is a `view_loader`, whose first views are taken. No batch may have a single image. On a GPU, `graphed`
+    runs the network as a CUDA graph, always the same network.
     """
     network.train()
     norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    norms = [norm for norm in norms if norm.running_mean is not None]
     network.eval()
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean of all
         norm.train()
-    for views, _ in _bar(loader, title):
-        images, _ = _move(views[:, 0], {}, loader.device)
-        with _autocast(loader.device, dtype):
-            network(images)
+
+    def run(tensors: Sequence[Tensor]) -> None:
+        with autocast(loader.device, dtype):
+            network(*tensors)
+
+    # The running statistics after each batch are the mean of all so far, which BatchNorm itself would count on the GPU
+    # and wait for. A graph has a fixed momentum, so it leaves those of its batch.
+    own = [each for norm in norms for each in (norm.running_mean, norm.running_var)]
+    means = [each.clone() for each in own]
+    for number, (views, _) in enumerate(_bar(loader, title), 1):
+        images, _ = move_batch(views[:, 0], {}, loader.device)
+        for norm in norms:
+            norm.momentum = 1 / number if graphed is None else 1.0
+        if graphed is not None:
+            graphed(run, [images])
+            get_ema_multi_avg_fn(1 - 1 / number)(means, own, None)
+        else:
+            run([images])
+    if graphed is not None:
+        for each, mean in zip(own, means, strict=True):
+            each.copy_(mean)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
@@ -247,8 +211,8 @@ def evaluate(
     network.eval()
     losses, images, predictions = [], 0, [torch.empty(0, task.outputs)]
     for views, targets in _bar(loader, title):
-        batch, targets = _move(views[:, 0], targets, loader.device, _dtype(network))
-        outputs = _floats(network(batch))
+        batch, targets = move_batch(views[:, 0], targets, loader.device, _dtype(network))
+        outputs = to_floats(network(batch))
         losses.append(criterion(outputs, targets) * len(batch))
         images += len(batch)
         predictions.append(predict_task(outputs, task).cpu())
@@ -319,7 +283,7 @@ def _predict_batch(
     predictions = []
     for network, kind, task in zip(networks, kinds, tasks, strict=True):
         if kind not in moved:
-            moved[kind], _ = _move(views[kind].flatten(0, 1), {}, device, _dtype(network))
+            moved[kind], _ = move_batch(views[kind].flatten(0, 1), {}, device, _dtype(network))
         prediction = predict_task(network(moved[kind]), task)
         predictions.append(prediction.view(*views[kind].shape[:2], -1))
     return predictions
@@ -343,29 +307,12 @@ def _split_to_hold(batches: Iterable[list[Tensor]], processes: int) -> Iterator[
 # ------------------------------------------------------------------------------------------------ helpers
 
 
-def _autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """Return a block that computes with a dtype where that is safe; float32 needs none."""
-    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
-
-
 def _sum(losses: list[Tensor]) -> float:
     return torch.stack(losses).cpu().double().sum().item() if losses else 0.0
 
 
-def _move(
-    images: Tensor, targets: dict[str, Tensor], device: torch.device, dtype: torch.dtype = torch.float32
-) -> Batch:
-    images = images.to(device, dtype, memory_format=torch.channels_last, non_blocking=True)
-    narrow = {task: values.float() if values.is_floating_point() else values for task, values in targets.items()}
-    return images, {task: values.to(device, non_blocking=True) for task, values in narrow.items()}
-
-
 def _dtype(network: nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
-
-
-def _floats(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {head: logits.float() for head, logits in outputs.items()}
 
 
 def _bar(loader: Loader, title: str, *, initial: int = 0) -> tqdm:

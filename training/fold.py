@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,11 @@ from optim import step_average
 from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load_weights, read_file_weights
 from storage.members import find_start
 from storage.run_folder import RunFolder
+from training.cuda_graph import Graphed, GraphedNetwork, graphs_of
 from training.device import random_state, seed_everything, set_random_state
 from training.engine import (
     EpochProgress,
     EvalResult,
-    TrainStep,
     evaluate,
     inference_dtype,
     prepare,
@@ -36,8 +34,9 @@ from training.engine import (
 )
 from training.fold_state import FoldFiles
 from training.session import Session
-from training.step import configured_criterion, configured_optimizer, create_step
+from training.step import configured_criterion, configured_optimizer, create_step, explain_compile_errors
 from training.tracking import Tracker
+from training.train_step import TrainStep
 from utils import UserError, shorten_list
 
 LEAST_STEPS = 10  # of a run, for a schedule of the learning rate
@@ -173,18 +172,6 @@ def create_network(
     return network, average
 
 
-@contextmanager
-def explain_compile_errors() -> Iterator[None]:
-    """Raise the errors of torch.compile in a block as a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = " ".join(str(error).split("\n\n")[0].split())  # without the advice that follows
-            raise UserError(f"--compile does not work here ({reason.rstrip('.')}). Leave it out.") from None
-        raise
-
-
 class FoldTrainer:
     """Trains one fold, from its start or from the state in its files."""
 
@@ -205,6 +192,9 @@ class FoldTrainer:
         if extra:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
         self.step = self._create_step()
+        self.graphs = graphs_of(self.device) if config.cuda_graphs else None
+        on_gpu = self.graphs is not None or self.device.type == "cuda"
+        self.statistics = Graphed(self.graphs, "Computing BatchNorm statistics runs") if on_gpu else None
         self.valid_criterion = configured_criterion(config)  # without adjusted logits, as in prediction
         self.progress = EpochProgress()  # of the current epoch
         self.machine = {  # that the fold was started on: it changes the last digits of a result
@@ -245,7 +235,8 @@ class FoldTrainer:
             advice = ". Pass a --layer-decay nearer to 1 to train it" if min(rates) < 1e-6 * max(rates) else ""
             print(f"fold {self.number}: learning rates from {max(rates):.2g} for the head to {lowest}{advice}")
         counts = self.loaders.train.dataset.counts()
-        return create_step(config, self.network, optimizer, self.device, steps=steps, counts=counts, dist=self.dist)
+        options = {"steps": steps, "counts": counts, "full": max(self.sampler.sizes()), "dist": self.dist}
+        return create_step(config, self.network, optimizer, self.device, **options)
 
     def _resume(self) -> None:
         """Restore the saved state."""
@@ -286,6 +277,8 @@ class FoldTrainer:
         with Tracker(self.config, files.run, files.run.fold(self.number).name, files.rows) as tracker:
             while not files.finished:
                 self._run_epoch(tracker)
+        for graphed in filter(None, (self.step.graphed, self.statistics)):
+            graphed.captured.clear()  # before the next fold needs their memory
         if files.epoch < self.config.epochs:
             epochs = f"{self.config.patience} epoch{'s' if self.config.patience > 1 else ''}"
             print(f"fold {self.number}: stopped early, no better {score_title(self.task.monitor)} for {epochs}")
@@ -296,7 +289,8 @@ class FoldTrainer:
         title = f"fold {self.number} epoch {self.files.epoch + 1}/{self.config.epochs}"
         self._train(title)
         if self.loaders.plain is not None:
-            update_statistics(self.eval_model, self.loaders.plain, dtype=self.step.dtype, title=f"{title} statistics")
+            options = {"dtype": self.step.dtype, "graphed": self.statistics, "title": f"{title} statistics"}
+            update_statistics(self.eval_model, self.loaders.plain, **options)
         self.dist.broadcast_buffers(self.network)
         if self.average:
             self.dist.broadcast_buffers(self.average.module)
@@ -342,8 +336,25 @@ class FoldTrainer:
 
     def _evaluate(self, dtype: torch.dtype, title: str) -> EvalResult:
         """Validate in a dtype, and again in float32 if the predictions do not fit into it."""
+        try:
+            result = self._evaluate_once(dtype, title)
+        except torch.OutOfMemoryError:
+            if self.graphs is None or not self.graphs.release():  # training needs no memory now
+                raise
+            result = self._evaluate_once(dtype, title)
+        if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
+            print(f"fold {self.number}: predictions do not fit into {dtype}, validating again in float32")
+            return self._evaluate(torch.float32, title)
+        return result
+
+    def _evaluate_once(self, dtype: torch.dtype, title: str) -> EvalResult:
         network = prepare(inference_network(self.eval_model, self.config.image_size), self.device, dtype)
-        result = evaluate(
+        if self.graphs is not None or self.device.type == "cuda":
+            networks = self.session.networks
+            if dtype not in networks or not networks[dtype].take_weights(network):
+                networks[dtype] = GraphedNetwork(network, self.graphs)
+            network = networks[dtype]
+        return evaluate(
             network,
             self.loaders.valid,
             self.valid_criterion,
@@ -352,10 +363,6 @@ class FoldTrainer:
             # Processes with different numbers of batches cannot agree on stopping after each of them.
             after_batch=self._stop_if_asked if self.dist.world_size == 1 else lambda: None,
         )
-        if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
-            print(f"fold {self.number}: predictions do not fit into {dtype}, validating again in float32")
-            return self._evaluate(torch.float32, title)
-        return result
 
     def _print(self, row: dict[str, Any], saved: Path | None) -> None:
         scores = "  ".join(f"{score_title(name)} {row[name]:.4f}" for name in self.task.shown)

@@ -60,15 +60,34 @@ class Loader:
         turn = self.processes.batch_sampler
         turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
         with _ending_workers_without_batch(self.processes.num_workers) as came:
-            for images, targets in self.processes:
-                came.set()
-                note_progress()
-                several = isinstance(images, list)
-                yield [*map(self._finish, images, count())] if several else self._finish(images), targets
+            yield from self._copy_ahead(came) if self.device.type == "cuda" else self._batches(came)
+
+    def _batches(self, came: threading.Event) -> Iterator:
+        for images, targets in self.processes:
+            came.set()
+            note_progress()
+            several = isinstance(images, list)
+            yield [*map(self._finish, images, count())] if several else self._finish(images), targets
+
+    def _copy_ahead(self, came: threading.Event) -> Iterator:
+        """Yield batches of which the next one is copied to the GPU meanwhile, on a stream of its own."""
+        stream, current, ready = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device), None
+        batches = self._batches(came)
+        while True:
+            with torch.cuda.stream(stream):
+                batch = next(batches, None)
+            if ready is not None:
+                yield ready
+            if batch is None:
+                return
+            current.wait_stream(stream)
+            for images in batch[0] if isinstance(batch[0], list) else batch[:1]:
+                images.record_stream(current)  # so that its memory is not used again too early
+            ready = batch
 
     def _finish(self, images: Tensor, kind: int = 0) -> Tensor:
         if images.dtype != torch.uint8:
-            return images
+            return images.to(self.device, non_blocking=True)
         if kind not in self.pixels:
             transform = self.dataset.transforms[kind]
             scales = (torch.tensor(each, device=self.device) for each in (transform.mean, transform.std))

@@ -18,13 +18,14 @@ from data.prepare import Data
 from data.tasks import Tasks
 from model import inference_network
 from storage.run_folder import RunFolder, can_continue
+from training.cuda_graph import graphs_of
 from training.device import random_state, set_random_state
 from training.distributed import Processes
 from training.engine import evaluate, inference_dtype, prepare, train_one_epoch
-from training.fold import Weights, create_network, explain_compile_errors
+from training.fold import Weights, create_network
 from training.loaders import create_loaders
 from training.session import Session, check_batch_size
-from training.step import configured_criterion, configured_optimizer, create_step
+from training.step import configured_criterion, configured_optimizer, create_step, explain_compile_errors
 from utils import UserError
 
 LEAST_BATCHES, LARGEST = 16, 512  # of --batch-size auto: batches of an epoch, images of a batch
@@ -96,7 +97,7 @@ class Trial:
                 raise
             return False
         finally:
-            free_gpu(self.config)
+            free_gpu(self.config, self.device)
 
     def _run(self, size: int) -> None:
         """Train and validate as a fold does, with all that needs memory at the same time."""
@@ -129,8 +130,10 @@ class Trial:
         del reserve
 
 
-def free_gpu(config: TrainConfig) -> None:
-    """Free the memory that deleted objects hold on a GPU."""
+def free_gpu(config: TrainConfig, device: torch.device) -> None:
+    """Free the memory that CUDA graphs and deleted objects hold on a GPU."""
+    if graphs := graphs_of(device):
+        graphs.release()
     if config.compile:
         torch.compiler.reset()
     gc.collect()  # some refer to each other
@@ -193,7 +196,7 @@ def explain_full_memory(session: Session) -> Iterator[None]:
         while failed is not None:  # the network and its gradients are local variables of what failed
             traceback.clear_frames(failed.__traceback__)
             failed = failed.__context__
-        free_gpu(session.config)
+        free_gpu(session.config, session.device)
         raise UserError(_advise(session)) from None
 
 

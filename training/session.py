@@ -210,6 +210,7 @@ class Session:
     loaders: dict[int, FoldLoaders] = field(init=False)  # of each fold
     locks: FoldLocks = field(init=False)  # of the folds; only the main process locks them
     stop: StopRequest = field(init=False)  # notes the signals that ask to stop
+    networks: dict[torch.dtype, Any] = field(default_factory=dict, init=False)  # on a GPU, that validated last
     summary: dict[str, Any] = field(default_factory=dict, init=False)  # of the finished folds, in the main process
     report: Path | None = field(default=None, init=False)  # of the finished folds
 

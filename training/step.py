@@ -1,6 +1,7 @@
 """Create the optimizer and the training step of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,8 +14,11 @@ from data.faces import AGE
 from loss import create_criterion
 from model import Network
 from optim import create_optimizer, create_scheduler, run_decay
+from training.cuda_graph import CudaGraphs, graphs_of
 from training.distributed import ALONE, Processes
-from training.engine import TrainStep, training_dtype
+from training.engine import training_dtype
+from training.train_step import TrainStep
+from utils import UserError
 
 
 def configured_optimizer(config: TrainConfig, network: Network, steps: int) -> Optimizer:
@@ -41,11 +45,13 @@ def create_step(
     *,
     steps: int,
     counts: Mapping[str, Tensor],
+    full: int = 0,
     dist: Processes = ALONE,
 ) -> TrainStep:
     """Return the training step of a network, for epochs of this many steps of the optimizer.
 
-    `counts` is the number of training images of each class, see `loss.create_criterion`.
+    `counts` is the number of training images of each class, see `loss.create_criterion`, and `full` the images of a
+    batch that is not the last one.
     """
     scheduler = create_scheduler(
         config.lr_scheduler,
@@ -68,4 +74,28 @@ def create_step(
         clip_grad=config.clip_grad,
         mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
+        full=full // dist.world_size,
+        graphs=_choose_graphs(config, device, dist),
     )
+
+
+def _choose_graphs(config: TrainConfig, device: torch.device, dist: Processes) -> CudaGraphs | None:
+    graphs = graphs_of(device) if config.cuda_graphs else None
+    reason = "--grad-checkpointing restores random states" if config.grad_checkpointing else None
+    reason = "several processes exchange gradients" if dist.world_size > 1 else reason
+    if graphs is None or reason is None:
+        return graphs
+    graphs.print_once(f"Training runs without CUDA graphs: {reason}.")
+    return None
+
+
+@contextmanager
+def explain_compile_errors() -> Iterator[None]:
+    """Raise the errors of torch.compile in a block as a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = " ".join(str(error).split("\n\n")[0].split())  # without the advice that follows
+            raise UserError(f"--compile does not work here ({reason.rstrip('.')}). Leave it out.") from None
+        raise

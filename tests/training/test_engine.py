@@ -21,7 +21,6 @@ from optim import create_optimizer, create_scheduler, learning_rate
 from training.engine import (
     TrainStep,
     evaluate,
-    gradient_scaler,
     inference_dtype,
     predict,
     prepare,
@@ -30,6 +29,7 @@ from training.engine import (
     update_statistics,
 )
 from training.loaders import Loader, create_loaders
+from training.train_step import gradient_scaler
 
 CPU = torch.device("cpu")
 OUTPUTS = {task: record.outputs for task, record in FACES.items()}
