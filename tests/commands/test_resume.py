@@ -115,7 +115,7 @@ def test_a_run_is_resumed_with_the_scale_of_its_gradients(train, tmp_path, monke
         scalers.append(torch.amp.GradScaler("cpu", growth_interval=2))
         return scalers[-1]
 
-    monkeypatch.setattr("training.engine.gradient_scaler", scaler)
+    monkeypatch.setattr("training.train_step.gradient_scaler", scaler)
     train("--epochs", 2, "--save-path", tmp_path / "whole")
     interrupt_evaluation(monkeypatch, 2)
     train("--epochs", 2, code=130)
