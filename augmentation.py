@@ -6,7 +6,7 @@ images and networks of any size. Images come in as PIL RGB and leave as normalis
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -54,11 +54,16 @@ class Settings:
     as_bytes: bool = False  # return uint8 for `normalise`; random erasing needs float32
 
 
-class CentreSquare(v2.Transform):
-    """Cut the centred square of the shorter side."""
+def centre_square(image: Image.Image) -> Image.Image:
+    """Return the centred square of the shorter side."""
+    return F.center_crop(image, [min(image.size)])
 
-    def transform(self, inpt: Image.Image, params: dict) -> Image.Image:
-        return F.center_crop(inpt, [min(inpt.size)])
+
+class RandomResizedCrop(v2.RandomResizedCrop):
+    """torchvision's, without its search for images in any kind of input, which takes longer than to draw the crop."""
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        return self.transform(image, self.make_params([image]))
 
 
 class FaceCrop(v2.Transform):
@@ -102,21 +107,21 @@ def crop_box(image: Image.Image, box: Box, size: tuple[int, int], interpolation:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _training(crops: Sequence[v2.Transform], settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
+def _training(crops: Sequence[Callable], settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
     """Join crops, the augmentations of the settings, and those of the transform."""
     mirror = [v2.RandomHorizontalFlip()] if settings.mirror else []
     erase = [v2.RandomErasing(settings.erasing)] if settings.erasing else []  # to 0, for most weights the mean colour
     return v2.Compose([*crops, *mirror, *augmentations, _finish(settings, as_bytes=not erase), *erase])
 
 
-def _finish(settings: Settings, *, as_bytes: bool = True) -> v2.Transform:
-    return v2.PILToTensor() if settings.as_bytes and as_bytes else to_tensor(settings.mean, settings.std)
+def _finish(settings: Settings, *, as_bytes: bool = True) -> Callable[[Image.Image], Tensor]:
+    return F.pil_to_tensor if settings.as_bytes and as_bytes else to_tensor(settings.mean, settings.std)
 
 
 def _random_resized(settings: Settings, *augmentations: v2.Transform) -> v2.Compose:
     mode = v2.InterpolationMode(settings.interpolation)
-    crop = v2.RandomResizedCrop(settings.image_size, (settings.crop_scale, 1), interpolation=mode, antialias=True)
-    return _training([CentreSquare(), crop], settings, *augmentations)
+    crop = RandomResizedCrop(settings.image_size, (settings.crop_scale, 1), interpolation=mode, antialias=True)
+    return _training([centre_square, crop], settings, *augmentations)
 
 
 def _rand_augment(settings: Settings) -> v2.Compose:

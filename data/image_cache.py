@@ -20,6 +20,27 @@ Index = dict[str, tuple[int, int, int]]  # {path: (offset of the pixels in bytes
 UNKNOWN_MEMORY = 2 * 2**30  # bytes to use if the system does not report its free memory
 
 
+class _KeptImage(Image.Image):
+    """An image that is copied from `(H, W, 3) uint8` pixels at its first use; of a crop, only the pixels inside it."""
+
+    pixels: np.ndarray | None = None  # before the first use
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        super().__init__()
+        self._mode, self._size, self.pixels = "RGB", pixels.shape[1::-1], pixels
+
+    def crop(self, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+        left, top, right, bottom = map(round, box or (0, 0, *self.size))
+        if self.pixels is not None and 0 <= left < right <= self.width and 0 <= top < bottom <= self.height:
+            return _KeptImage(self.pixels[top:bottom, left:right])
+        return super().crop(box)
+
+    def load(self) -> Any:  # Pillow calls it before it uses pixels, as for files
+        if self.pixels is not None:
+            self.im, self.pixels = Image.fromarray(self.pixels).im, None
+        return super().load()
+
+
 class ImageReader:
     """Reads the images of a run, from memory if they are kept there, else from their files by `images.read_image`.
 
@@ -46,10 +67,10 @@ class ImageReader:
         if self.pixels is None:
             self.pixels = self._map()
         start, width, height = place
-        return Image.fromarray(self.pixels[start : start + 3 * width * height].reshape(height, width, 3))
+        return _KeptImage(self.pixels[start : start + 3 * width * height].reshape(height, width, 3))
 
     def _map(self) -> np.ndarray:
-        return np.memmap(self.file, np.uint8, mode="r")
+        return np.asarray(np.memmap(self.file, np.uint8, mode="r"))  # slices of a memmap are slow
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "pixels": None}

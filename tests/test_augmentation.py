@@ -420,6 +420,21 @@ def test_random_views_are_random_resized_crops_of_the_centre_square(view):
 # ------------------------------------------------------------------------------------------------ training
 
 
+@pytest.mark.parametrize("size", ODD_SIZES, ids=str)
+@pytest.mark.parametrize(("name", "augmentations"), [("base", []), ("random", [v2.RandAugment(2, 9)])])
+def test_training_images_and_draws_are_those_of_torchvision(name, augmentations, size):
+    mode, image = v2.InterpolationMode.BICUBIC, noise(size)
+    crops = [v2.CenterCrop(min(size)), v2.RandomResizedCrop(33, (0.2, 1), interpolation=mode)]
+    theirs = v2.Compose([*crops, v2.RandomHorizontalFlip(), *augmentations, v2.PILToTensor()])
+    ours = build_transform(name, "train", 33, crop_scale=0.2, mirror=True, interpolation=mode.value, as_bytes=True)
+    for seed in range(5):
+        found = []
+        for transform in (ours, theirs):
+            torch.manual_seed(seed)
+            found.append((transform(image), torch.get_rng_state()))
+        assert all(map(torch.equal, *found))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_training_depends_on_torchs_seed_alone(name):
     image, transform = noise((96, 128)), build_transform(name, "train", 32)

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from augmentation import build_transform
+from augmentation import build_transform, normalise
 from cli.command import Context, run_command
 from data.face_layout import age_group, filter_ages, read_training_table
 from data.faces import FACES
 from data.image_cache import ImageReader
 from data.label_math import make_targets
 from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
-from training.loaders import create_loaders, view_loader
+from training.loaders import AHEAD, _CollateInPlace, create_loaders, view_loader
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -136,6 +136,35 @@ def test_images_of_bytes_become_the_float32_of_their_own_transform(workers, tabl
             assert one.dtype == torch.float32
             assert torch.equal(one, other)
             assert one.stride() == other.stride()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_kept_memory_is_not_filled_before_its_batch_was_used(workers, table, monkeypatch):
+    """Also if that takes long, and if a batch is larger than those before."""
+
+    def slowly(images, *scales):
+        time.sleep(0.02)
+        return normalise(images, *scales)
+
+    monkeypatch.setattr("training.loaders.normalise", slowly)
+    dataset = train_set(table, settings={"as_bytes": True})
+    sampler = EpochSampler(len(table), 10, seed=(42, 0))  # of the last batch of four
+    loader = create_loaders([(dataset, sampler)], workers=workers, device=CPU, keep_memory=True)[0]
+    expected = train_set(table)
+    for epoch, start in ((0, 8), (1, 0), (2, 0)):
+        sampler.set_epoch(epoch, start)
+        for keys, (images, targets) in zip(list(sampler), loader, strict=True):
+            assert torch.equal(images, torch.stack([expected[key][0] for key in keys]))
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            assert targets["main"].tolist() == [expected[key][1]["main"] for key in keys]
+
+
+def test_memory_of_batches_is_used_again(monkeypatch):
+    monkeypatch.setattr("training.loaders.get_worker_info", lambda: "a loader process")
+    collate, image = _CollateInPlace(), torch.zeros(3, 4, 4, dtype=torch.uint8)
+    places = [collate([(image + k, {})] * 2)[0].untyped_storage().data_ptr() for k in range(9)]
+    assert len(set(places)) == AHEAD + 1
+    assert places[AHEAD + 1 :] == places[: -AHEAD - 1]
 
 
 # ------------------------------------------------------------------------------------------------ oversampling

@@ -128,6 +128,11 @@ def _fit_shared_memory(workers: int, batch_bytes: int, place: str = "/dev/shm") 
     return fitting
 
 
+def has_shared_memory(size: int, place: str = "/dev/shm") -> bool:
+    """Return whether `size` bytes fit into the shared memory; True if the system does not report it."""
+    return not os.path.isdir(place) or shutil.disk_usage(place).free >= size
+
+
 def free_memory(device: torch.device) -> int | None:
     """Return the free bytes of a device, on the CPU for this process; None if the system does not report them."""
     if device.type == "cuda":

@@ -1,6 +1,7 @@
 """Load batches with processes that all folds share."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from augmentation import build_transform, normalise
 from cli.checks import train_size
@@ -18,12 +19,13 @@ from config import TrainConfig
 from data.label_math import make_targets
 from data.prepare import Data
 from dataset import EpochSampler, TrainDataset, ViewBatches, ViewDataset, balanced_weights
-from training.device import count_workers
+from training.device import count_workers, has_shared_memory
 from training.distributed import ALONE, Processes
 from utils import UserError, derive_seed
 
 Part = tuple[Dataset, Sampler]  # a data set and its batches of keys
 PIXEL = 3  # bytes: three uint8
+AHEAD = 2  # batches that a loader process prepares beyond the one in use
 FIRST_BATCH = 600  # seconds until the first batch of a pass, before the loader processes count as hanging
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
 
@@ -153,18 +155,26 @@ class _Parts(Dataset):
 
 
 def create_loaders(
-    parts: Sequence[Part], *, workers: int, device: torch.device, dist: Processes = ALONE, pin: bool = True
+    parts: Sequence[Part],
+    *,
+    workers: int,
+    device: torch.device,
+    dist: Processes = ALONE,
+    pin: bool = True,
+    keep_memory: bool = False,
 ) -> list[Loader]:
     """Return a loader for each data set and its batches of keys.
 
     All use the same processes, which start at the first batch of all. Only one loader may be iterated at a time. For a
-    GPU, batches are in pinned memory, which torch keeps; `pin` can turn it off.
+    GPU, batches are in pinned memory, which torch keeps; `pin` can turn it off. `keep_memory` is for items of one
+    image, see `_CollateInPlace`.
     """
     processes = DataLoader(
         _Parts([dataset for dataset, _ in parts]),
         batch_sampler=_Turn(),
-        collate_fn=_collate_channels_last,
+        collate_fn=_CollateInPlace() if keep_memory else _collate_channels_last,
         num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin and device.type == "cuda",
         worker_init_fn=ignore_signals,
@@ -186,6 +196,28 @@ def _collate_channels_last(items: list[tuple[Views, dict]]) -> tuple[Views, dict
     """Collate in the layout of decoded images, which networks compute in too, so that no pixel is moved."""
     images, targets = default_collate([(_move_axis(images, -3, -1), target) for images, target in items])
     return _move_axis(images, -1, -3), targets
+
+
+class _CollateInPlace:
+    """Collate images of bytes as `_collate_channels_last` does, into shared memory that the loader process keeps.
+
+    New shared memory costs more time than the copy into it. DataLoader lets a process prepare AHEAD batches beyond the
+    one in use, which `Loader` copies before it takes the next one.
+    """
+
+    def __init__(self) -> None:
+        self.kept = deque([torch.empty(0, dtype=torch.uint8)] * (AHEAD + 1))
+
+    def __call__(self, items: list[tuple[Tensor, dict]]) -> tuple[Tensor, dict[str, Tensor]]:
+        if items[0][0].dtype != torch.uint8 or get_worker_info() is None:
+            return _collate_channels_last(items)
+        images = [_move_axis(image, -3, -1) for image, _ in items]
+        memory, size = self.kept.popleft(), sum(image.numel() for image in images)
+        if len(memory) < size:
+            memory = torch.empty(size, dtype=torch.uint8).share_memory_()
+        self.kept.append(memory)
+        whole = torch.stack(images, out=memory[:size].view(len(images), *images[0].shape))
+        return _move_axis(whole, -1, -3), default_collate([target for _, target in items])
 
 
 def _move_axis(images: Views, source: int, destination: int) -> Views:
@@ -248,9 +280,13 @@ def fold_loaders(
             plain_set = ViewDataset(paths, keys, transforms["valid"], reader=data.reader)
             plain.append((plain_set, ViewBatches(len(rows), config.batch_size)))
     bytes_per_value = 4 if config.oversample or config.erasing else 1
-    largest = config.batch_size * max(bytes_per_value * sizes["train"] ** 2, 2 * sizes["valid"] ** 2)
-    workers = count_workers(config.num_workers, device, sharing=dist.local_size, batch_bytes=largest * PIXEL)
-    train = create_loaders(train, workers=workers, device=device, dist=dist)
+    batch_bytes = config.batch_size * PIXEL * bytes_per_value * sizes["train"] ** 2
+    largest = max(batch_bytes, config.batch_size * PIXEL * 2 * sizes["valid"] ** 2)
+    workers = count_workers(config.num_workers, device, sharing=dist.local_size, batch_bytes=largest)
+    # Memory is kept while the other batches need theirs. Copies to other devices may not be finished when it is reused.
+    needed = (AHEAD + 1) * workers * (batch_bytes + largest) * dist.local_size
+    keep = device.type in ("cpu", "cuda") and has_shared_memory(needed)
+    train = create_loaders(train, workers=workers, device=device, dist=dist, keep_memory=keep)
     others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)
     valid, plain = others[: len(numbers)], others[len(numbers) :] or [None] * len(numbers)
     return dict(zip(numbers, map(FoldLoaders, train, valid, plain), strict=True))

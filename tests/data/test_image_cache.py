@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,25 @@ def test_kept_images_are_not_read_again(paths):
     for path in paths:
         os.unlink(path)
     assert all(np.array_equal(reader.read(path), pixels) for path, pixels in zip(paths, expected, strict=False))
+
+
+def test_parts_of_kept_images_are_those_of_other_images(paths):
+    """Also parts of parts, parts with edges outside the image, and those of an image that was changed."""
+    reader, _ = load(paths)
+    draw = random.Random(0)
+    for path in paths[:4]:
+        image = read_image(path, SIDE)
+        width, height = image.size
+        for _ in range(50):
+            left, top = draw.randrange(-2, width), draw.randrange(-2, height)
+            box = (left, top, draw.randrange(left, width + 2), draw.uniform(top, height + 2))
+            for first in (None, (0, 0, width, height), (1, 3, width, height - 2)):
+                found, expected = (each.crop(first).crop(box) for each in (reader.read(path), image))
+                assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
+        kept = reader.read(path)
+        kept.putpixel((0, 0), (1, 2, 3))
+        assert kept.crop((0, 0, 1, 1)).getpixel((0, 0)) == (1, 2, 3) != reader.read(path).getpixel((0, 0))
+        assert np.array_equal(pickle.loads(pickle.dumps(reader.read(path))), image)
 
 
 def _first_pixels(reader, paths, answers) -> None:

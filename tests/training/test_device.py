@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.device import choose_device, count_workers, free_memory, seed_everything
+from training.device import choose_device, count_workers, free_memory, has_shared_memory, seed_everything
 from utils import UserError, count_cores, derive_seed, seeded
 
 # ------------------------------------------------------------------------------------------------ seeds
@@ -110,3 +110,4 @@ def test_batches_that_do_not_fit_the_shared_memory_need_fewer_loader_processes(m
     printed = capsys.readouterr().out
     assert printed.count("raise --shm-size") == 2
     assert "/dev/shm has 64 MB left for batches of 10 MB: using 2 loader processes instead of 4." in printed
+    assert [has_shared_memory(size) for size in (64_000_000, 64_000_001)] == [True, False]
