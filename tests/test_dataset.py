@@ -5,6 +5,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from data.face_layout import age_group, filter_ages, read_training_table
 from data.faces import FACES
 from data.image_cache import ImageReader
 from data.label_math import make_targets
-from dataset import EpochSampler, TrainDataset, ViewDataset, balanced_weights, extra_classes
+from dataset import EpochSampler, TrainDataset, ViewBatches, ViewDataset, balanced_weights, extra_classes
 from training.loaders import AHEAD, _CollateInPlace, create_loaders, view_loader
 from utils import UserError
 
@@ -165,6 +167,25 @@ def test_memory_of_batches_is_used_again(monkeypatch):
     places = [collate([(image + k, {})] * 2)[0].untyped_storage().data_ptr() for k in range(9)]
     assert len(set(places)) == AHEAD + 1
     assert places[AHEAD + 1 :] == places[: -AHEAD - 1]
+
+
+def test_batches_that_are_copied_ahead_come_in_order(monkeypatch):
+    """With streams that do nothing, since a CPU has none."""
+    waited = []
+    stream = SimpleNamespace(wait_stream=waited.append)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "copies")
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    dataset = [(torch.full((1, 3, 4, 4), float(number)), {"mask": number}) for number in range(9)]
+    for count in (9, 0):
+        loader = create_loaders([(dataset, ViewBatches(count, 2))], workers=0, device=CPU)[0]
+        monkeypatch.setattr(loader, "device", torch.device("cuda"))
+        monkeypatch.setattr(loader, "_finish", lambda images: images)
+        batches = [*loader]
+        assert [targets["mask"].tolist() for _, targets in batches] == [[*keys] for keys in ViewBatches(count, 2)]
+        assert all(views[:, 0, 0, 0, 0].tolist() == targets["mask"].tolist() for views, targets in batches)
+    assert waited == ["copies"] * 5
 
 
 # ------------------------------------------------------------------------------------------------ oversampling

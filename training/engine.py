@@ -215,10 +215,10 @@ def evaluate(
         outputs = to_floats(network(batch))
         losses.append(criterion(outputs, targets) * len(batch))
         images += len(batch)
-        predictions.append(predict_task(outputs, task).cpu())
+        predictions.append(predict_task(outputs, task))
         after_batch()
     sums, counts = zip(*loader.dist.gather((_sum(losses), images)), strict=True)
-    return EvalResult(sum(sums) / sum(counts), loader.gather(torch.cat(predictions).numpy()))
+    return EvalResult(sum(sums) / sum(counts), loader.gather(torch.cat([each.cpu() for each in predictions]).numpy()))
 
 
 @torch.inference_mode()

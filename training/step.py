@@ -74,7 +74,7 @@ def create_step(
         clip_grad=config.clip_grad,
         mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
-        full=full // dist.world_size,
+        full=0 if config.compile else full // dist.world_size,  # torch.compile has kernels of its own
         graphs=_choose_graphs(config, device, dist),
     )
 
