@@ -163,6 +163,8 @@ def predict_views(
     A view is made once for all networks that share a transform. `errors` gets the unreadable images, `{number:
     reason}`; without it the first one raises.
     """
+    if settings.cuda_graphs:
+        graphs_of(settings.device)  # leaves the default stream, on which the loader would start
     first, *others = kinds = list(dict.fromkeys(transforms))
     report = errors is not None
     dataset = ViewDataset(paths, ids, first, others=others, views=settings.views, reader=reader, report_errors=report)

@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ class CudaGraphs:
         self.device, self.needed = device, 0  # bytes of the largest function, outside graphs
         self.pool = torch.cuda.graph_pool_handle()
         self.users: weakref.WeakSet[Graphed] = weakref.WeakSet()
+        self.printed: set[str] = set()
         default = torch.cuda.default_stream(device)
         if torch.cuda.current_stream(device) == default:
             stream = torch.cuda.Stream(device)
@@ -75,22 +77,35 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = call()
         except RuntimeError:
-            generator.graphsafe_set_state(state)  # the other state may still count as being captured
+            with suppress(AttributeError, RuntimeError):  # if it still counts as being captured
+                torch._C._cuda_endAllocateToPool(stream.device_index, self.pool)
+                torch._C._cuda_releasePool(stream.device_index, self.pool)
+            generator.graphsafe_set_state(state)  # the other state may count as that too, and graphs draw from it
+            self.release()
             raise
         return Graph(graph.replay, outputs)
 
     def make_room(self) -> None:
         """Delete all graphs if the GPU has no memory left for the largest function outside them."""
-        if torch.cuda.mem_get_info(self.device)[0] < self.needed:
-            self.release()
+        if any(user.captured for user in self.users):
+            torch.cuda.empty_cache()
+            if torch.cuda.mem_get_info(self.device)[0] < self.needed:
+                self.release()
 
     def release(self) -> bool:
         """Delete all graphs to free their memory, and return whether there were any; they are captured again."""
         held = [user for user in self.users if user.captured]
         for user in held:
             user.captured.clear()
+        self.pool = torch.cuda.graph_pool_handle()  # the memory of the other is freed with its last tensor
         torch.cuda.empty_cache()
         return bool(held)
+
+    def print_once(self, line: str) -> None:
+        """Print a line, unless it was printed before."""
+        if line not in self.printed:
+            print(line)
+        self.printed.add(line)
 
 
 def _host_random_states() -> tuple[Hashable, ...]:
@@ -111,7 +126,7 @@ class Graphed:
 
     Args:
         graphs: captures them; with None, functions are called as they are.
-        what: subject and verb of that line, as in "fold 0: training runs".
+        what: subject and verb of that line, as in "Training runs".
     """
 
     def __init__(self, graphs: CudaGraphs | None, what: str) -> None:
@@ -150,7 +165,7 @@ class Graphed:
                 if not self._capture(key, function, tensors, options) and restore:
                     restore()
         if self.graphs is None or eagerly or key not in self.captured:
-            if self.captured:
+            if self.graphs is not None:
                 self.graphs.make_room()
             return function(tensors, *options)
         inputs, graph = self.captured[key]
@@ -161,8 +176,7 @@ class Graphed:
         return graph.outputs
 
     def _watch(self, call: Callable[[], Any]) -> Any:
-        if self.captured:
-            self.graphs.make_room()
+        self.graphs.make_room()
         result, reason = self.graphs.watch(call)
         if reason:
             self._give_up(reason)
@@ -180,7 +194,7 @@ class Graphed:
             return False
 
     def _give_up(self, reason: str) -> None:
-        print(f"{self.what} without CUDA graphs: {reason}.")
+        self.graphs.print_once(f"{self.what} without CUDA graphs: {reason}.")
         self.captured.clear()
         self.graphs = None
 

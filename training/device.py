@@ -13,6 +13,8 @@ from utils import UserError, count_cores, derive_seed, first_line, free_ram
 # Characters of the folder of temporary files: a socket has at most 107 on Linux and 103 on macOS, and multiprocessing
 # adds /pymp-xxxxxxxx/listener-xxxxxxxx.
 LONGEST_TEMP = 75 if sys.platform == "linux" else 71
+# Messages of a GPU without free memory.
+FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def seed_everything(*parts: Any) -> None:
@@ -138,3 +140,8 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return free_ram() if device.type == "cpu" else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of a GPU ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in FULL)

@@ -158,20 +158,18 @@ def update_statistics(
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
+        norm.momentum = None if graphed is None else 1.0  # the mean of all batches so far, or the last one
         norm.train()
 
     def run(tensors: Sequence[Tensor]) -> None:
         with autocast(loader.device, dtype):
             network(*tensors)
 
-    # The running statistics after each batch are the mean of all so far, which BatchNorm itself would count on the GPU
-    # and wait for. A graph has a fixed momentum, so it leaves those of its batch.
+    # On a GPU, BatchNorm would wait for its own count of batches, so the mean is computed here.
     own = [each for norm in norms for each in (norm.running_mean, norm.running_var)]
     means = [each.clone() for each in own]
     for number, (views, _) in enumerate(_bar(loader, title), 1):
         images, _ = move_batch(views[:, 0], {}, loader.device)
-        for norm in norms:
-            norm.momentum = 1 / number if graphed is None else 1.0
         if graphed is not None:
             graphed(run, [images])
             get_ema_multi_avg_fn(1 - 1 / number)(means, own, None)

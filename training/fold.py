@@ -22,7 +22,7 @@ from storage.checkpoint import ModelInfo, has_logits_head, load_checkpoint, load
 from storage.members import find_start
 from storage.run_folder import RunFolder
 from training.cuda_graph import Graphed, GraphedNetwork, graphs_of
-from training.device import random_state, seed_everything, set_random_state
+from training.device import is_out_of_memory, random_state, seed_everything, set_random_state
 from training.engine import (
     EpochProgress,
     EvalResult,
@@ -277,8 +277,8 @@ class FoldTrainer:
         with Tracker(self.config, files.run, files.run.fold(self.number).name, files.rows) as tracker:
             while not files.finished:
                 self._run_epoch(tracker)
-        for graphed in filter(None, (self.step.graphed, self.statistics)):
-            graphed.captured.clear()  # before the next fold needs their memory
+        if self.graphs is not None:
+            self.graphs.release()  # the next fold needs their memory
         if files.epoch < self.config.epochs:
             epochs = f"{self.config.patience} epoch{'s' if self.config.patience > 1 else ''}"
             print(f"fold {self.number}: stopped early, no better {score_title(self.task.monitor)} for {epochs}")
@@ -338,10 +338,11 @@ class FoldTrainer:
         """Validate in a dtype, and again in float32 if the predictions do not fit into it."""
         try:
             result = self._evaluate_once(dtype, title)
-        except torch.OutOfMemoryError:
-            if self.graphs is None or not self.graphs.release():  # training needs no memory now
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self.graphs is None or not self.graphs.release():
                 raise
-            result = self._evaluate_once(dtype, title)
+            result = None  # again, once what the error holds is freed too
+        result = result or self._evaluate_once(dtype, title)
         if dtype != torch.float32 and not np.isfinite(result.probabilities).all():
             print(f"fold {self.number}: predictions do not fit into {dtype}, validating again in float32")
             return self._evaluate(torch.float32, title)

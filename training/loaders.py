@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class Loader:
 
     def _copy_ahead(self, came: threading.Event) -> Iterator:
         """Yield batches of which the next one is copied to the GPU meanwhile, on a stream of its own."""
-        stream, current, ready = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device), None
+        stream, ready = _copy_stream(self.device), None
         batches = self._batches(came)
         while True:
             with torch.cuda.stream(stream):
@@ -82,6 +83,7 @@ class Loader:
                 yield ready
             if batch is None:
                 return
+            current = torch.cuda.current_stream(self.device)
             current.wait_stream(stream)
             for images in batch[0] if isinstance(batch[0], list) else batch[:1]:
                 images.record_stream(current)  # so that its memory is not used again too early
@@ -98,6 +100,11 @@ class Loader:
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 @contextmanager

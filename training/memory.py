@@ -19,7 +19,7 @@ from data.tasks import Tasks
 from model import inference_network
 from storage.run_folder import RunFolder, can_continue
 from training.cuda_graph import graphs_of
-from training.device import random_state, set_random_state
+from training.device import is_out_of_memory, random_state, set_random_state
 from training.distributed import Processes
 from training.engine import evaluate, inference_dtype, prepare, train_one_epoch
 from training.fold import Weights, create_network
@@ -30,18 +30,12 @@ from utils import UserError
 
 LEAST_BATCHES, LARGEST = 16, 512  # of --batch-size auto: batches of an epoch, images of a batch
 RESERVE = 0.05  # share of the memory that stays free, since allocations leave gaps
-FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 STEPS = 1000  # of a schedule; any number
 
 
 def gpu_memory(device: torch.device) -> tuple[int, int] | None:
     """Return the free and the total bytes of a GPU; None for other devices, whose memory is not measured."""
     return torch.cuda.mem_get_info(device) if device.type == "cuda" else None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the memory of a GPU ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in FULL)
 
 
 # ------------------------------------------------------------------------------------------------ measuring
@@ -132,7 +126,7 @@ class Trial:
 
 def free_gpu(config: TrainConfig, device: torch.device) -> None:
     """Free the memory that CUDA graphs and deleted objects hold on a GPU."""
-    if graphs := graphs_of(device):
+    if config.cuda_graphs and (graphs := graphs_of(device)):
         graphs.release()
     if config.compile:
         torch.compiler.reset()

@@ -53,6 +53,7 @@ def create_step(
     `counts` is the number of training images of each class, see `loss.create_criterion`, and `full` the images of a
     batch that is not the last one.
     """
+    graphs = _choose_graphs(config, device, dist)  # first: they leave the default stream
     scheduler = create_scheduler(
         config.lr_scheduler,
         optimizer,
@@ -75,7 +76,7 @@ def create_step(
         mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
         full=0 if config.compile else full // dist.world_size,  # torch.compile has kernels of its own
-        graphs=_choose_graphs(config, device, dist),
+        graphs=graphs,
     )
 
 

@@ -122,6 +122,8 @@ class TrainStep:
         def restore() -> None:
             for weights, gradient in zip(self.weights, gradients, strict=True):
                 weights.grad = gradient
+            for name in ("grad_scale", "found_inf"):
+                vars(self.optimizer).pop(name, None)
             self.scaler = gradient_scaler(self.dtype, self.device)
             if scale:
                 self.scaler.load_state_dict(scale)

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 from broken import assert_same_weights
 from imitated_graphs import ImitatedGraphs
 
@@ -33,3 +34,30 @@ def test_statistics_of_batchnorm_from_graphs_are_those_of_all_images(train, tmp_
     assert graphs.replays > 4
     losses = [[float(each) for each in re.findall(r"valid loss ([\d.]+)", out)] for out in (plain, graphed)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_a_run_says_once_why_it_trains_without_graphs(train, monkeypatch):
+    graphs = ImitatedGraphs()
+    for module in (fold, step):
+        monkeypatch.setattr(module, "graphs_of", lambda device: graphs)
+    network = ("--model-type", "VanillaTimm", "--backbone", "resnet10t", "--grad-checkpointing")
+    printed = train(*network, "--cv", 2, "--epochs", 1).out
+    assert printed.count("Training runs without CUDA graphs: --grad-checkpointing restores random states.\n") == 1
+
+
+def test_validation_that_does_not_fit_with_the_graphs_of_training_deletes_them(train, tmp_path, monkeypatch):
+    graphs, evaluate, failed = ImitatedGraphs(), fold.evaluate, []
+
+    def full_once(*args, **options):
+        if graphs.captures and not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return evaluate(*args, **options)
+
+    train("--epochs", 2, "--save-path", tmp_path / "eager")
+    for module in (fold, step):
+        monkeypatch.setattr(module, "graphs_of", lambda device: graphs)
+    monkeypatch.setattr(fold, "evaluate", full_once)
+    train("--epochs", 2)
+    assert failed
+    assert_same_weights(tmp_path / "eager", tmp_path / "models")

@@ -130,6 +130,20 @@ def test_graphs_are_released_and_captured_again():
     assert (graphs.captures, graphs.replays) == (2, 6)
 
 
+@pytest.mark.parametrize(("free", "kept"), [(100, True), (99, False)])
+def test_graphs_are_deleted_where_an_eager_call_needs_their_memory(free, kept, monkeypatch):
+    graphs = ImitatedGraphs()
+    graphs.device, graphs.needed = CPU, 100
+    monkeypatch.setattr(cuda_graph.torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(cuda_graph.torch.cuda, "mem_get_info", lambda device: (free, 1000))
+    one, other = (Graphed(graphs, "Adding runs") for _ in range(2))
+    for _ in range(3):
+        one(lambda tensors: tensors[0] + 1, [torch.zeros(2)])
+    monkeypatch.setattr(graphs, "make_room", lambda: CudaGraphs.make_room(graphs))
+    other(lambda tensors: tensors[0], [torch.zeros(2)])
+    assert bool(one.captured) is kept
+
+
 def test_a_network_in_inference_is_replayed_with_new_weights_and_a_smaller_last_batch():
     networks = [inference_network(Tiny(), 6) for _ in range(2)]
     batches = [torch.randn(size, 3, 6, 6) for size in (4, 4, 4, 3)]
