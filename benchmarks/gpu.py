@@ -38,7 +38,7 @@ from training.device import choose_device
 
 Rows = Iterator[tuple[str, str, str]]  # what, median or value, range
 ALONE = "arithmetic captured"  # forward, backward and step on one batch in the GPU's memory, as a CUDA graph
-PEOPLE = 128, 700  # few and many, of whom seven images each are drawn
+PEOPLE = 300, 700  # few and many, with seven images each
 GPU_ONLY = ("--batch-size",)  # in the names of parts
 QUICK = (" 32", "resnet18", "train.py", "bits", "size", "ensemble")  # those of --quick
 
@@ -49,7 +49,7 @@ class PartError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """The options, folders of a few and of many drawn people, and the folder and the deadline of a part."""
+    """The options, folders of many drawn people and of a few of them, and the folder and the deadline of a part."""
 
     options: argparse.Namespace
     few: Path
@@ -122,8 +122,10 @@ def main() -> None:
     print("| part | what | median | range |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(sys.stderr):
-            counts = (12, 12) if options.quick else PEOPLE
-            few, many = (draw_images(Path(folder) / str(n), count) for n, count in enumerate(counts))
+            many, few = draw_images(Path(folder), 12 if options.quick else PEOPLE[1]), Path(folder) / "few"
+            few.mkdir()
+            for person in sorted(many.iterdir())[: PEOPLE[0]]:
+                (few / person.name).symlink_to(person)
         until = time.monotonic()
         for name, (seconds, measure) in parts().items():
             if not any(part in name for part in options.parts or (QUICK if options.quick else [""])):
@@ -178,7 +180,7 @@ def parts() -> dict[str, tuple[int, Callable[[Place], Rows]]]:
 def train_loops(backbone: str, size: int, batch: int, names: Sequence[str], place: Place) -> Rows:
     """Compare loops of training.py, and with --before train with the earlier commit, too."""
     options = place.options
-    root, count = (place.few, PEOPLE[0]) if batch < 128 else (place.many, PEOPLE[1])  # about 30 steps
+    root, count = (place.few, PEOPLE[0]) if batch < 128 else (place.many, PEOPLE[1])  # about 65 and 38 steps
     if options.quick:
         backbone, size, batch, count = "resnet18", 64, batch // 4, 12
     if options.device == "cpu":
