@@ -169,6 +169,8 @@ class FixedViews:
     whole square if they have none.
     """
 
+    in_pairs = True  # each odd view is the one before it, mirrored
+
     def __init__(self, settings: Settings, *, fraction: float | None = None, face: bool = False) -> None:
         self.size, self.face = (settings.image_size, settings.image_size), face
         self.interpolation = settings.interpolation

@@ -231,10 +231,17 @@ class ViewDataset(Dataset):
                 raise
             image, error = BLANK, {"error": str(caught)}
         # In channels-last memory, the layout that networks compute in.
-        cuts = ([cut(image, view, key).movedim(-3, -1) for view in range(self.views)] for cut in self.transforms)
+        cuts = ([view.movedim(-3, -1) for view in self._cut(cut, image, key)] for cut in self.transforms)
         kinds = [torch.stack(views).movedim(-1, -3) for views in cuts]
         targets = {task: values[index].item() for task, values in self.targets.items()}
         return kinds if len(kinds) > 1 else kinds[0], targets | error
+
+    def _cut(self, transform: Callable, image: Image.Image, key: str) -> list[Tensor]:
+        views: list[Tensor] = []
+        for view in range(self.views):
+            mirrored = view % 2 and getattr(transform, "in_pairs", False)
+            views.append(views[-1].flip(-1) if mirrored else transform(image, view, key))
+        return views
 
 
 class ViewBatches(Sampler):

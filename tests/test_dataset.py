@@ -379,6 +379,16 @@ def test_views_and_targets_of_an_image(views, table):
     assert views("base")[20][1] == {}
 
 
+@pytest.mark.parametrize("as_bytes", [True, False])
+@pytest.mark.parametrize("transform", ["base", "facecrop", "tta"])
+def test_all_views_are_those_of_the_transform(transform, as_bytes, table):
+    cut = build_transform(transform, "inference", 32, as_bytes=as_bytes)
+    path, key = table["path"][20], table["image"][20]
+    views = ViewDataset([path], [key], cut, views=12)[0][0]
+    image = ImageReader().read(path)
+    assert all(torch.equal(shown, cut(image, number, key)) for number, shown in enumerate(views))
+
+
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (5, 0), (84, 0), (32, 2)])
 @pytest.mark.parametrize("transform", ["tta", "facecrop"])
 def test_views_are_the_same_for_any_batch_size_and_workers(transform, batch_size, workers, views, table):
