@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 
@@ -55,8 +54,11 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
-        of_input, of_weight = ctx.needs_input_grad[:2]
+        stride, padding, dilation, groups = ctx.options
+        pairs = [[each] * 2 if isinstance(each, int) else [*each] for each in (stride, padding, dilation)]
+        wanted = [*ctx.needs_input_grad[:2], False]
         with torch.backends.cudnn.flags(enabled=False):
-            first = conv2d_input(input.shape, weight, gradient, *ctx.options) if of_input else None
-            second = conv2d_weight(input, weight.shape, gradient, *ctx.options) if of_weight else None
-        return first, second, None, None, None, None
+            gradients = torch.ops.aten.convolution_backward(
+                gradient, input, weight, None, *pairs, False, [0, 0], groups, wanted
+            )
+        return *gradients[:2], None, None, None, None
