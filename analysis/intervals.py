@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtri
-from threadpoolctl import threadpool_limits
 
 from analysis.metrics import class_f1_of, class_recall_of, compute_scores, macro_f1, score_resamples, tally_images
 from data.tasks import Task, find_metric, score_title
@@ -294,7 +293,6 @@ class FoldPredictions:
     epochs: np.ndarray | None  # (E, N, C), of every epoch, if they are known
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # the products are small: more threads only wait for each other
 def sum_run(task: Task, folds: Iterable[FoldPredictions]) -> dict[str, Sums]:
     """Return the sums of a run's best epochs, last epochs, and best epochs corrected for the choice.
 
