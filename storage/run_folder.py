@@ -38,18 +38,9 @@ UNREADABLE_LIST = "unreadable.csv"  # the images that were skipped
 # Options that may differ between the parts of a run, since they do not change its result. The training folder and the
 # unreadable images are compared by their content, see training.session.start_run.
 FREE_OPTIONS = (
-    *("folds", "num_workers", "device", "resume", "overwrite", "save_path", "train_root", "data", "image_root"),
-    *(
-        "save_every_steps",
-        "on_bad_image",
-        "two_genders",
-        "max_megapixels",
-        "cache",
-        "report",
-        "tracker",
-        "preset",
-        "cuda_graphs",
-    ),
+    *("folds", "num_workers", "device", "cuda_graphs", "resume", "overwrite", "save_path"),
+    *("train_root", "data", "image_root", "save_every_steps", "on_bad_image", "two_genders"),
+    *("max_megapixels", "cache", "report", "tracker", "preset"),
 )
 
 
