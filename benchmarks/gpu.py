@@ -26,6 +26,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -156,21 +157,18 @@ def make_parser() -> argparse.ArgumentParser:
 def parts() -> dict[str, tuple[int, Callable[[Place], Rows]]]:
     """Return the seconds and the function of each part; compiling, which may take longest, comes last.
 
-    Comparing two loops took 48 seconds on an H200, 3 of them the repetitions, so all parts need several runs.
+    On an H200 each process needs half a minute before its first repetition, mostly for compiling in cuDNN.
     """
     b3 = {size: partial(train_loops, "efficientnet-b3", 224, size) for size in (32, 128)}
     return {
-        "b3, batches of 32": (110, partial(b3[32], ("ours", ALONE))),
-        "b3, batches of 128": (110, partial(b3[128], ("ours", ALONE))),
-        "b3, timm, batches of 32": (80, partial(b3[32], ("timm, tuned", "ours"))),
-        "b3, timm, batches of 128": (80, partial(b3[128], ("timm, tuned", "ours"))),
+        "b3, batches of 32": (110, partial(b3[32], ("ours", ALONE, "timm, tuned"))),
+        "b3, batches of 128": (80, partial(b3[128], ("ours", ALONE))),
         "resnet18, 112 px, batches of 128": (60, partial(train_loops, "resnet18", 112, 128, ("ours", ALONE))),
         "train.py, strong, b0, 112 px": (110, train_strong),
-        "bits of checkpoints": (90, same_bits),
+        "bits of checkpoints": (60, same_bits),
         "--batch-size": (40, batch_sizes),
-        "ensemble, b3, 10 members x 2 views": (60, ensemble),
-        "b3, compiled, batches of 32": (60, partial(b3[32], ("timm, compiled", "ours"))),
-        "b3, compiled, batches of 128": (60, partial(b3[128], ("timm, compiled", "ours"))),
+        "ensemble, b3, 10 members x 2 views": (90, ensemble),
+        "b3, compiled, batches of 32": (90, partial(b3[32], ("timm, compiled", "ours"))),
     }
 
 
@@ -188,7 +186,7 @@ def train_loops(backbone: str, size: int, batch: int, names: Sequence[str], plac
     if find_spec("timm") is None:
         names = [name for name in names if not name.startswith("timm")]
     words = ("--backbone", backbone, "--image-size", size, "--batch-size", batch, "--people", count)
-    if options.before and "ours" in names and not any(name.startswith("timm") for name in names):
+    if options.before and "timm, compiled" not in names:
         words += ("--before", options.before.resolve())
     yield from place.compare("training.py", root, *words, "--only", *names, repetitions=1 if options.quick else 2)
 
@@ -214,11 +212,12 @@ def same_bits(place: Place) -> Rows:
     """Train the same again, without CUDA graphs, and with a stop in the second epoch, and compare the checkpoints."""
     words = ("--model-type", "VanillaResNet", "--backbone", "resnet18", "--image-size", 64, "--cv", 2, "--folds", 0)
     words += ("--epochs", 2, "--deterministic", "--batch-size", 8 if place.options.quick else 32)
-    once = _digests(place.train("once", *words)[0])
-    twice = _digests(place.train("twice", *words)[0])
+    runs = {"once": (), "twice": (), "eager": ("--no-cuda-graphs",)}
+    with ThreadPoolExecutor() as pool:  # all at once: nothing is timed
+        places = pool.map(lambda name: place.train(name, *words, *runs[name])[0], runs)
+        once, twice, eager = map(_digests, places)
     count = f"{len(once)} checkpoints"
     yield "the same run twice, --deterministic", "same" if once == twice else "different", count
-    eager = _digests(place.train("eager", *words, "--no-cuda-graphs")[0])
     yield "without CUDA graphs", "same" if once == eager else "different", count
     _, lines = place.train("cut", *words, "--save-every-steps", 2, codes=(143,), stop_at="epoch   1/2")
     resumed = _digests(place.train("cut", *words, "--save-every-steps", 2, "--resume")[0])

@@ -73,15 +73,15 @@ def draw_images(folder: Path, people: int) -> Path:
 
 
 def in_turns(
-    actions: dict[str, Callable[[], object]], repetitions: int, device: torch.device
+    actions: dict[str, Callable[[], object]], repetitions: int, device: torch.device, *, warm: bool = False
 ) -> dict[str, list[float]]:
     """Return the seconds that each action took in each repetition.
 
-    All actions run once before the first measurement, and then in turns, in a new order each time, so that what an
-    action leaves behind, such as freed memory, does not always affect the same other action.
+    All actions run once before the first measurement, unless they are warm, and then in turns, in a new order each
+    time, so that what an action leaves behind, such as freed memory, does not always affect the same other action.
     """
     seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for repetition in range(repetitions + 1):
+    for repetition in range(int(warm), repetitions + 1):
         for name in random.Random(repetition).sample(list(actions), len(actions)):
             start = time.perf_counter()
             actions[name]()
@@ -107,6 +107,8 @@ def in_processes(
 ) -> dict[str, list[float]]:
     """Measure actions as `in_turns` does, each in a process of its own that waits for its turn.
 
+    They first run once at the same time, since on a GPU cuDNN may compile for half a minute in each.
+
     Args:
         makers: functions that return the actions; a process needs functions of modules, or `functools.partial` of them.
         repetitions: measurements of each action.
@@ -125,8 +127,12 @@ def in_processes(
             os.environ.update({CHECKOUT: str(checkouts[name])} if name in (checkouts or {}) else {})
             processes[-1].start()
             theirs.close()
+        for connection in connections.values():
+            connection.send(True)
+        for connection in connections.values():
+            connection.recv()
         turns = {name: lambda connection=connection: _ask(connection) for name, connection in connections.items()}
-        return in_turns(turns, repetitions, torch.device("cpu"))  # the processes wait for their device
+        return in_turns(turns, repetitions, torch.device("cpu"), warm=True)  # the processes wait for their device
     finally:
         os.environ.clear()
         os.environ.update(ours)
