@@ -77,8 +77,9 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = call()
         except RuntimeError:
-            with suppress(AttributeError, RuntimeError):  # if it still counts as being captured
-                torch._C._cuda_endAllocateToPool(stream.device_index, self.pool)
+            with suppress(AttributeError, RuntimeError):  # if it still counts as being captured; torch renamed it
+                end = getattr(torch._C, "_cuda_endAllocateToPool", None)
+                (end or torch._C._cuda_endAllocateCurrentStreamToPool)(stream.device_index, self.pool)
                 torch._C._cuda_releasePool(stream.device_index, self.pool)
             generator.graphsafe_set_state(state)  # the other state may count as that too, and graphs draw from it
             self.release()
