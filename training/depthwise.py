@@ -1,7 +1,7 @@
-"""Depthwise convolutions on a GPU without cuDNN, for batches that are seldom of their size.
+"""Depthwise convolutions on a GPU without cuDNN, for batches of rare sizes.
 
 For bfloat16 and float16 in channels_last, cuDNN compiles kernels for every new size of a batch, about a second for each
-depthwise layer. The kernels of torch are slower, but there at once.
+depthwise layer. Torch's own kernels are slower, but need no compiling.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,7 @@ def create_step(
     `counts` is the number of training images of each class, see `loss.create_criterion`, and `full` the images of a
     batch that is not the last one.
     """
-    graphs = _choose_graphs(config, device, dist)  # first: they leave the default stream
+    graphs = _choose_graphs(config, device, dist)  # first, since it leaves the default stream
     scheduler = create_scheduler(
         config.lr_scheduler,
         optimizer,
