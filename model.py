@@ -253,6 +253,7 @@ _FUSE = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 
 
 @torch.no_grad()
+@torch.backends.cudnn.flags(enabled=False)  # which would compile kernels for two images
 def inference_network(network: nn.Module, image_size: int) -> nn.Module:
     """Return a faster copy in evaluation mode, with each BatchNorm folded into the layer before it.
 
@@ -262,16 +263,13 @@ def inference_network(network: nn.Module, image_size: int) -> nn.Module:
     fused = copy.deepcopy(network).eval()
     device = next(network.parameters()).device
     noise = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.backends.cudnn.flags(enabled=False):  # which would compile kernels for two images
-        expected, pairs = _find_norms(fused, noise)
+    expected, pairs = _find_norms(fused, noise)
     for layer_name, norm_name in pairs:
         layer = fused.get_submodule(layer_name)
         fuse = next(function for kind, function in _FUSE.items() if isinstance(layer, kind))
         fused.set_submodule(layer_name, fuse(layer, fused.get_submodule(norm_name)))
         fused.set_submodule(norm_name, nn.Identity())
-    with torch.backends.cudnn.flags(enabled=False):
-        outputs = fused(noise)
-    largest = {head: (output - expected[head]).abs().max() for head, output in outputs.items()}
+    largest = {head: (output - expected[head]).abs().max() for head, output in fused(noise).items()}
     same = all(largest[head] <= 1e-3 * logits.abs().max().clamp(min=1) for head, logits in expected.items())
     return fused if same else copy.deepcopy(network).eval()
 

@@ -25,10 +25,11 @@ from augmentation import build_transform
 from data.faces import MAIN
 from data.images import read_image
 from dataset import ViewDataset
-from model import Network, inference_network
-from training.cuda_graph import GraphedNetwork, graphs_of
+from inference.predict import PredictionSettings
+from model import Network
 from training.device import choose_device, count_workers
-from training.engine import inference_dtype, predict, prepare
+from training.distributed import ALONE
+from training.engine import inference_dtype, predict
 from training.loaders import view_loader
 
 
@@ -100,9 +101,9 @@ def _usual(
 
 
 def _ready(options: argparse.Namespace, networks: list[Network], device: torch.device) -> list[nn.Module]:
-    dtype = inference_dtype("auto", device)
-    ready = [prepare(inference_network(network, options.image_size), device, dtype) for network in networks]
-    return [GraphedNetwork(network, graphs_of(device)) for network in ready] if device.type == "cuda" else ready
+    sizes = {"views": options.views, "batch_size": options.batch_size, "num_workers": -1}
+    settings = PredictionSettings.choose(ALONE, device=str(device), precision="auto", **sizes)
+    return [settings.make_ready(network, options.image_size) for network in networks]
 
 
 def _ours(

@@ -46,9 +46,8 @@ def make_labels(
     With `regression` the labels are numbers instead of names.
     """
     rows = rows.sort_values("image", ignore_index=True)
-    for name in (
-        names if len(rows) and not regression else ()
-    ):  # pandas writes whole numbers so if a cell of the column is empty
+    classes = names if len(rows) and not regression else ()
+    for name in classes:  # pandas writes whole numbers so if a cell of the column is empty
         if rows[name].str.fullmatch(r"[+-]?\d{1,15}\.0+").all():
             rows[name] = rows[name].str.partition(".")[0]
     for name in names if len(rows) else ():

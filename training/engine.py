@@ -166,18 +166,17 @@ def update_statistics(
             network(*tensors)
 
     # On a GPU, BatchNorm would wait for its own count of batches, so the mean is computed here.
-    own = [each for norm in norms for each in (norm.running_mean, norm.running_var)]
+    own = [each for norm in norms for each in (norm.running_mean, norm.running_var) if graphed is not None]
     means = [each.clone() for each in own]
     for number, (views, _) in enumerate(_bar(loader, title), 1):
         images, _ = move_batch(views[:, 0], {}, loader.device)
-        if graphed is not None:
+        if graphed is None:
+            run([images])
+        else:
             graphed(run, [images])
             get_ema_multi_avg_fn(1 - 1 / number)(means, own, None)
-        else:
-            run([images])
-    if graphed is not None:
-        for each, mean in zip(own, means, strict=True):
-            each.copy_(mean)
+    for each, mean in zip(own, means, strict=True):
+        each.copy_(mean)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -193,8 +193,8 @@ class FoldTrainer:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
         self.step = self._create_step()
         self.graphs = graphs_of(self.device) if config.cuda_graphs else None
-        on_gpu = self.graphs is not None or self.device.type == "cuda"
-        self.statistics = Graphed(self.graphs, "Computing BatchNorm statistics runs") if on_gpu else None
+        self.on_gpu = self.graphs is not None or self.device.type == "cuda"
+        self.statistics = Graphed(self.graphs, "Computing BatchNorm statistics runs") if self.on_gpu else None
         self.valid_criterion = configured_criterion(config)  # without adjusted logits, as in prediction
         self.progress = EpochProgress()  # of the current epoch
         self.machine = {  # that the fold was started on: it changes the last digits of a result
@@ -350,7 +350,7 @@ class FoldTrainer:
 
     def _evaluate_once(self, dtype: torch.dtype, title: str) -> EvalResult:
         network = prepare(inference_network(self.eval_model, self.config.image_size), self.device, dtype)
-        if self.graphs is not None or self.device.type == "cuda":
+        if self.on_gpu:
             networks = self.session.networks
             if dtype not in networks or not networks[dtype].take_weights(network):
                 networks[dtype] = GraphedNetwork(network, self.graphs)
