@@ -29,6 +29,7 @@ PIXEL = 3  # bytes: three uint8
 AHEAD = 2  # batches that a loader process prepares beyond the one in use
 FIRST_BATCH = 600  # seconds until the first batch of a pass, before the loader processes count as hanging
 Views = Tensor | list[Tensor]  # of an image or a batch; a list for several transforms
+Targets = dict[str, np.ndarray | list[str]]  # of a batch: those of each task (B,), and reasons under "error"
 
 
 class Loader:
@@ -70,7 +71,8 @@ class Loader:
             came.set()
             note_progress()
             several = isinstance(images, list)
-            yield [*map(self._finish, images, count())] if several else self._finish(images), targets
+            arrays = {name: torch.from_numpy(each) for name, each in targets.items() if isinstance(each, np.ndarray)}
+            yield [*map(self._finish, images, count())] if several else self._finish(images), targets | arrays
 
     def _copy_ahead(self, came: threading.Event) -> Iterator:
         """Yield batches of which the next one is copied to the GPU meanwhile, on a stream of its own."""
@@ -199,10 +201,16 @@ def view_loader(
     return create_loaders([(dataset, batches)], workers=workers, device=device, dist=dist)[0]
 
 
-def _collate_channels_last(items: list[tuple[Views, dict]]) -> tuple[Views, dict[str, Tensor]]:
+def _collate_channels_last(items: list[tuple[Views, dict]]) -> tuple[Views, Targets]:
     """Collate in the layout of decoded images, which networks compute in too, so that no pixel is moved."""
-    images, targets = default_collate([(_move_axis(images, -3, -1), target) for images, target in items])
-    return _move_axis(images, -1, -3), targets
+    images = default_collate([_move_axis(images, -3, -1) for images, _ in items])
+    return _move_axis(images, -1, -3), _collate_targets(items)
+
+
+def _collate_targets(items: list[tuple[Views, dict]]) -> Targets:
+    """Collate to arrays, since each tensor of a batch would take shared memory, a file and a socket of its own."""
+    targets = default_collate([target for _, target in items])
+    return {name: each.numpy() if isinstance(each, Tensor) else each for name, each in targets.items()}
 
 
 class _CollateInPlace:
@@ -215,7 +223,7 @@ class _CollateInPlace:
     def __init__(self) -> None:
         self.kept = deque([torch.empty(0, dtype=torch.uint8)] * (AHEAD + 1))
 
-    def __call__(self, items: list[tuple[Tensor, dict]]) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, items: list[tuple[Tensor, dict]]) -> tuple[Tensor, Targets]:
         if items[0][0].dtype != torch.uint8 or get_worker_info() is None:
             return _collate_channels_last(items)
         images = [_move_axis(image, -3, -1) for image, _ in items]
@@ -224,7 +232,7 @@ class _CollateInPlace:
             memory = torch.empty(size, dtype=torch.uint8).share_memory_()
         self.kept.append(memory)
         whole = torch.stack(images, out=memory[:size].view(len(images), *images[0].shape))
-        return _move_axis(whole, -1, -3), default_collate([target for _, target in items])
+        return _move_axis(whole, -1, -3), _collate_targets(items)
 
 
 def _move_axis(images: Views, source: int, destination: int) -> Views:
