@@ -235,17 +235,17 @@ def step_average(network: Module, decay: float) -> AveragedModel:
     class StepAverage(AveragedModel):
         """Unlike its base class it does not copy the number of steps to a GPU, which would wait for all work there."""
 
-        def __init__(self) -> None:
+        def __init__(self, network: Module) -> None:
             super().__init__(network, use_buffers=True)
             means, now = ([*each.parameters(), *each.buffers()] for each in (self.module, network))
             dtypes = {each.dtype for each in means}
             self.pairs = [[[w.detach() for w in part if w.dtype == each] for part in (means, now)] for each in dtypes]
 
-        def update_parameters(self, model: Module) -> None:
+        def update_parameters(self, model: Module) -> None:  # the model is always the network
             made = int(self.n_averaged)
             kept = min(decay, (1 + made) / (10 + made)) if made else 0.0  # the first weights are copied
             for means, now in self.pairs:
                 get_ema_multi_avg_fn(kept)(means, now, None)
             self.n_averaged += 1
 
-    return StepAverage()
+    return StepAverage(network)

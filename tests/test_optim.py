@@ -1,6 +1,8 @@
 """Optimizers by the steps of a parameter, schedules by the learning rate of every batch."""
 
+import gc
 import math
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -220,6 +222,18 @@ def test_a_step_average_is_the_moving_average_of_weights_and_buffers():
         expected = value if expected is None else kept * expected + (1 - kept) * value
         assert average.module[0].weight.item() == pytest.approx(expected)
         assert average.module[1].running_mean.item() == pytest.approx(10 * expected)
+
+
+def test_a_step_average_that_is_deleted_keeps_no_network_in_memory():
+    gc.collect()
+    gc.disable()  # it would find cycles
+    try:
+        network = nn.Linear(1, 1)
+        alive, average = weakref.ref(network), step_average(network, 0.5)
+        del network, average
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 # ------------------------------------------------------------------------------------------------ schedules
