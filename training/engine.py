@@ -127,6 +127,8 @@ def train_one_epoch(
                 shown = time.perf_counter()
                 speed = (progress.images - first) / (shown - begun)
                 bar.set_postfix_str(f"loss {loss.item():.4f}, {speed:.0f} images/s", refresh=False)
+    for summed in progress.losses[-1:]:
+        summed.item()  # waits for a GPU, which computes after the loop
     progress.seconds = time.perf_counter() - start
     return progress
 

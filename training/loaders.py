@@ -76,7 +76,7 @@ class Loader:
 
     def _copy_ahead(self, came: threading.Event) -> Iterator:
         """Yield batches of which the next one is copied to the GPU meanwhile, on a stream of its own."""
-        stream, ready = _copy_stream(self.device), None
+        stream, ready, done = _copy_stream(self.device), None, deque()
         batches = self._batches(came)
         while True:
             with torch.cuda.stream(stream):
@@ -86,6 +86,9 @@ class Loader:
             if batch is None:
                 return
             current = torch.cuda.current_stream(self.device)
+            done.append(current.record_event())
+            if len(done) > AHEAD:
+                done.popleft().synchronize()  # else the memory fills with batches that wait for the network
             current.wait_stream(stream)
             for images in batch[0] if isinstance(batch[0], list) else batch[:1]:
                 images.record_stream(current)  # so that its memory is not used again too early
