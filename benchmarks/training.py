@@ -18,8 +18,8 @@ from side_by_side import create, draw_images, in_processes, machine, parser, pri
 import argparse
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -171,10 +171,10 @@ def _ours(options: argparse.Namespace, root: Path, device: torch.device, cache: 
     scheduler = create_scheduler("cosine", optimizer, **running)
     criterion = create_criterion("labelsmoothingloss")
     graphs = {}
-    if find_spec("training.cuda_graph"):  # which earlier commits lack
+    with suppress(ImportError):  # in earlier commits
         from training.cuda_graph import graphs_of
 
-        graphs = {"graphs": graphs_of(device)}
+        graphs = {"graphs": graphs_of(device, True)}
     step = TrainStep(network, criterion, optimizer, scheduler, device, training_dtype("auto", device), **graphs)
 
     def epoch() -> None:

@@ -66,7 +66,7 @@ class PredictionSettings:
         ready = prepare(inference_network(network, image_size), self.device, self.dtype)
         if self.device.type != "cuda":
             return ready
-        return GraphedNetwork(ready, graphs_of(self.device) if self.cuda_graphs else None)
+        return GraphedNetwork(ready, graphs_of(self.device, self.cuda_graphs))
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,7 @@ def predict_views(
     A view is made once for all networks that share a transform. `errors` gets the unreadable images, `{number:
     reason}`; without it the first one raises.
     """
-    if settings.cuda_graphs:
-        graphs_of(settings.device)  # leaves the default stream, on which the loader would start
+    graphs_of(settings.device, settings.cuda_graphs)  # leaves the default stream, on which the loader would start
     first, *others = kinds = list(dict.fromkeys(transforms))
     report = errors is not None
     dataset = ViewDataset(paths, ids, first, others=others, views=settings.views, reader=reader, report_errors=report)

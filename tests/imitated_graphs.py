@@ -13,7 +13,7 @@ class ImitatedGraphs(CudaGraphs):
 
     def __init__(self) -> None:
         self.users, self.inputs, self.printed = weakref.WeakSet(), {}, set()
-        self.reason, self.error, self.captures, self.replays = None, None, 0, 0
+        self.reason, self.error, self.captures, self.replays, self.releases = None, None, 0, 0, 0
 
     def watch(self, call):
         return call(), self.reason
@@ -36,6 +36,7 @@ class ImitatedGraphs(CudaGraphs):
 
     def release(self) -> bool:
         held = [user.captured.clear() for user in self.users if user.captured]
+        self.releases += bool(held)
         return bool(held)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,13 +24,6 @@ from utils import first_line
 WARM_UP = 2
 
 
-class Graph(NamedTuple):
-    """A captured function: `replay` runs it on the same memory and overwrites its `outputs`."""
-
-    replay: Callable[[], None]
-    outputs: Any
-
-
 class CudaGraphs:
     """Captures functions on one GPU. Their graphs share memory, so outputs last until the next graph is replayed.
 
@@ -39,7 +32,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.needed = device, 0  # bytes of the largest function, outside graphs
-        self.pool = torch.cuda.graph_pool_handle()
+        self.inputs: dict[Hashable, Tensor] = {}  # of all graphs, since they are replayed one after another
         self.users: weakref.WeakSet[Graphed] = weakref.WeakSet()
         self.printed: set[str] = set()
         default = torch.cuda.default_stream(device)
@@ -67,15 +60,28 @@ class CudaGraphs:
             return result, "the network draws random numbers on the CPU"
         return result, None
 
-    def capture(self, call: Callable[[], Any]) -> Graph:
-        """Capture a call, which does not run yet; a RuntimeError says why it could not be captured."""
+    def input_like(self, number: int, tensor: Tensor) -> Tensor:
+        """Return the memory from which graphs read this tensor of their inputs."""
+        key = number, tensor.shape, tensor.stride(), tensor.dtype, torch.is_inference_mode_enabled()
+        if key not in self.inputs:
+            self.inputs[key] = torch.empty_like(tensor)
+        return self.inputs[key]
+
+    def capture(self, call: Callable[[], Any]) -> torch.cuda.CUDAGraph:
+        """Capture a call, which does not run yet, with the result as the attribute `outputs`.
+
+        Raises:
+            RuntimeError: it could not be captured.
+        """
+        if not any(user.captured for user in self.users):
+            self.pool = torch.cuda.graph_pool_handle()  # the memory of an earlier one is freed with its last tensor
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         generator = torch.cuda.default_generators[stream.device_index]
         state = generator.clone_state()
         try:
             # The thread that pins the memory of batches may allocate some meanwhile.
             with torch.cuda.graph(graph, pool=self.pool, stream=stream, capture_error_mode="thread_local"):
-                outputs = call()
+                graph.outputs = call()
         except RuntimeError:
             with suppress(AttributeError, RuntimeError):  # if it still counts as being captured; torch renamed it
                 end = getattr(torch._C, "_cuda_endAllocateToPool", None)
@@ -84,7 +90,7 @@ class CudaGraphs:
             generator.graphsafe_set_state(state)  # the other state may count as that too, and graphs draw from it
             self.release()
             raise
-        return Graph(graph.replay, outputs)
+        return graph
 
     def make_room(self) -> None:
         """Delete all graphs if the GPU has no memory left for the largest function outside them."""
@@ -98,7 +104,7 @@ class CudaGraphs:
         held = [user for user in self.users if user.captured]
         for user in held:
             user.captured.clear()
-        self.pool = torch.cuda.graph_pool_handle()  # the memory of the other is freed with its last tensor
+        self.inputs.clear()
         torch.cuda.empty_cache()
         return bool(held)
 
@@ -115,9 +121,9 @@ def _host_random_states() -> tuple[Hashable, ...]:
 
 
 @cache
-def graphs_of(device: torch.device) -> CudaGraphs | None:
-    """Return what captures CUDA graphs on a device, the same for all users of the device; None if it has none."""
-    return CudaGraphs(device) if device.type == "cuda" else None
+def graphs_of(device: torch.device, wanted: bool) -> CudaGraphs | None:
+    """Return what captures CUDA graphs on a device, the same for all; None if it has none or they are not wanted."""
+    return CudaGraphs(device) if wanted and device.type == "cuda" else None
 
 
 class Graphed:
@@ -133,8 +139,8 @@ class Graphed:
     def __init__(self, graphs: CudaGraphs | None, what: str) -> None:
         self.graphs, self.what = graphs, what
         self.calls: Counter[Hashable] = Counter()
-        self.captured: dict[Hashable, tuple[list[Tensor], Graph]] = {}
-        self.replayed = False  # the last call was a replay
+        self.captured: dict[Hashable, tuple[list[Tensor], torch.cuda.CUDAGraph]] = {}
+        self.replayed: Hashable = None  # the key of the graph that the last call replayed
         if graphs is not None:
             graphs.users.add(self)
 
@@ -155,7 +161,7 @@ class Graphed:
             eagerly: call the function as it is.
             remember: called before the function is captured; returns what restores the state if that fails.
         """
-        self.replayed = False
+        self.replayed = None
         key = (options, *((each.shape, each.stride(), each.dtype) for each in tensors))
         if self.graphs is not None and key not in self.captured:
             self.calls[key] += 1
@@ -173,7 +179,7 @@ class Graphed:
         for own, given in zip(inputs, tensors, strict=True):
             own.copy_(given)
         graph.replay()
-        self.replayed = True
+        self.replayed = key
         return graph.outputs
 
     def _watch(self, call: Callable[[], Any]) -> Any:
@@ -186,8 +192,8 @@ class Graphed:
     def _capture(
         self, key: Hashable, function: Callable[..., Any], tensors: Sequence[Tensor], options: Iterable[Hashable]
     ) -> bool:
-        inputs = [torch.empty_like(each) for each in tensors]
         try:
+            inputs = [self.graphs.input_like(number, each) for number, each in enumerate(tensors)]
             self.captured[key] = inputs, self.graphs.capture(lambda: function(inputs, *options))
             return True
         except RuntimeError as error:

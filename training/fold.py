@@ -192,7 +192,7 @@ class FoldTrainer:
         if extra:
             print(f"fold {self.number}: added {extra} images mixed within scarce classes")
         self.step = self._create_step()
-        self.graphs = graphs_of(self.device) if config.cuda_graphs else None
+        self.graphs = graphs_of(self.device, config.cuda_graphs)
         self.on_gpu = self.graphs is not None or self.device.type == "cuda"
         self.statistics = Graphed(self.graphs, "Computing BatchNorm statistics runs") if self.on_gpu else None
         self.valid_criterion = configured_criterion(config)  # without adjusted logits, as in prediction
@@ -322,6 +322,8 @@ class FoldTrainer:
             others = () if self.dist.is_main else (self.dist.rank,)
             seed_everything("epoch", self.config.seed, self.number, self.files.epoch, *others)
         self.sampler.set_epoch(self.files.epoch, self.progress.step)
+        if self.graphs is not None and self.step.graphed.graphs is None:
+            self.graphs.release()  # of validation: steps without graphs need the memory
         with explain_compile_errors():
             train_one_epoch(
                 self.step,

@@ -126,7 +126,7 @@ class Trial:
 
 def free_gpu(config: TrainConfig, device: torch.device) -> None:
     """Free the memory that CUDA graphs and deleted objects hold on a GPU."""
-    if config.cuda_graphs and (graphs := graphs_of(device)):
+    if graphs := graphs_of(device, config.cuda_graphs):
         graphs.release()
     if config.compile:
         torch.compiler.reset()
@@ -190,6 +190,7 @@ def explain_full_memory(session: Session) -> Iterator[None]:
         while failed is not None:  # the network and its gradients are local variables of what failed
             traceback.clear_frames(failed.__traceback__)
             failed = failed.__context__
+        session.networks.clear()
         free_gpu(session.config, session.device)
         raise UserError(_advise(session)) from None
 

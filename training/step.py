@@ -75,13 +75,13 @@ def create_step(
         clip_grad=config.clip_grad,
         mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
-        full=0 if config.compile else full // dist.world_size,  # torch.compile has kernels of its own
+        full=0 if config.compile else full // dist.world_size,  # which torch.compile would trace
         graphs=graphs,
     )
 
 
 def _choose_graphs(config: TrainConfig, device: torch.device, dist: Processes) -> CudaGraphs | None:
-    graphs = graphs_of(device) if config.cuda_graphs else None
+    graphs = graphs_of(device, config.cuda_graphs)
     reason = "--grad-checkpointing restores random states" if config.grad_checkpointing else None
     reason = "several processes exchange gradients" if dist.world_size > 1 else reason
     if graphs is None or reason is None:

@@ -1,6 +1,6 @@
 """A training step: mixing, forward and backward pass, optimizer and schedule."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ class TrainStep:
     def __post_init__(self) -> None:
         self.scaler = self.scaler or gradient_scaler(self.dtype, self.device)
         self.graphed = Graphed(self.graphs, "Training runs")
-        self.opened, self.source = False, 0  # whether a step has begun, and the graph with its gradients
+        self.opened, self.source = False, None  # whether a step has begun, and the key of the graph with its gradients
         groups = self.optimizer.param_groups
         self.weights: list[Tensor] = [weights for group in groups for weights in group["params"]]
         fused = all(group.get("fused") for group in groups)
@@ -73,7 +73,7 @@ class TrainStep:
         Graphs add to gradients in the memory of the graph of the first batch. So the others are replayed only after it.
         """
         first, self.opened = not self.opened, not last
-        source = 0 if first else self.source
+        source = None if first else self.source
         inside = last and (self.rates is not None or self.graphs is None)  # the optimizer may be captured
         scaled = [] if share == 1 else [images.new_full((), share)]
         loss, gradients = self.graphed(
@@ -84,7 +84,7 @@ class TrainStep:
             remember=self._remember,
         )
         if self.graphed.replayed:  # which changed only memory
-            self.source = id(gradients) if first else source
+            self.source = self.graphed.replayed if first else source
             for weights, gradient in zip(self.weights, gradients, strict=True):
                 weights.grad = gradient
         if last and not inside:
@@ -92,7 +92,7 @@ class TrainStep:
         return loss
 
     def _compute(
-        self, tensors: Sequence[Tensor], names: tuple[str, ...], source: int, last: bool, inside: bool
+        self, tensors: Sequence[Tensor], names: tuple[str, ...], _source: Hashable, last: bool, inside: bool
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Return the loss of a batch and all gradients; with `inside` the optimizer uses and deletes them."""
         images, *scaled, targets = tensors[0], *tensors[1 : -len(names)], tensors[-len(names) :]

@@ -16,7 +16,7 @@ def test_a_run_with_graphs_equals_one_without(train, tmp_path, monkeypatch):
     options = (*options, "adamw", "--batch-size", 8)
     train(*options, "--save-path", tmp_path / "eager")
     for module in (fold, step):
-        monkeypatch.setattr(module, "graphs_of", lambda device: graphs)
+        monkeypatch.setattr(module, "graphs_of", lambda device, wanted: graphs if wanted else None)
     train(*options, "--save-path", tmp_path / "off", "--no-cuda-graphs")
     assert graphs.replays == 0
     train(*options)
@@ -29,7 +29,7 @@ def test_statistics_of_batchnorm_from_graphs_are_those_of_all_images(train, tmp_
     options = ("--precise-bn", 24, "--batch-size", 4, "--epochs", 2)
     plain = train(*options, "--save-path", tmp_path / "eager").out
     graphs = ImitatedGraphs()
-    monkeypatch.setattr(fold, "graphs_of", lambda device: graphs)
+    monkeypatch.setattr(fold, "graphs_of", lambda device, wanted: graphs if wanted else None)
     graphed = train(*options).out
     assert graphs.replays > 4
     losses = [[float(each) for each in re.findall(r"valid loss ([\d.]+)", out)] for out in (plain, graphed)]
@@ -39,10 +39,11 @@ def test_statistics_of_batchnorm_from_graphs_are_those_of_all_images(train, tmp_
 def test_a_run_says_once_why_it_trains_without_graphs(train, monkeypatch):
     graphs = ImitatedGraphs()
     for module in (fold, step):
-        monkeypatch.setattr(module, "graphs_of", lambda device: graphs)
+        monkeypatch.setattr(module, "graphs_of", lambda device, wanted: graphs if wanted else None)
     network = ("--model-type", "VanillaTimm", "--backbone", "resnet10t", "--grad-checkpointing")
-    printed = train(*network, "--cv", 2, "--epochs", 1).out
+    printed = train(*network, "--cv", 2, "--epochs", 2).out
     assert printed.count("Training runs without CUDA graphs: --grad-checkpointing restores random states.\n") == 1
+    assert graphs.releases == 4  # of validation, before the second epoch of each fold trains and after it
 
 
 def test_validation_that_does_not_fit_with_the_graphs_of_training_deletes_them(train, tmp_path, monkeypatch):
@@ -56,7 +57,7 @@ def test_validation_that_does_not_fit_with_the_graphs_of_training_deletes_them(t
 
     train("--epochs", 2, "--save-path", tmp_path / "eager")
     for module in (fold, step):
-        monkeypatch.setattr(module, "graphs_of", lambda device: graphs)
+        monkeypatch.setattr(module, "graphs_of", lambda device, wanted: graphs if wanted else None)
     monkeypatch.setattr(fold, "evaluate", full_once)
     train("--epochs", 2)
     assert failed

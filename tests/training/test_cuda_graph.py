@@ -119,6 +119,29 @@ def test_a_capture_that_fails_within_a_step_keeps_its_gradients():
     assert losses == train(None, **options)[1]
 
 
+def test_an_accumulated_step_is_captured_again_once_where_memory_is_short(monkeypatch):
+    graphs = ImitatedGraphs()
+    monkeypatch.setattr(graphs, "make_room", graphs.release)  # each eager step needs the memory of the graphs
+    options = {"sizes": (6,) * 39 + (4,) * 2 + (6,) * 19, "accumulate": 2}
+    _, losses = train(graphs, **options)
+    assert graphs.captures <= 6
+    assert graphs.replays > 40
+    assert losses == pytest.approx(train(None, **options)[1], abs=1e-5)
+
+
+def test_memory_that_is_too_small_for_the_inputs_of_a_graph_is_no_error(capsys, monkeypatch):
+    graphs, other = ImitatedGraphs(), ImitatedGraphs()
+    full = torch.OutOfMemoryError("CUDA out of memory.")
+    monkeypatch.setattr(graphs, "input_like", lambda *args: (_ for _ in ()).throw(full))
+    double = lambda tensors: 2 * tensors[0]  # noqa: E731
+    graphed = Graphed(graphs, "Doubling runs")
+    assert [graphed(double, [torch.ones(1)]).item() for _ in range(4)] == [2] * 4
+    assert capsys.readouterr().out == "Doubling runs without CUDA graphs: CUDA out of memory.\n"
+    several = [Graphed(other, "Doubling runs") for _ in range(3)]
+    assert [each(double, [torch.full((1,), number)]).item() for number in range(4) for each in several][-1] == 6
+    assert (other.captures, len(other.inputs)) == (3, 1)  # their graphs read the same memory
+
+
 def test_graphs_are_released_and_captured_again():
     graphs = ImitatedGraphs()
     graphed = Graphed(graphs, "Doubling runs")
