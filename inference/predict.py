@@ -273,10 +273,10 @@ def _fill_unreadable(
 
 
 def usual_prediction(members: Sequence[Member], task: Task, answers: np.ndarray) -> np.ndarray:
-    """Return the prediction for an unreadable image: the most frequent class of training, or the median number.
+    """Return the prediction for an unreadable image: the shares of the classes in training, or the median number.
 
     Bare state dicts have no training counts; then the predictions `(M, N, C)` of the readable images are counted, those
-    of all members with this task. The result `(C,)` is 1 for that class and 0 for others, or the number.
+    of all members with this task. The result is `(C,)`, or `(1,)` for a number.
     """
     infos, known = [member.info for member in members], has_training_counts(members, task)
     if task.regression:
@@ -285,7 +285,7 @@ def usual_prediction(members: Sequence[Member], task: Task, answers: np.ndarray)
         counts = np.sum([info.training_counts[task.name] for info in infos], axis=0)
     else:
         counts = np.bincount(answers.mean(axis=0).argmax(axis=1), minlength=answers.shape[2])
-    return np.eye(answers.shape[2])[counts.argmax()]
+    return counts / counts.sum()
 
 
 def has_training_counts(members: Sequence[Member], task: Task) -> bool:

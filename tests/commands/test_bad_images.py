@@ -343,6 +343,14 @@ def test_a_picture_that_cannot_be_read_is_answered_with_what_training_saw_most(c
     assert answers(world)[world.ids[0]] == (usual == "female")
 
 
+def test_probabilities_for_a_picture_that_cannot_be_read_are_the_shares_of_training(world, give):
+    counts = np.array(torch.load(world.checkpoint)["info"]["training_counts"]["gender"])
+    spoil(world)
+    give("submit_singular", f"{SKIP} --proba", pattern=SKIPPED, code=0)
+    (first, *_) = pd.read_csv(sorted(world.prediction.rglob("submission*.csv"))[0]).to_numpy()
+    assert [*map(float, first[1:])] == pytest.approx(counts / counts.sum())
+
+
 @pytest.mark.parametrize("command", PREDICTION.split())
 def test_an_age_of_a_picture_that_cannot_be_read_is_the_median(command, world, give):
     spoil(world)
