@@ -22,6 +22,7 @@ from cli.interrupts import Interrupted, StopRequest
 from config import LabelErrorConfig, TrainConfig
 from data.images import needed_side
 from data.label_math import make_targets
+from data.layout import MANY
 from data.prepare import Data, Tables, prepare_images, read_tables
 from data.split import Split
 from storage.find_runs import checkpoint_files, existing_checkpoint
@@ -81,7 +82,11 @@ def read_run(config: TrainConfig) -> Tables:
     )
     if config.data:
         config.labels, default = tables.tasks.as_plain(), tables.tasks.default.name
-        if config.task not in tables.tasks:  # too many combinations for a joint task
+        if config.task not in tables.tasks:
+            reason = f"has no joint classes: more than {MANY} combinations, or two of one name"
+            if "task" in config.given:
+                raise UserError(f"--task {config.task} {reason}. Pass one of the labels, or fewer in --label.")
+            print(f"{config.task} {reason}. Training on {default}; pass --task for another label.")
             config.task = default
         if config.oversample and len(tables.tasks.attributes) > 1 and not tables.tasks.joint:
             raise UserError(
@@ -140,8 +145,8 @@ def _check_same_split(config: TrainConfig, split: Split) -> None:
     if source.read_split()["fingerprint"] != split.fingerprint:
         earlier = source.read_config()
         raise UserError(
-            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other images), so its "
-            "folds were trained on images that these validate. Pass the same images, --cv and --seed."
+            f"{source.path} has another split (--cv {earlier.cv}, --seed {earlier.seed}, or other images or labels), "
+            "so its folds were trained on images that these validate. Pass the same images, labels, --cv and --seed."
         )
 
 

@@ -68,7 +68,7 @@ def test_another_task_takes_the_backbone_of_its_fold(train, source, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--seed 1", "another split .*--cv 2, --seed 42.* Pass the same images, --cv and --seed"),
+        ("--seed 1", "another split .*--cv 2, --seed 42.* Pass the same images, labels, --cv and --seed"),
         ("--cv 3", "another split"),
         ("--save-path {models} --overwrite", "is where this run saves. Pass another --save-path"),
         ("--extend-from {models}", "not the folder of a run"),

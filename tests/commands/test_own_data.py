@@ -355,6 +355,12 @@ def test_without_joint_classes_each_label_is_a_task(words, train_own, capsys):
     assert run.parent.name == task
     config = read_json(run / "config.json")
     assert (config["task"], [each["name"] for each in config["labels"]]) == (task, ["many 1", "many+2"])
+    assert ("Training on many 1; pass --task for another label.\n" in capsys.readouterr().out) == (task == "many 1")
+
+
+def test_joint_classes_that_are_asked_for_and_do_not_exist_are_an_error(own, run, tiny_training, tmp_path):
+    words = ("--label", "many 1,many+2", "--task", "many 1+many+2", "--save-path", tmp_path)
+    run("train", *tiny_training, *own.csv, *words).assert_error("--task many 1+many+2 has no joint classes: more than")
 
 
 def test_oversampling_needs_joint_classes(own, run, tiny_training, tmp_path):
