@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli.interrupts import Interrupted, end_workers, terminable
 from cli.options import AnyConfig, parse_config
-from utils import FULL, READ_ONLY, DiskError, UserError, cannot_write, first_line, process_number
+from utils import FULL, READ_ONLY, ROOT, DiskError, UserError, cannot_write, first_line, process_number
 
 LOST_CONNECTION = ("Connection closed by peer", "Connection reset by peer")  # torch.distributed, if a process has ended
 
@@ -29,7 +29,8 @@ class Context:
         """Return the command that continues an interrupted run, or an empty string."""
         if self.words is None:
             return ""
-        python = ["python", *self.program.split()]
+        is_here = not self.program.endswith(".py") or Path(self.program).is_file()
+        python = ["python", *(self.program.split() if is_here else [str(ROOT / self.program)])]
         if "--overwrite" in self.words and not self.started:  # the run to delete is still there
             return f" To try again: {shlex.join([*python, *self.words])}"
         kept = [word for word in self.words if word not in ("--overwrite", "--resume", "--no-resume")]

@@ -33,7 +33,8 @@ def find_run(
 
 def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
     folder = Path(root) if root else _task_folder(task)
-    advice = f"Train with: python train.py --task {task} --cv 5, or pass --root."
+    train = f"Train with: python train.py --task {task} --cv 5, or pass --root."
+    advice = "Pass the folder of a run, or of its task." if root else train
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. {advice}")
     if RunFolder(folder).folds():
@@ -57,11 +58,14 @@ def _find_folder(root: str | None, task: str, model_type: str | None) -> Path:
     return runs[0]
 
 
-def _task_folder(task: str) -> Path:
-    """Return the folder where train.py saves a task; raise a UserError for the name of none."""
+def _task_folder(task: str, option: str = "--root") -> Path:
+    """Return the folder where train.py saves a task; raise a UserError that names an option for one without."""
     saved = ROOT / TrainConfig.save_path
     known = [path.name for path in saved.glob("*") if path.is_dir() and not path.name.startswith(".")]
-    return saved / resolve_name("--task", task, dict.fromkeys([*FACES, *sorted(known)]))
+    try:
+        return saved / resolve_name("--task", task, dict.fromkeys([*FACES, *sorted(known)]))
+    except UserError as error:
+        raise UserError(f"{error} For a run that was saved elsewhere, pass {option}.") from None
 
 
 def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunFolder]:
@@ -82,7 +86,7 @@ def find_runs(roots: Sequence[str] | None, task: str | None = None) -> list[RunF
 
 def find_single(task: str, model_type: str) -> Path:
     """Return the folder of the single run that train.py saved by default; raise a UserError without a checkpoint."""
-    run = RunFolder.of(ROOT / TrainConfig.save_path, _task_folder(task).name, model_type, cv=1)
+    run = RunFolder.of(ROOT / TrainConfig.save_path, _task_folder(task, "--load-state-dict").name, model_type, cv=1)
     if not checkpoint_files(run.fold(0)):
         raise UserError(
             f"There is no single-run checkpoint in {run.fold(0)}. Train one with: python train.py --task {task} "

@@ -1,6 +1,7 @@
 """The frame of every command: exit codes, one-line errors, and how to continue an interrupted run."""
 
 import re
+import shlex
 import signal
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from cli.command import Context, run_command
 from cli.interrupts import Interrupted, StopRequest, note_progress
-from utils import DiskError, UserError
+from utils import ROOT, DiskError, UserError
 
 
 @pytest.fixture
@@ -71,6 +72,12 @@ def test_an_interrupted_run_prints_how_to_continue(words, started, advice, run_r
         found, _, err = run_raising(error, words=words, started=started)
         assert found == code
         assert err.endswith(f". {advice}\n")
+
+
+def test_the_command_to_continue_works_in_other_folders(run_raising, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, _, err = run_raising(KeyboardInterrupt(), words=("--cv", "5"))
+    assert err.endswith(f"To continue: python {shlex.quote(str(ROOT / 'train.py'))} --cv 5 --resume\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyError("main"), RuntimeError("cuda"), SystemExit(3)], ids=repr)

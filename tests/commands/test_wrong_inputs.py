@@ -128,6 +128,9 @@ def test_weights_that_do_not_fit(words, pattern, world, give):
     [
         ("submit_singular", ["--task=gender"], r"no single-run checkpoint in .*EfficientNet.*train\.py --task gender"),
         ("submit_ensemble", [], r"There is no folder .*main\. Train with: python train\.py --task main --cv 5"),
+        ("submit_ensemble", ["--task=dx"], r"Got 'dx'\. For a run that was saved elsewhere, pass --root\."),
+        ("submit_singular", ["--task=dx"], r"For a run that was saved elsewhere, pass --load-state-dict\."),
+        ("submit_ensemble", ["--root=."], r"holds no .* folder\. Pass the folder of a run, or of its task\."),
     ],
 )
 def test_a_prediction_before_anything_is_trained(command, words, pattern, world, run):
@@ -147,7 +150,7 @@ def two_runs(world):
     copy_run(world.folds, world.folds.with_name("kfold-ensemble-THANet_MK1"))
 
 
-NO_RUN = r"There is no folder .*nowhere.*train\.py --task main --cv 5.*--root"
+NO_RUN = r"There is no folder .*nowhere\. Pass the folder of a run, or of its task\."
 TWO_RUNS = r"holds 2 runs \(kfold-ensemble-THANet_MK1, .*--root"
 NO_FOLD = "has no checkpoints for fold"
 FEWER = r"holds 1 checkpoint, fewer than --top-k 2\. Pass --top-k 1"
