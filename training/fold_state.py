@@ -1,5 +1,6 @@
 """Read and write the files of one fold: checkpoints, log, out-of-fold predictions and resume state."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class FoldFiles:
         """Bring the files of the fold to its finished epochs, whatever an interrupted epoch wrote.
 
         Raises:
-            UserError: a file is missing, without which the scores would lack the fold.
+            UserError: a file is missing or truncated, without which the scores would lack the fold.
         """
         if not self.main:
             return
@@ -106,12 +107,13 @@ class FoldFiles:
         needed = [run.fold(number) / name for *_, name in self.checkpoints.kept]
         if needed:
             needed = [run.fold_log(number), run.fold_oof(number), *needed]
-        missing = [path.name for path in needed if not path.is_file()]
+        is_whole = {".csv": Path.is_file, ".pt": zipfile.is_zipfile}  # torch writes the directory of the archive last
+        missing = [path.name for path in needed if not is_whole[path.suffix](path)]
         if missing:
             what = "a finished fold" if self.finished else f"a fold of {self.epoch} epochs"
             raise UserError(
-                f"{run.fold(number)} is {what} without {shorten_list(missing)}. Restore the missing files, or delete "
-                "the folder to train the fold again."
+                f"{run.fold(number)} is {what} without {shorten_list(missing)}, missing or truncated. Restore them, "
+                "or delete the folder to train the fold again."
             )
         self.checkpoints.remove_others()
         if self.best is not None:

@@ -171,9 +171,12 @@ def test_an_option_that_the_run_was_started_without_has_its_default(train_once, 
 def test_a_finished_fold_that_lost_a_file_is_named(name, train_once, train, folds_folder):
     train_once(*FOLDS)
     gone = next((folds_folder / "fold00").glob(name))
+    content = gone.read_bytes()
     gone.unlink()
-    outcome = train(*FOLDS, "--resume", code=2)
-    assert f"fold00 is a finished fold without {gone.name}" in outcome.err
+    for _ in range(1 + (name == "*.pt")):
+        outcome = train(*FOLDS, "--resume", code=2)
+        assert f"fold00 is a finished fold without {gone.name}, missing or truncated" in outcome.err
+        gone.write_bytes(content[: len(content) // 2])
 
 
 def test_other_images_labels_and_first_weights_are_errors(train_once, train, make_data, write_csv, tmp_path):
