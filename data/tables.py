@@ -66,11 +66,12 @@ def read_csv_rows(
 ) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
-    Missing cells are empty; cells beyond the last column are dropped. `needed` columns must be there, those of `also`
-    may be, at most once. Of the `delimiters`, the one that divides the first line most often is used.
+    Missing cells are empty, as must be cells beyond the last named column. `needed` columns must be there, those of
+    `also` may be, at most once. Of the `delimiters`, the one that divides the first line most often is used.
 
     Raises:
-        UserError: the file is missing or not a CSV in UTF-8, or a column is missing or repeated.
+        UserError: the file is missing or not a CSV in UTF-8, a column is missing or repeated, or a row has too many
+            cells.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
@@ -81,10 +82,9 @@ def read_csv_rows(
             raise UserError(f"{path} contains NUL characters, as UTF-16 does. Save it as CSV in UTF-8.")
         first = next(io.StringIO(text, newline=""), "")
         delimiter = max(delimiters, key=lambda each: len(next(csv.reader([first], delimiter=each))))
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        columns = [(name or "").strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        columns = [name.strip() for name in next(reader, ())]
+        rows = [(reader.line_num, cells) for cells in reader if cells]
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8. Save it as CSV in UTF-8.") from None
     except csv.Error as error:
@@ -95,4 +95,19 @@ def read_csv_rows(
     repeated = [name for name in (*needed, *also) if columns.count(name) > 1]
     if repeated:
         raise UserError(f"{path} has the column {', '.join(repeated)} more than once. Keep the right one.")
-    return rows
+    _check_widths(path, columns, rows, delimiter)
+    named = [(k, name) for k, name in enumerate(columns) if name]
+    return [(number, {name: cells[k] if k < len(cells) else "" for k, name in named}) for number, cells in rows]
+
+
+def _check_widths(path: Path, columns: Sequence[str], rows: Iterable[tuple[int, list[str]]], delimiter: str) -> None:
+    """Raise a UserError about rows with more cells than columns, unless they are empty at the end of all rows."""
+    report, filled = Report(), [(number, cells) for number, cells in rows if any(map(str.strip, cells))]
+    width = max((k for k, name in enumerate(columns, 1) if name), default=0)
+    most = max(len(columns), min((len(cells) for _, cells in filled), default=0))
+    wide = [(number, len(cells)) for number, cells in filled if len(cells) > most or any(map(str.strip, cells[width:]))]
+    names = (f"line {number} ({count} cells)" for number, count in wide)
+    example = "a text or a decimal comma" if delimiter == "," else "a text"
+    advice = f"A cell that contains {delimiter!r}, such as {example}, needs quotes, and a further column a name."
+    report.error(names, "row", f"of {path} with more cells than its first line has names ({width})", advice)
+    report.raise_errors()

@@ -38,6 +38,7 @@ def two_files_of_one_id(world):
 SPELLED = r"1 id spelled differently from the file .*: "
 OUTSIDE = r"1 id .* outside of .*images: "
 COMPOSED, APART = (unicodedata.normalize(form, "사진é.jpg") for form in ("NFC", "NFD"))
+WIDE = r"3 rows of .*info\.csv with more cells than its first line has names \(2\): line 2 \(4 cells\), "
 LONG = "x" * 196 + ".jpg"
 
 
@@ -50,7 +51,8 @@ LONG = "x" * 196 + ".jpg"
     info("CR", "", lambda w: listing(*w.ids).replace("\n", "\r"), code=0),
     info("no last line end", "", lambda w: listing(*w.ids).rstrip(), code=0),
     info("quotes and commas", "", lambda w: renamed(w, '"a, b.jpg"', "a, b.jpg"), code=0),
-    info("long rows", "", lambda w: listing(*w.ids).replace(",0", ",0,more,and more"), code=0),
+    info("empty cells at the end", "", lambda w: listing(*w.ids).replace(",0", ",0,, "), code=0),
+    info("long rows", WIDE, lambda w: listing(*w.ids).replace(",0", ",0,more,and more")),
     info("UTF-16", r"info\.csv is not UTF-8", lambda w: listing(*w.ids).encode("utf-16")),
     info("UTF-16 without a mark", r"info\.csv is not UTF-8|NUL", lambda w: listing(*w.ids).encode("utf-16-le")),
     info("cp949", r"info\.csv is not UTF-8", lambda w: renamed(w, "사진.jpg", "사진.jpg").encode("cp949")),
@@ -192,6 +194,7 @@ OPPOSITE = r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001
     fix("a byte-order mark", CHANGED.format(2), "\ufeffid,gender\n000001,female\n", code=0),
     fix("CRLF", CHANGED.format(2), "id,gender\r\n000001,female\r\n", code=0),
     fix("quotes and commas", CHANGED.format(2), 'id,gender,why\n000001,female,"a, b\nc"\n', code=0),
+    fix("an age with a comma", r"1 row of .*with more cells .* \(5\): line 3 ", ["000002,,30,,", "1,,21,5,,"]),
     fix("spaces", CHANGED.format(2), [" 000001 , Female ,,,"], code=0),
     fix("only a first line", CHANGED.format(0), [], code=0),
     fix("empty", r"fix\.csv has no column id", ""),
@@ -244,6 +247,7 @@ OF_AGES = {"pattern": "contains NaN or infinite values", "words": "--task age"}
     scored("neither", NO_COLUMN + "ImageID, ans", answers="a.jpg,0\nb.jpg,1\n"),
     scored("empty", NO_COLUMN + "ImageID, ans", answers=""),
     scored("a column twice", r"answers\.csv has the column ans more than", answers="ImageID,ans,ans\na,0,1\n"),
+    scored("a name with a comma", r"1 row of .*: line 2 \(3 cells\)", answers=GOOD.replace("a.jpg", "a, b.jpg")),
     scored("UTF-16", r"answers\.csv is not UTF-8", answers=GOOD.encode("utf-16")),
     scored("only a first line", r"answers\.csv holds no rows", answers="ImageID,ans\n"),
     scored("NaN", NOT_FINITE.format("answers"), answers=GOOD.replace("a.jpg,0", "a.jpg,nan")),
