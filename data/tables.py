@@ -11,6 +11,7 @@ from pathlib import Path
 from utils import UserError, as_on_disk, shorten_list
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+DELIMITERS = ",;\t"
 
 
 @dataclass
@@ -61,13 +62,11 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def read_csv_rows(
-    path: Path, needed: Sequence[str], also: Sequence[str] = (), delimiters: str = ","
-) -> list[tuple[int, dict[str, str]]]:
+def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
     Missing cells are empty, as must be cells beyond the last named column. `needed` columns must be there, those of
-    `also` may be, at most once. Of the `delimiters`, the one that divides the first line most often is used.
+    `also` may be, at most once. The separator is the one of DELIMITERS that divides the first line most often.
 
     Raises:
         UserError: the file is missing or not a CSV in UTF-8, a column is missing or repeated, or a row has too many
@@ -81,7 +80,7 @@ def read_csv_rows(
         if "\0" in text:
             raise UserError(f"{path} contains NUL characters, as UTF-16 does. Save it as CSV in UTF-8.")
         first = next(io.StringIO(text, newline=""), "")
-        delimiter = max(delimiters, key=lambda each: len(next(csv.reader([first], delimiter=each))))
+        delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each))))
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
         columns = [name.strip() for name in next(reader, ())]
         rows = [(reader.line_num, cells) for cells in reader if cells]
