@@ -74,6 +74,7 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
+    lines: list[tuple[int, list[str]]] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             text = as_on_disk(file.read())
@@ -82,12 +83,16 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
         first = next(io.StringIO(text, newline=""), "")
         delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each))))
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        columns = [name.strip() for name in next(reader, ())]
-        rows = [(reader.line_num, cells) for cells in reader if cells]
+        for cells in reader:
+            lines.append((reader.line_num, cells))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8. Save it as CSV in UTF-8.") from None
     except csv.Error as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}).") from None
+        start = lines[-1][0] + 1 if lines else 1
+        advice = f"Check line {start}, where a quote may not be closed."
+        raise UserError(f"{path} cannot be read as CSV ({error}). {advice}") from None
+    columns = [name.strip() for name in lines[0][1]] if lines else []
+    rows = [(number, cells) for number, cells in lines[1:] if cells]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}. Its first line must name {','.join(needed)}.")

@@ -81,7 +81,7 @@ LONG = "x" * 196 + ".jpg"
     info("a name of 200 characters", "", lambda w: renamed(w, LONG, LONG), code=0),
     info("a field of 200000 characters", r"info\.csv cannot be read as CSV \(field", lambda w: listing("x" * 200_000)),
     info("an id of 100000 characters", r"info\.csv", lambda w: listing("x" * 100_000)),
-    info("an open quote", r"info\.csv", lambda w: 'ImageID,ans\n"' + "\n".join(w.ids)),
+    info("an open quote", r"info\.csv .* Check line 2,", lambda w: 'ImageID,ans\n"' + "\n".join(w.ids)),
     info(
         "all at once", r"twice.*\n.*without an image", lambda w: listing("", *w.ids[:1] * 2, "../x", "y.jpg"), lines=4
     ),

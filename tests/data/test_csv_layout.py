@@ -301,7 +301,16 @@ WRONG = {
     ),
     "UTF-16": (TABLE, {"encoding": "utf-16"}, "{csv} is not UTF-8. Save it as CSV in UTF-8."),
     "Latin-1": (change("cat", "ca\u00f1"), {"encoding": "latin-1"}, "{csv} is not UTF-8. Save it as CSV in UTF-8."),
-    "open quote": (change("b2.jpg", '"b2.jpg'), {}, "{csv} cannot be read as CSV (unexpected end of data)."),
+    "open quote": (
+        change("b2.jpg", '"b2.jpg').replace("a1.jpg", '"a1.jpg"').replace("p1\n", '"p\n1"\n\n', 1),
+        {},
+        "{csv} cannot be read as CSV (unexpected end of data). Check line 7, where a quote may not be closed.",
+    ),
+    "open quote in the first line": (
+        change("kind", '"kind'),
+        {},
+        "{csv} cannot be read as CSV (unexpected end of data). Check line 1, where a quote may not be closed.",
+    ),
     "texts with commas": (
         change("cat", "big, cat").replace("patient", "patient,"),
         {},
