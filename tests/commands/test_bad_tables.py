@@ -207,6 +207,7 @@ OPPOSITE = r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001
     fix("NUL", r"fix\.csv", ["000001,fem\0ale,,,"]),
     fix("a column twice", r"more than once", "id,gender,gender\n000001,female,male\n"),
     fix("two people who do not exist", r"2 rows of .* do not exist: 9, 10\.", ["9,male,,,", "10,male,,,"]),
+    fix("no leading zeros", r"exist: 9, 1\. Did you mean 000001\? Spreadsheets", ["9,male,,,", "1,,30,,"]),
     *(fix(f"wrong {row:.12}", CANNOT_APPLY, [f"000001,{row}"]) for row in NOT_APPLIED),
     fix("an empty id", r"1 row of .*fix\.csv .*: line 3\.", ["000001,female,,,", ",male,,,"]),
     fix("an empty id below an empty line", r": line 4\.", ["000001,female,,,", "", ",male,,,"]),
