@@ -72,7 +72,7 @@ def list_images(root: Path, report: Report) -> dict[str, Path]:
                 files[path.relative_to(root).as_posix()] = path  # a folder, too, is an unreadable image
             elif name in names and not name.startswith("."):
                 others.append(path.relative_to(root).as_posix())
-    report.note(sorted(others), "file", f"in {root} that this toolkit does not read")
+    report.note(sorted(others), "file", f"in {root} left out", f"Names of images end in {', '.join(EXTENSIONS)}.")
     return files
 
 

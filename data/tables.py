@@ -10,7 +10,10 @@ from pathlib import Path
 
 from utils import UserError, as_on_disk, shorten_list
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),  # the common ones first: they may be missing in a CSV
+    *(".tif", ".tiff", ".avif", ".jp2", ".jfif", ".ppm", ".pgm"),
+)
 DELIMITERS = ",;\t"
 
 
