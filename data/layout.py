@@ -21,6 +21,7 @@ MANY = 100  # classes of a joint task at most; of a label too, if more than half
 WHOLE = re.compile(r"[+-]?\d{1,15}(\.0+)?")  # spreadsheets write 2 as 2.0 if cells of its column are empty
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")
+MISSING = {"nan", "null", "na", "n/a", "#n/a", "<na>"}  # as pandas, databases, R and spreadsheets write them
 SERIES = re.compile(r"(.*\D)\d+\D*")  # a name up to its last number
 
 
@@ -53,7 +54,7 @@ def make_labels(
     for name in names if len(rows) else ():
         (_check_numbers if regression else _check_classes)(name, rows, report)
     if group_advice is None:
-        _note_spellings(rows["person"], "group", report)
+        _note_names(rows["person"], "group", report)
     else:
         _note_own_groups(rows["image"], rows[names[0]], group_advice, report)
     table = rows[rows["path"] != ""].reset_index(drop=True)
@@ -138,7 +139,7 @@ def check_label_names(names: Sequence[str], report: Report) -> None:
 
 
 def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
-    """Report a label that is not one of several classes, and classes of a single group; note their spellings."""
+    """Report a label that is not one of several classes, and classes of a single group; note unusual names."""
     names = sort_names(rows[label])
     numbers = all(NUMBER.fullmatch(name) for name in names)
     decimals = [name for name in names if numbers and not WHOLE.fullmatch(name)]
@@ -155,7 +156,7 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
         lonely = [f"{name} ({groups[name]})" for name in names if name in groups]
         what = f"of the label {label} in a single group, which no fold can both train on and validate"
         report.error(lonely, "class", what, "Add images of other groups or remove the class.")
-        _note_spellings(names, "class", report)
+        _note_names(names, "class", report)
 
 
 def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
@@ -163,7 +164,7 @@ def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     is_number = rows[label].str.fullmatch(NUMBER) & ~rows[label].str.contains("e[+]?[3-9][0-9]{2}", case=False)
     names, separated = rows["image"] + " (" + rows[label] + ")", rows[label].str.contains("[,.]")
     is_certain = rows[label].str.contains(",").any() or not separated.all()  # 1.500 may have three decimals
-    what, advice = f"whose {label} is not a number", "Correct the cells, or leave --regression out."
+    what, advice = f"whose {label} is not a number", "Correct the cells, leave them empty, or leave --regression out."
     report.error(names[~is_number], "image", what, advice)
     if separated.any() and is_certain and rows[label][separated].str.fullmatch(THOUSANDS).all():
         report.error(names[separated], "image", f"whose {label} may have a thousands separator", "Remove it.")
@@ -174,12 +175,15 @@ def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
             report.errors.append(f"All numbers of {label} are {alike}, as {rows[label].iloc[0]}. Pass another --label.")
 
 
-def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
+def _note_names(names: Iterable[str], noun: str, report: Report) -> None:
     alike = defaultdict(list)
     for name in sort_names(names):
         alike[float(name) if WHOLE.fullmatch(name) else name.casefold()].append(name)
     several = [" / ".join(found) for found in alike.values() if len(found) > 1]
     report.note(several, noun, "in several spellings, kept apart", "Correct them if they mean the same.")
+    missing = [name for name in sort_names(names) if name.casefold() in MISSING]
+    advice = {"class": "Leave the cells empty to leave the images out.", "group": "Fill in the cells."}[noun]
+    report.note(missing, noun, "named like a missing value", advice)
 
 
 def _note_own_groups(images: Sequence[str], labels: Sequence[str], advice: str, report: Report) -> None:

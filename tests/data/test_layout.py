@@ -9,7 +9,7 @@ from data.layout import check_label_names, make_labels, make_number_tasks, make_
 from data.tables import Report
 from data.tasks import Task, Tasks
 
-ADVICE = "Correct the cells, or leave --regression out."
+ADVICE = "Correct the cells, leave them empty, or leave --regression out."
 
 
 def make_rows(text, **columns):
@@ -229,6 +229,16 @@ def test_spellings_are_noted():
     assert notes == [
         "2 classes in several spellings, kept apart: 01 / 1 / 1.0, Cat / cat. Correct them if they mean the same.",
         "1 group in several spellings, kept apart: P1 / p1. Correct them if they mean the same.",
+    ]
+
+
+def test_names_of_missing_values_are_noted():
+    errors, notes = notes_on(make_rows("a:p1:nan b:NULL:nan c:p1:N/A d:p2:N/A e:p1:none f:NULL:none g:p2:NaN h:p1:NaN"))
+    assert errors == []
+    assert notes == [
+        "1 class in several spellings, kept apart: NaN / nan. Correct them if they mean the same.",
+        "3 classes named like a missing value: N/A, NaN, nan. Leave the cells empty to leave the images out.",
+        "1 group named like a missing value: NULL. Fill in the cells.",
     ]
 
 
