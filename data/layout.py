@@ -44,21 +44,23 @@ def make_labels(
     """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
 
     The report gets the problems of classes and groups. `group_advice` is for images that have no groups, else None.
-    With `regression` the labels are numbers instead of names.
+    With `regression` the labels are numbers instead of names, and rows without numbers are only in the report.
     """
     rows = rows.sort_values("image", ignore_index=True)
     classes = names if len(rows) and not regression else ()
     for name in classes:  # pandas writes whole numbers so if a cell of the column is empty
         if rows[name].str.fullmatch(r"[+-]?\d{1,15}\.0+").all():
             rows[name] = rows[name].str.partition(".")[0]
-    for name in names if len(rows) else ():
+    found = rows["path"] != ""
+    for name in names if found.any() else ():  # else the images are wrong, perhaps by their column
         (_check_numbers if regression else _check_classes)(name, rows, report)
     if group_advice is None:
         _note_names(rows["person"], "group", report)
     else:
         _note_own_groups(rows["image"], rows[names[0]], group_advice, report)
-    table = rows[rows["path"] != ""].reset_index(drop=True)
-    make = make_number_tasks if regression and not report.errors else make_tasks
+    table = rows[found & rows[list(names)].apply(_is_number).all(axis=1)] if regression else rows[found]
+    table = table.reset_index(drop=True)
+    make = make_number_tasks if regression and len(table) else make_tasks
     tasks, numbers = make(names, table, table["person"])
     columns = [name for name in numbers if not tasks[name].parts]
     table = table.assign(
@@ -117,6 +119,10 @@ def make_number_tasks(
     return Tasks(*tasks, *ranges), labels
 
 
+def _is_number(texts: pd.Series) -> pd.Series:
+    return texts.str.fullmatch(NUMBER) & ~texts.str.contains("e[+]?[3-9][0-9]{2}", case=False)
+
+
 def _to_numbers(texts: Iterable[str]) -> np.ndarray:
     return np.array([float(text.replace(",", ".")) for text in texts])
 
@@ -161,7 +167,7 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
 
 def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     """Report a label whose cells are not different numbers."""
-    is_number = rows[label].str.fullmatch(NUMBER) & ~rows[label].str.contains("e[+]?[3-9][0-9]{2}", case=False)
+    is_number = _is_number(rows[label])
     names, separated = rows["image"] + " (" + rows[label] + ")", rows[label].str.contains("[,.]")
     is_certain = rows[label].str.contains(",").any() or not separated.all()  # 1.500 may have three decimals
     what, advice = f"whose {label} is not a number", "Correct the cells, leave them empty, or leave --regression out."

@@ -525,6 +525,8 @@ def test_rows_with_errors_do_not_stop_the_others(read):
 def test_no_image_at_all(read):
     labels = read(TABLE, files=(), image_root=None, group=None)
     assert (len(labels.table), len(labels.report.errors)) == (0, 1)
+    blank = read("file,kind,patient\n,1.5,p1\n", regression=True)
+    assert (len(blank.table), len(blank.report.errors)) == (0, 1)
     assert list(labels.table)[:5] == ["image", "path", "person", "kind", "label"]
     blank = read("file,kind,patient,f\n,cat,p1,1\n", fold_column="f")
     assert len(blank.table) == 0

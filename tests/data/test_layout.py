@@ -108,8 +108,9 @@ def test_numbers_have_ranges_of_fifths(texts, classes, bounds):
 
 def test_cells_that_are_not_numbers_are_errors():
     rows = make_rows("a:p1:1.5 b:p2:much c:p3:nan")
-    report = make_labels(rows, ["kind"], Report(), None, regression=True).report
+    tasks, table, report = make_labels(rows, ["kind"], Report(), None, regression=True)
     assert report.errors == [f"2 images whose kind is not a number: b.jpg (much), c.jpg (nan). {ADVICE}"]
+    assert (tasks.default.regression, table["kind"].tolist()) == (True, [1.5])  # no class for each number
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,13 @@ def test_missing_images_count_for_classes_but_are_not_in_the_table():
     rows.loc[rows["person"] == "p2", "path"] = ""
     _, table, report = make_labels(rows, ["kind"], Report(), None)
     assert (table["image"].tolist(), report.errors) == (["a.jpg", "b.jpg"], [])
+
+
+def test_labels_are_not_checked_if_all_images_are_missing():
+    rows = make_rows("a:p1:cat b:p1:dog").assign(path="")
+    for regression in (False, True):
+        tasks, table, report = make_labels(rows, ["kind"], Report(), None, regression=regression)
+        assert (tasks["kind"].classes, len(table), report.errors) == ((), 0, [])
 
 
 def test_the_label_is_the_class_of_the_joint_task():
