@@ -68,8 +68,8 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
 def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
-    Missing cells are empty, as must be cells beyond the last named column. `needed` columns must be there, those of
-    `also` may be, at most once. The separator is the one of DELIMITERS that divides the first line most often.
+    Missing cells are empty. Cells beyond the last named column must be. `needed` columns must be there, those of `also`
+    may be, at most once. The separator is the one of DELIMITERS that divides the first line most often.
 
     Raises:
         UserError: the file is missing or not a CSV in UTF-8, a column is missing or repeated, or a row has too many
@@ -95,7 +95,7 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
         advice = f"Check line {start}, where a quote may not be closed."
         raise UserError(f"{path} cannot be read as CSV ({error}). {advice}") from None
     columns = [name.strip() for name in lines[0][1]] if lines else []
-    rows = [(number, cells) for number, cells in lines[1:] if cells]
+    rows = [line for line in lines[1:] if line[1]]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}. Its first line must name {','.join(needed)}.")
@@ -109,7 +109,7 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
 
 def _check_widths(path: Path, columns: Sequence[str], rows: Iterable[tuple[int, list[str]]], delimiter: str) -> None:
     """Raise a UserError about rows with more cells than columns, unless they are empty at the end of all rows."""
-    report, filled = Report(), [(number, cells) for number, cells in rows if any(map(str.strip, cells))]
+    report, filled = Report(), [row for row in rows if any(map(str.strip, row[1]))]
     width = max((k for k, name in enumerate(columns, 1) if name), default=0)
     most = max(len(columns), min((len(cells) for _, cells in filled), default=0))
     wide = [(number, len(cells)) for number, cells in filled if len(cells) > most or any(map(str.strip, cells[width:]))]
