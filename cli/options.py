@@ -140,8 +140,9 @@ def _parse(kind: Any, text: str) -> Any:
             return "auto" if text.lower() == "auto" else int(text)
         if kind != tuple[str, ...]:
             return kind(text)
-        if all(text.split(",")):
-            return tuple(text.split(","))
+        names = tuple(name.strip() for name in text.split(","))
+        if all(names):
+            return names
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"must be {EXPECTED[kind]}. Got '{text}'.")

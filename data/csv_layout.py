@@ -104,7 +104,7 @@ def _read_cells(
     Raise a UserError about used columns that do not exist, and labels that cannot be used.
     """
     root = Path(path.parent if image_root is None else image_root)
-    rows = read_csv_rows(path, (), [*labels, *filter(None, uses.values())], delimiters=",;\t")
+    rows = read_csv_rows(path, (), [*labels, *filter(None, uses.values())])
     if not rows:
         raise UserError(f"{path} has no rows below its first line. Add one for each image.")
     cells = pd.DataFrame([row for _, row in rows], index=[f"line {number}" for number, _ in rows], dtype=object)

@@ -230,7 +230,10 @@ def _correct(table: pd.DataFrame, path: Path, report: Report) -> pd.DataFrame:
         if mask:
             table.loc[named, "mask"] = MASKS.index(mask)
     changed = int((table != original).any(axis=1).sum())
-    report.error(unknown, "row", f"of {path} for people that do not exist")
+    padded = {identity.lstrip("0"): identity for identity in folders}
+    meant = next((padded[identity.lstrip("0")] for identity in unknown if identity.lstrip("0") in padded), None)
+    advice = f"Did you mean {meant}? Spreadsheets remove leading zeros unless the column is text." if meant else ""
+    report.error(unknown, "row", f"of {path} for people that do not exist", advice)
     report.error(contradicting, "row", f"of {path} that contradict an earlier row")
     allowed = f"gender male or female, age in years, file with mask {', '.join(MASKS)}"
     report.error(wrong, "row", f"of {path} that cannot be applied ({allowed})")

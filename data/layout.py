@@ -21,6 +21,7 @@ MANY = 100  # classes of a joint task at most; of a label too, if more than half
 WHOLE = re.compile(r"[+-]?\d{1,15}(\.0+)?")  # spreadsheets write 2 as 2.0 if cells of its column are empty
 NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.]\d{3})+")
+MISSING = {"nan", "null", "na", "n/a", "#n/a", "<na>"}  # as pandas, databases, R and spreadsheets write them
 SERIES = re.compile(r"(.*\D)\d+\D*")  # a name up to its last number
 
 
@@ -43,21 +44,23 @@ def make_labels(
     """Return the labels of rows with image, path (empty if missing), person, and a class name for each label.
 
     The report gets the problems of classes and groups. `group_advice` is for images that have no groups, else None.
-    With `regression` the labels are numbers instead of names.
+    With `regression` the labels are numbers instead of names, and rows without numbers are only in the report.
     """
     rows = rows.sort_values("image", ignore_index=True)
     classes = names if len(rows) and not regression else ()
     for name in classes:  # pandas writes whole numbers so if a cell of the column is empty
         if rows[name].str.fullmatch(r"[+-]?\d{1,15}\.0+").all():
             rows[name] = rows[name].str.partition(".")[0]
-    for name in names if len(rows) else ():
+    found = rows["path"] != ""
+    for name in names if found.any() else ():  # else the images are wrong, perhaps by their column
         (_check_numbers if regression else _check_classes)(name, rows, report)
     if group_advice is None:
-        _note_spellings(rows["person"], "group", report)
+        _note_names(rows["person"], "group", report)
     else:
         _note_own_groups(rows["image"], rows[names[0]], group_advice, report)
-    table = rows[rows["path"] != ""].reset_index(drop=True)
-    make = make_number_tasks if regression and not report.errors else make_tasks
+    table = rows[found & rows[list(names)].apply(_is_number).all(axis=1)] if regression else rows[found]
+    table = table.reset_index(drop=True)
+    make = make_number_tasks if regression and len(table) else make_tasks
     tasks, numbers = make(names, table, table["person"])
     columns = [name for name in numbers if not tasks[name].parts]
     table = table.assign(
@@ -116,6 +119,10 @@ def make_number_tasks(
     return Tasks(*tasks, *ranges), labels
 
 
+def _is_number(texts: pd.Series) -> pd.Series:
+    return texts.str.fullmatch(NUMBER) & ~texts.str.contains("e[+]?[3-9][0-9]{2}", case=False)
+
+
 def _to_numbers(texts: Iterable[str]) -> np.ndarray:
     return np.array([float(text.replace(",", ".")) for text in texts])
 
@@ -138,7 +145,7 @@ def check_label_names(names: Sequence[str], report: Report) -> None:
 
 
 def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
-    """Report a label that is not one of several classes, and classes of a single group; note their spellings."""
+    """Report a label that is not one of several classes, and classes of a single group; note unusual names."""
     names = sort_names(rows[label])
     numbers = all(NUMBER.fullmatch(name) for name in names)
     decimals = [name for name in names if numbers and not WHOLE.fullmatch(name)]
@@ -155,15 +162,15 @@ def _check_classes(label: str, rows: pd.DataFrame, report: Report) -> None:
         lonely = [f"{name} ({groups[name]})" for name in names if name in groups]
         what = f"of the label {label} in a single group, which no fold can both train on and validate"
         report.error(lonely, "class", what, "Add images of other groups or remove the class.")
-        _note_spellings(names, "class", report)
+        _note_names(names, "class", report)
 
 
 def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
     """Report a label whose cells are not different numbers."""
-    is_number = rows[label].str.fullmatch(NUMBER) & ~rows[label].str.contains("e[+]?[3-9][0-9]{2}", case=False)
+    is_number = _is_number(rows[label])
     names, separated = rows["image"] + " (" + rows[label] + ")", rows[label].str.contains("[,.]")
     is_certain = rows[label].str.contains(",").any() or not separated.all()  # 1.500 may have three decimals
-    what, advice = f"whose {label} is not a number", "Correct the cells, or leave --regression out."
+    what, advice = f"whose {label} is not a number", "Correct the cells, leave them empty, or leave --regression out."
     report.error(names[~is_number], "image", what, advice)
     if separated.any() and is_certain and rows[label][separated].str.fullmatch(THOUSANDS).all():
         report.error(names[separated], "image", f"whose {label} may have a thousands separator", "Remove it.")
@@ -174,12 +181,15 @@ def _check_numbers(label: str, rows: pd.DataFrame, report: Report) -> None:
             report.errors.append(f"All numbers of {label} are {alike}, as {rows[label].iloc[0]}. Pass another --label.")
 
 
-def _note_spellings(names: Iterable[str], noun: str, report: Report) -> None:
+def _note_names(names: Iterable[str], noun: str, report: Report) -> None:
     alike = defaultdict(list)
     for name in sort_names(names):
         alike[float(name) if WHOLE.fullmatch(name) else name.casefold()].append(name)
     several = [" / ".join(found) for found in alike.values() if len(found) > 1]
     report.note(several, noun, "in several spellings, kept apart", "Correct them if they mean the same.")
+    missing = [name for name in sort_names(names) if name.casefold() in MISSING]
+    advice = {"class": "Leave the cells empty to leave the images out.", "group": "Fill in the cells."}[noun]
+    report.note(missing, noun, "named like a missing value", advice)
 
 
 def _note_own_groups(images: Sequence[str], labels: Sequence[str], advice: str, report: Report) -> None:

@@ -72,7 +72,7 @@ def list_images(root: Path, report: Report) -> dict[str, Path]:
                 files[path.relative_to(root).as_posix()] = path  # a folder, too, is an unreadable image
             elif name in names and not name.startswith("."):
                 others.append(path.relative_to(root).as_posix())
-    report.note(sorted(others), "file", f"in {root} that this toolkit does not read")
+    report.note(sorted(others), "file", f"in {root} left out", f"Names of images end in {', '.join(EXTENSIONS)}.")
     return files
 
 
@@ -125,10 +125,10 @@ def read_answers(path: str | Path, *, proba: bool = False) -> pd.DataFrame:
         UserError: the file is missing or damaged, has no rows or no answers, or lists an image twice.
     """
     path, needed = Path(path), ("ImageID", "ans")
-    rows = read_csv_rows(path, (), needed, delimiters=",;\t")
+    rows = read_csv_rows(path, (), needed)
     columns = rows[0][1] if rows else {}
     if not (proba and "ImageID" in columns and len(columns) > len(needed)):
-        rows = read_csv_rows(path, needed, delimiters=",;\t")
+        rows = read_csv_rows(path, needed)
     if not rows:
         raise UserError(f"{path} holds no rows.")
     twice = _repeated(row["ImageID"] for _, row in rows)

@@ -10,7 +10,11 @@ from pathlib import Path
 
 from utils import UserError, as_on_disk, shorten_list
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),  # the common ones first: they may be missing in a CSV
+    *(".tif", ".tiff", ".avif", ".jp2", ".jfif", ".ppm", ".pgm"),
+)
+DELIMITERS = ",;\t"
 
 
 @dataclass
@@ -61,38 +65,56 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
-def read_csv_rows(
-    path: Path, needed: Sequence[str], also: Sequence[str] = (), delimiters: str = ","
-) -> list[tuple[int, dict[str, str]]]:
+def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
-    Missing cells are empty; cells beyond the last column are dropped. `needed` columns must be there, those of `also`
-    may be, at most once. Of the `delimiters`, the one that divides the first line most often is used.
+    Missing cells are empty. Cells beyond the last named column must be. `needed` columns must be there, those of `also`
+    may be, at most once. The separator is the one of DELIMITERS that divides the first line most often.
 
     Raises:
-        UserError: the file is missing or not a CSV in UTF-8, or a column is missing or repeated.
+        UserError: the file is missing or not a CSV in UTF-8, a column is missing or repeated, or a row has too many
+            cells.
     """
     if not path.is_file():
         raise UserError(f"There is no file {path}.")
+    lines: list[tuple[int, list[str]]] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             text = as_on_disk(file.read())
         if "\0" in text:
             raise UserError(f"{path} contains NUL characters, as UTF-16 does. Save it as CSV in UTF-8.")
         first = next(io.StringIO(text, newline=""), "")
-        delimiter = max(delimiters, key=lambda each: len(next(csv.reader([first], delimiter=each))))
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        columns = [(name or "").strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [(reader.line_num, {key: value or "" for key, value in row.items() if key}) for row in reader]
+        delimiter = max(DELIMITERS, key=lambda each: len(next(csv.reader([first], delimiter=each))))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+        for cells in reader:
+            lines.append((reader.line_num, cells))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8. Save it as CSV in UTF-8.") from None
     except csv.Error as error:
-        raise UserError(f"{path} cannot be read as CSV ({error}).") from None
+        start = lines[-1][0] + 1 if lines else 1
+        advice = f"Check line {start}, where a quote may not be closed."
+        raise UserError(f"{path} cannot be read as CSV ({error}). {advice}") from None
+    columns = [name.strip() for name in lines[0][1]] if lines else []
+    rows = [line for line in lines[1:] if line[1]]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise UserError(f"{path} has no column {', '.join(missing)}. Its first line must name {','.join(needed)}.")
     repeated = [name for name in (*needed, *also) if columns.count(name) > 1]
     if repeated:
         raise UserError(f"{path} has the column {', '.join(repeated)} more than once. Keep the right one.")
-    return rows
+    _check_widths(path, columns, rows, delimiter)
+    named = [(k, name) for k, name in enumerate(columns) if name]
+    return [(number, {name: cells[k] if k < len(cells) else "" for k, name in named}) for number, cells in rows]
+
+
+def _check_widths(path: Path, columns: Sequence[str], rows: Iterable[tuple[int, list[str]]], delimiter: str) -> None:
+    """Raise a UserError about rows with more cells than columns, unless they are empty at the end of all rows."""
+    report, filled = Report(), [row for row in rows if any(map(str.strip, row[1]))]
+    width = max((k for k, name in enumerate(columns, 1) if name), default=0)
+    most = max(len(columns), min((len(cells) for _, cells in filled), default=0))
+    wide = [(number, len(cells)) for number, cells in filled if len(cells) > most or any(map(str.strip, cells[width:]))]
+    names = (f"line {number} ({count} cells)" for number, count in wide)
+    example = "a text or a decimal comma" if delimiter == "," else "a text"
+    advice = f"A cell that contains {delimiter!r}, such as {example}, needs quotes, and a further column a name."
+    report.error(names, "row", f"of {path} with more cells than its first line has names ({width})", advice)
+    report.raise_errors()

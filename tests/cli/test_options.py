@@ -86,6 +86,11 @@ def test_names_in_any_case_and_their_aliases(cls, words, name):
     assert getattr(parse_config(cls, words.split()), option[2:].replace("-", "_")) == name
 
 
+def test_spaces_around_names_do_not_count():
+    config = parse_config(TrainConfig, ["--data", "photos.csv", "--label", "diagnosis, sex "])
+    assert config.label == ("diagnosis", "sex")
+
+
 def test_a_word_needs_no_name():
     assert parse_config(ModelsConfig, ["vit_b"]).pattern == "vit_b"
     assert parse_config(ModelsConfig, []).pattern is None

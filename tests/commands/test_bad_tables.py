@@ -38,6 +38,7 @@ def two_files_of_one_id(world):
 SPELLED = r"1 id spelled differently from the file .*: "
 OUTSIDE = r"1 id .* outside of .*images: "
 COMPOSED, APART = (unicodedata.normalize(form, "사진é.jpg") for form in ("NFC", "NFD"))
+WIDE = r"3 rows of .*info\.csv with more cells than its first line has names \(2\): line 2 \(4 cells\), "
 LONG = "x" * 196 + ".jpg"
 
 
@@ -50,7 +51,8 @@ LONG = "x" * 196 + ".jpg"
     info("CR", "", lambda w: listing(*w.ids).replace("\n", "\r"), code=0),
     info("no last line end", "", lambda w: listing(*w.ids).rstrip(), code=0),
     info("quotes and commas", "", lambda w: renamed(w, '"a, b.jpg"', "a, b.jpg"), code=0),
-    info("long rows", "", lambda w: listing(*w.ids).replace(",0", ",0,more,and more"), code=0),
+    info("empty cells at the end", "", lambda w: listing(*w.ids).replace(",0", ",0,, "), code=0),
+    info("long rows", WIDE, lambda w: listing(*w.ids).replace(",0", ",0,more,and more")),
     info("UTF-16", r"info\.csv is not UTF-8", lambda w: listing(*w.ids).encode("utf-16")),
     info("UTF-16 without a mark", r"info\.csv is not UTF-8|NUL", lambda w: listing(*w.ids).encode("utf-16-le")),
     info("cp949", r"info\.csv is not UTF-8", lambda w: renamed(w, "사진.jpg", "사진.jpg").encode("cp949")),
@@ -59,7 +61,9 @@ LONG = "x" * 196 + ".jpg"
     info("a column twice", r"has the column ImageID more than once", lambda w: "ImageID,ImageID\na,b\n"),
     info("empty", r"info\.csv has no column ImageID", lambda w: ""),
     info("no first line", r"info\.csv has no column ImageID", lambda w: listing(*w.ids).split("\n", 1)[1]),
-    info("semicolons", r"info\.csv has no column ImageID", lambda w: listing(*w.ids).replace(",", ";")),
+    info("semicolons", "", lambda w: listing(*w.ids).replace(",", ";"), code=0),
+    info("tabs", "", lambda w: listing(*w.ids).replace(",", "\t"), code=0),
+    info("ids with semicolons", "", lambda w: renamed(w, "a;b;c.jpg", "a;b;c.jpg"), code=0),
     info("an id twice", r"1 id listed twice in .*info\.csv: \w+\.jpg\.$", lambda w: listing(*w.ids, w.ids[0])),
     info("an empty id", r"1 row of .*info\.csv without an ImageID: line 3\.", lambda w: listing(w.ids[0], "")),
     info("ids of spaces", r"2 rows .* without an ImageID: line 3, line 4\.", lambda w: listing(w.ids[0], " ", "\t")),
@@ -77,7 +81,7 @@ LONG = "x" * 196 + ".jpg"
     info("a name of 200 characters", "", lambda w: renamed(w, LONG, LONG), code=0),
     info("a field of 200000 characters", r"info\.csv cannot be read as CSV \(field", lambda w: listing("x" * 200_000)),
     info("an id of 100000 characters", r"info\.csv", lambda w: listing("x" * 100_000)),
-    info("an open quote", r"info\.csv", lambda w: 'ImageID,ans\n"' + "\n".join(w.ids)),
+    info("an open quote", r"info\.csv .* Check line 2,", lambda w: 'ImageID,ans\n"' + "\n".join(w.ids)),
     info(
         "all at once", r"twice.*\n.*without an image", lambda w: listing("", *w.ids[:1] * 2, "../x", "y.jpg"), lines=4
     ),
@@ -137,6 +141,7 @@ NO_PERSON = {"id": "", "path": ""}
     table("quotes and commas", "", lambda w: people_csv(w, race='"Asian, ""East"""'), code=0),
     table("spaces", "", lambda w: people_csv(w, gender=" male ", age=" 20 "), code=0),
     table("decimals", "", lambda w: people_csv(w, age="20.0"), code=0),
+    table("semicolons", r"train\.csv disagree", lambda w: people_csv(w, age=50).replace(",", ";"), code=0),
     table("only a first line", "", lambda w: "id,gender,race,age,path\n", code=0),
     table("no gender", r"has no column gender. Its", lambda w: people_csv(w).replace("gender", "sex")),
     table("empty", COLUMNS, lambda w: ""),
@@ -192,6 +197,8 @@ OPPOSITE = r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001
     fix("a byte-order mark", CHANGED.format(2), "\ufeffid,gender\n000001,female\n", code=0),
     fix("CRLF", CHANGED.format(2), "id,gender\r\n000001,female\r\n", code=0),
     fix("quotes and commas", CHANGED.format(2), 'id,gender,why\n000001,female,"a, b\nc"\n', code=0),
+    fix("an age with a comma", r"1 row of .*with more cells .* \(5\): line 3 ", ["000002,,30,,", "1,,21,5,,"]),
+    fix("semicolons", CHANGED.format(2), "id;gender;age;file;mask\n000001;female;;;\n", code=0),
     fix("spaces", CHANGED.format(2), [" 000001 , Female ,,,"], code=0),
     fix("only a first line", CHANGED.format(0), [], code=0),
     fix("empty", r"fix\.csv has no column id", ""),
@@ -200,6 +207,7 @@ OPPOSITE = r"1 row of .*fix\.csv that contradict an earlier row: line 3 \(000001
     fix("NUL", r"fix\.csv", ["000001,fem\0ale,,,"]),
     fix("a column twice", r"more than once", "id,gender,gender\n000001,female,male\n"),
     fix("two people who do not exist", r"2 rows of .* do not exist: 9, 10\.", ["9,male,,,", "10,male,,,"]),
+    fix("no leading zeros", r"exist: 9, 1\. Did you mean 000001\? Spreadsheets", ["9,male,,,", "1,,30,,"]),
     *(fix(f"wrong {row:.12}", CANNOT_APPLY, [f"000001,{row}"]) for row in NOT_APPLIED),
     fix("an empty id", r"1 row of .*fix\.csv .*: line 3\.", ["000001,female,,,", ",male,,,"]),
     fix("an empty id below an empty line", r": line 4\.", ["000001,female,,,", "", ",male,,,"]),
@@ -244,6 +252,7 @@ OF_AGES = {"pattern": "contains NaN or infinite values", "words": "--task age"}
     scored("neither", NO_COLUMN + "ImageID, ans", answers="a.jpg,0\nb.jpg,1\n"),
     scored("empty", NO_COLUMN + "ImageID, ans", answers=""),
     scored("a column twice", r"answers\.csv has the column ans more than", answers="ImageID,ans,ans\na,0,1\n"),
+    scored("a name with a comma", r"1 row of .*: line 2 \(3 cells\)", answers=GOOD.replace("a.jpg", "a, b.jpg")),
     scored("UTF-16", r"answers\.csv is not UTF-8", answers=GOOD.encode("utf-16")),
     scored("only a first line", r"answers\.csv holds no rows", answers="ImageID,ans\n"),
     scored("NaN", NOT_FINITE.format("answers"), answers=GOOD.replace("a.jpg,0", "a.jpg,nan")),

@@ -76,6 +76,8 @@ def test_the_root_is_the_folder_of_the_csv(read):
         '"file, of the image";kind;patient\n' + ROWS.replace(",", ";"),
         TABLE.replace(",", " , "),
         TABLE.replace("\n", ",\n"),  # an empty column
+        "file,kind,patient\n" + ROWS.replace("\n", ",, \n"),  # empty cells without a column
+        "file,kind,patient,note\n" + ROWS.replace("\n", ',"a, b\nc"\n'),
         TABLE.replace("a1.jpg", "\n\na1.jpg") + "\n",
         TABLE.replace("file", "ImageID"),
         TABLE.replace("file", "FileName"),
@@ -157,7 +159,7 @@ def test_folds(read):
 
 
 def test_rows_without_a_label_are_left_out(read):
-    labels = read(TABLE + "sub/c1.png,,p3\nsub/c2.PNG, ,\n,,\n")
+    labels = read(TABLE + "sub/c1.png,,p3\nsub/c2.PNG, ,\n,,,,\n")
     assert problems(labels) == (
         [],
         ["3 rows of photos.csv without kind, left out: sub/c1.png, sub/c2.PNG, line 8."],
@@ -238,6 +240,9 @@ LONELY = "in a single group, which no fold can both train on and validate"
 ADVICE = "Add images of other groups or remove the class."
 NO_FILES = f"Pass another --image-root, or --image-column with one of {COLUMNS}."
 OUTSIDE = "1 image of photos.csv outside of {root}: %s. Write paths relative to --image-root."
+WIDE = "with more cells than its first line has names (3)"
+QUOTE_COMMAS = "A cell that contains ',', such as a text or a decimal comma, needs quotes, and a further column a name."
+QUOTE_SEMICOLONS = "A cell that contains ';', such as a text, needs quotes, and a further column a name."
 RESERVED = (
     "1 label whose name has a slash or only dots, or is image, path, person, label or fold, which the toolkit uses: "
     "%s. Use another name."
@@ -296,7 +301,36 @@ WRONG = {
     ),
     "UTF-16": (TABLE, {"encoding": "utf-16"}, "{csv} is not UTF-8. Save it as CSV in UTF-8."),
     "Latin-1": (change("cat", "ca\u00f1"), {"encoding": "latin-1"}, "{csv} is not UTF-8. Save it as CSV in UTF-8."),
-    "open quote": (change("b2.jpg", '"b2.jpg'), {}, "{csv} cannot be read as CSV (unexpected end of data)."),
+    "open quote": (
+        change("b2.jpg", '"b2.jpg').replace("a1.jpg", '"a1.jpg"').replace("p1\n", '"p\n1"\n\n', 1),
+        {},
+        "{csv} cannot be read as CSV (unexpected end of data). Check line 7, where a quote may not be closed.",
+    ),
+    "open quote in the first line": (
+        change("kind", '"kind'),
+        {},
+        "{csv} cannot be read as CSV (unexpected end of data). Check line 1, where a quote may not be closed.",
+    ),
+    "texts with commas": (
+        change("cat", "big, cat").replace("patient", "patient,"),
+        {},
+        f"2 rows of {{csv}} {WIDE}: line 2 (4 cells), line 4 (4 cells). {QUOTE_COMMAS}",
+    ),
+    "a decimal comma": (
+        "file,kind,patient,cm\n" + ROWS.replace("\n", ",3,5\n", 1),
+        {},
+        f"1 row of {{csv}} {WIDE.replace('3', '4')}: line 2 (5 cells). {QUOTE_COMMAS}",
+    ),
+    "a decimal comma before an empty cell": (
+        "cm,file,kind,patient\n" + "".join(f"3.5,{row},\n" for row in ROWS.split()) + "3,5,sub/c1.png,cat,,\n",
+        {},
+        f"1 row of {{csv}} {WIDE.replace('3', '4')}: line 6 (6 cells). {QUOTE_COMMAS}",
+    ),
+    "texts with semicolons": (
+        change("cat,p2", "big; cat,p2").replace(",", ";"),
+        {},
+        f"1 row of {{csv}} {WIDE}: line 4 (4 cells). {QUOTE_SEMICOLONS}",
+    ),
     "no root": (TABLE, {"image_root": "nowhere"}, "There is no folder nowhere. Pass another --image-root."),
     "label is the image column": (
         TABLE,
@@ -491,6 +525,8 @@ def test_rows_with_errors_do_not_stop_the_others(read):
 def test_no_image_at_all(read):
     labels = read(TABLE, files=(), image_root=None, group=None)
     assert (len(labels.table), len(labels.report.errors)) == (0, 1)
+    blank = read("file,kind,patient\n,1.5,p1\n", regression=True)
+    assert (len(blank.table), len(blank.report.errors)) == (0, 1)
     assert list(labels.table)[:5] == ["image", "path", "person", "kind", "label"]
     blank = read("file,kind,patient,f\n,cat,p1,1\n", fold_column="f")
     assert len(blank.table) == 0

@@ -5,8 +5,10 @@ import os
 import pytest
 
 from data.folder_layout import read_folder_layout
+from data.prediction_files import read_prediction_list
 from utils import UserError
 
+ENDINGS = ".jpg, .jpeg, .png, .bmp, .webp, .gif, .tif, .tiff, .avif, .jp2, .jfif, .ppm, .pgm"
 FILES = ("10/p1_1.jpg", "10/p2_1.JPG", "9/deep/er/p1_2.webp", "9/p2_2.png")
 REGEX = r"^(p\d+)"
 
@@ -67,6 +69,13 @@ def test_numbered_series_across_classes_are_noted(make):
     ]
 
 
+def test_folders_to_train_on_and_to_predict_have_the_same_images(make):
+    root = make("cat/a.TIF", "cat/b.gif", "cat/c.tiff", "dog/d.avif", "dog/e.jfif", "dog/f.heic")
+    table = read_folder_layout(root).table
+    assert table["image"].tolist() == ["cat/a.TIF", "cat/b.gif", "cat/c.tiff", "dog/d.avif", "dog/e.jfif"]
+    assert read_prediction_list(root).ids == table["image"].tolist()
+
+
 def test_files_that_are_no_images_of_a_class_are_noted(make):
     root = make(
         *FILES, "a.jpg", "z.PNG", "notes.txt", "9/notes.md", ".DS_Store", "9/._p2_2.png", ".cache/a.jpg", "@eaDir/b.jpg"
@@ -74,7 +83,7 @@ def test_files_that_are_no_images_of_a_class_are_noted(make):
     _, table, report = read_folder_layout(root, group_regex=REGEX)
     assert (len(table), report.errors) == (4, [])
     assert report.notes == [
-        f"2 files in {root} that this toolkit does not read: 9/notes.md, notes.txt.",
+        f"2 files in {root} left out: 9/notes.md, notes.txt. Names of images end in {ENDINGS}.",
         "3 hidden files left out: .DS_Store, .cache, 9/._p2_2.png.",
         f"2 images in {root} itself, left out: a.jpg, z.PNG. Move images into the folder of their class.",
     ]
@@ -99,7 +108,6 @@ def test_linked_folders_are_classes(make, tmp_path):
     assert len(read_folder_layout(root, group_regex=REGEX).table) == 4
 
 
-ENDINGS = ".jpg, .jpeg, .png, .bmp, .webp"
 RESERVED = "has a slash or only dots, or is image, path, person, label or fold, which the toolkit uses"
 WRONG = {
     "no folder": (None, {}, "There is no folder {root}. Pass another --data."),

@@ -9,7 +9,7 @@ from data.layout import check_label_names, make_labels, make_number_tasks, make_
 from data.tables import Report
 from data.tasks import Task, Tasks
 
-ADVICE = "Correct the cells, or leave --regression out."
+ADVICE = "Correct the cells, leave them empty, or leave --regression out."
 
 
 def make_rows(text, **columns):
@@ -108,8 +108,9 @@ def test_numbers_have_ranges_of_fifths(texts, classes, bounds):
 
 def test_cells_that_are_not_numbers_are_errors():
     rows = make_rows("a:p1:1.5 b:p2:much c:p3:nan")
-    report = make_labels(rows, ["kind"], Report(), None, regression=True).report
+    tasks, table, report = make_labels(rows, ["kind"], Report(), None, regression=True)
     assert report.errors == [f"2 images whose kind is not a number: b.jpg (much), c.jpg (nan). {ADVICE}"]
+    assert (tasks.default.regression, table["kind"].tolist()) == (True, [1.5])  # no class for each number
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,13 @@ def test_missing_images_count_for_classes_but_are_not_in_the_table():
     assert (table["image"].tolist(), report.errors) == (["a.jpg", "b.jpg"], [])
 
 
+def test_labels_are_not_checked_if_all_images_are_missing():
+    rows = make_rows("a:p1:cat b:p1:dog").assign(path="")
+    for regression in (False, True):
+        tasks, table, report = make_labels(rows, ["kind"], Report(), None, regression=regression)
+        assert (tasks["kind"].classes, len(table), report.errors) == ((), 0, [])
+
+
 def test_the_label_is_the_class_of_the_joint_task():
     rows = make_rows("a:p1:cat b:p1:dog c:p2:cat d:p2:dog", size=["2", "10", "10", "2"])
     tasks, table, _ = make_labels(rows, ["size", "kind"], Report(), None)
@@ -229,6 +237,16 @@ def test_spellings_are_noted():
     assert notes == [
         "2 classes in several spellings, kept apart: 01 / 1 / 1.0, Cat / cat. Correct them if they mean the same.",
         "1 group in several spellings, kept apart: P1 / p1. Correct them if they mean the same.",
+    ]
+
+
+def test_names_of_missing_values_are_noted():
+    errors, notes = notes_on(make_rows("a:p1:nan b:NULL:nan c:p1:N/A d:p2:N/A e:p1:none f:NULL:none g:p2:NaN h:p1:NaN"))
+    assert errors == []
+    assert notes == [
+        "1 class in several spellings, kept apart: NaN / nan. Correct them if they mean the same.",
+        "3 classes named like a missing value: N/A, NaN, nan. Leave the cells empty to leave the images out.",
+        "1 group named like a missing value: NULL. Fill in the cells.",
     ]
 
 
