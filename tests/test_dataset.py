@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,8 +172,13 @@ def test_memory_of_batches_is_used_again(monkeypatch):
 
 def test_batches_that_are_copied_ahead_come_in_order(monkeypatch):
     """With streams that do nothing, since a CPU has none."""
-    waited = []
-    stream = SimpleNamespace(wait_stream=waited.append)
+    waited, recorded, finished = [], [], []
+
+    def record():
+        recorded.append(len(recorded))
+        return SimpleNamespace(synchronize=partial(finished.append, recorded[-1]))
+
+    stream = SimpleNamespace(wait_stream=waited.append, record_event=record)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: "copies")
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
@@ -186,6 +192,30 @@ def test_batches_that_are_copied_ahead_come_in_order(monkeypatch):
         assert [targets["mask"].tolist() for _, targets in batches] == [[*keys] for keys in ViewBatches(count, 2)]
         assert all(views[:, 0, 0, 0, 0].tolist() == targets["mask"].tolist() for views, targets in batches)
     assert waited == ["copies"] * 5
+    assert (recorded, finished) == ([0, 1, 2, 3, 4], [0, 1, 2])  # AHEAD batches may wait for the GPU
+
+
+def test_passes_that_begin_before_their_first_batch_is_wanted_give_the_same_batches(table):
+    paths = table["path"].tolist()[:9]
+
+    def loaders(workers):
+        train = train_set(table, settings={"as_bytes": True}), EpochSampler(len(table), 10, seed=(42, 0))
+        views = [ViewDataset(paths, paths, build_transform("base", "valid", 32)), ViewBatches(9, 2)]
+        options = {"workers": workers, "device": CPU}
+        return [*create_loaders([train], keep_memory=True, **options), *create_loaders([views, views], **options)]
+
+    plain, ahead = loaders(0), loaders(1)
+    ahead[0].following, ahead[2].following = ahead[1], ahead[0]
+    begun = []
+    for epoch, order in enumerate([(0, 1, 2), (0, 1, 2), (0, 2, 2), (0,)]):  # 1 is left out once, and 2 is repeated
+        for number in order:
+            for each in plain[0], ahead[0]:
+                each.batch_sampler.set_epoch(epoch if number == 0 else epoch + 1)
+            owner, _ = ahead[number].processes.batch_sampler.ahead or (None, None)
+            begun.append(owner is ahead[number])
+            for (images, _), (expected, _) in zip(ahead[number], plain[number], strict=True):
+                assert torch.equal(images, expected)
+    assert begun == [False] * 3 + [True, True, False] + [True, False, False] + [True]  # from the second epoch on
 
 
 # ------------------------------------------------------------------------------------------------ oversampling

@@ -294,6 +294,8 @@ class FoldTrainer:
         self.dist.broadcast_buffers(self.network)
         if self.average:
             self.dist.broadcast_buffers(self.average.module)
+        self.sampler.set_epoch(self.files.epoch + 1)  # whose first images are loaded at the end of validation
+        self.loaders.valid.following = self.loaders.train if self.sampler.epoch < self.config.epochs else None
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         targets = self.loaders.valid.dataset.targets[self.task.name]
         scores = score(self.task, result.probabilities, targets)

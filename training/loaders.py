@@ -45,6 +45,7 @@ class Loader:
         self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
         self.device, self.dist = device, dist
         self.pixels: dict[int, list[Tensor]] = {}  # mean and std of each transform, on the device
+        self.following: Loader | None = None  # of other processes; they begin its pass when these have no more to load
 
     @property
     def dataset(self) -> Dataset:
@@ -61,15 +62,27 @@ class Loader:
         return rows if self.dist.world_size == 1 else self.batch_sampler.join(self.dist.gather(rows))
 
     def __iter__(self) -> Iterator:
-        turn = self.processes.batch_sampler
-        turn.number, turn.batches, turn.started = self.number, self.batch_sampler, True
         with _ending_workers_without_batch(self.processes.num_workers) as came:
             yield from self._copy_ahead(came) if self.device.type == "cuda" else self._batches(came)
 
+    def _begin(self) -> Iterator:
+        turn = self.processes.batch_sampler
+        turn.number, turn.batches, turn.started, turn.ended = self.number, self.batch_sampler, True, False
+        return iter(self.processes)
+
+    def _begin_ahead(self) -> None:
+        turn = self.processes.batch_sampler
+        if self.processes.num_workers and turn.started and turn.ahead is None:
+            turn.ahead = self, self._begin()
+
     def _batches(self, came: threading.Event) -> Iterator:
-        for images, targets in self.processes:
+        turn = self.processes.batch_sampler
+        (owner, batches), turn.ahead = turn.ahead or (None, None), None
+        for images, targets in batches if owner is self else self._begin():
             came.set()
             note_progress()
+            if turn.ended and self.following is not None:
+                self.following._begin_ahead()
             several = isinstance(images, list)
             arrays = {name: torch.from_numpy(each) for name, each in targets.items() if isinstance(each, np.ndarray)}
             yield [*map(self._finish, images, count())] if several else self._finish(images), targets | arrays
@@ -149,10 +162,13 @@ class _Turn(Sampler):
     """The batches of the data set that is being loaded, as (its number, key)."""
 
     number, batches, started = 0, (), False
+    ended = False  # all keys were handed out
+    ahead: tuple[Loader, Iterator] | None = None  # a pass that has begun and is not used yet
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
         for batch in self.batches:
             yield [(self.number, key) for key in batch]
+        self.ended = True
 
 
 class _Parts(Dataset):
@@ -307,6 +323,8 @@ def fold_loaders(
     train = create_loaders(train, workers=workers, device=device, dist=dist, keep_memory=keep)
     others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)
     valid, plain = others[: len(numbers)], others[len(numbers) :] or [None] * len(numbers)
+    for each, following in zip(train, plain if config.precise_bn else valid, strict=True):
+        each.following = following
     return dict(zip(numbers, map(FoldLoaders, train, valid, plain), strict=True))
 
 
