@@ -1,6 +1,7 @@
 """Draw the figures of reports with matplotlib."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,18 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from analysis.error_analysis import Predictions, confusion
+from analysis.fonts import installed
 from analysis.intervals import Estimate
 from data.faces import AGE_BOUNDS
 from data.tasks import Task, score_title
 
 WIDTH, DPI = 7.2, 110  # inches, and pixels per inch
-LETTER = 0.075  # inches of a character of a label
+LETTER = 0.075  # inches of a character of a label; those of East Asia have twice the width
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # behind text on lines
 BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
@@ -28,7 +31,10 @@ BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG with 64 colours, a third of the size of full colour."""
     canvas = FigureCanvasAgg(figure)
-    with rc_context(STYLE):
+    for text in figure.findobj(Text):
+        text.set_fontfamily(installed())
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # one for each character of a name, at each drawing
         canvas.draw()  # faster than savefig, which draws twice and compresses what is decoded again here
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     small = io.BytesIO()
@@ -104,7 +110,8 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
 def confusions(parts: Mapping[str, Predictions]) -> Figure:
     """Draw confusion matrices by title: counts, shaded by their share of the row. They are stacked if they are wide."""
     names = [_shorten(each.classes) for each in parts.values()]
-    most, longest = max(map(len, names)), LETTER * max(len(name) for each in names for name in each)
+    most = max(map(len, names))
+    longest = LETTER * max(sum(1 + (letter > "\u2fff") for letter in name) for each in names for name in each)
     small = most > 6
     side = 0.2 * min(most, 40) if small else max(0.42 * most, 1.3)  # least inches in which the numbers do not overlap
     stacked = len(parts) * (side + longest + 0.3) > WIDTH
