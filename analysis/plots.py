@@ -146,7 +146,7 @@ def attribute_costs(table: pd.DataFrame) -> Figure:
     axes.barh(titles, table["if_right"], color="#bfd4ec")
     axes.barh(titles, table["macro_f1"], color=BLUE)
     for k, row in enumerate(table.itertuples()):
-        axes.text(row.if_right + 0.01, k, f"{row.if_right:.3f} (+{row.cost:.3f})", va="center")
+        axes.text(max(row.if_right, real) + 0.01, k, f"{row.if_right:.3f} ({row.cost:+.3f})", va="center")
     axes.set_xlim(0, 1.18)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.invert_yaxis()
