@@ -81,7 +81,7 @@ def curves(task: Task, log: pd.DataFrame, epochs: int | None) -> Figure:
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, (epochs or log["epoch"].max()) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(axes.get_legend_handles_labels()[0]) <= 10:  # colours, more of which would repeat
             axes.legend(fontsize=8, frameon=False)
     return figure

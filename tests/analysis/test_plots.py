@@ -3,11 +3,13 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import plots
 from analysis.error_analysis import Predictions
 from analysis.intervals import Estimate
+from data.faces import MAIN
 from data.tasks import Task
 
 LESIONS = ("actinic keratosis", "basal cell carcinoma", "dermatofibroma", "pigmented benign keratosis")
@@ -48,6 +50,12 @@ def test_confusion_matrices_are_readable(labels):
         boxes = [text.get_window_extent() for text in (*first, *ticks)]
         assert all(figure.bbox.containsx(x) and figure.bbox.containsy(y) for box in boxes for x, y in box.corners())
         assert not any(box.overlaps(other) for box, other in itertools.combinations(boxes, 2))
+
+
+def test_ticks_are_whole_epochs():
+    log = pd.DataFrame({"fold": [0], "epoch": [1], "train_loss": [0.5], "valid_loss": [0.6], "macro_f1": [0.4]})
+    for axes in plots.curves(MAIN, log, 1).axes:
+        assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_intervals_of_long_names_are_readable():
