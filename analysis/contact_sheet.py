@@ -7,6 +7,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont
 
+from analysis.fonts import font_file
+
 WIDTH, MARGIN, GAP = 1188, 16, 8  # pixels
 LARGE = 200  # width of the large images
 LABEL = 17  # height of a line of text below an image
@@ -38,18 +40,18 @@ def contact_sheet(title: str, notes: Sequence[str], blocks: Sequence[Block], *, 
 
     `cell` is the side of a small image in pixels.
     """
-    sentences = [line for note in notes for line in textwrap.wrap(note, 175)]
+    sentences = [line for note in notes for line in textwrap.wrap(note, 155)]
     step = cell + LABEL + GAP
     heights = [26 + step * max(len(block.lines), len(block.large) + bool(block.large)) + GAP for block in blocks]
     page = Image.new("RGB", (WIDTH, 2 * MARGIN + 30 + 20 * len(sentences) + 6 + sum(heights)), PAPER)
     pen = ImageDraw.Draw(page)
-    _write(pen, (MARGIN, MARGIN), title, 22, INK)
+    _write(pen, (MARGIN, MARGIN), title, 20, INK)
     for k, line in enumerate(sentences):
-        pen.text((MARGIN, MARGIN + 32 + 20 * k), line, font=_font(14), fill=FAINT)
+        _write(pen, (MARGIN, MARGIN + 32 + 20 * k), line, 13, FAINT)
     y = MARGIN + 36 + 20 * len(sentences)
     for block, height in zip(blocks, heights, strict=True):
         pen.line((MARGIN, y, WIDTH - MARGIN, y), fill=(210, 210, 210))
-        _write(pen, (MARGIN, y + 5), block.caption, 15, INK)
+        _write(pen, (MARGIN, y + 5), block.caption, 14, INK)
         top = y + 26
         for k, large in enumerate(block.large):
             lines = 2 if k == 0 else 1
@@ -77,13 +79,13 @@ def _put(page: Image.Image, at: tuple[int, int], room: tuple[int, int], cell: Ce
         ImageDraw.Draw(picture).rectangle((left, top, right, bottom), outline=colour, width=3)
     page.paste(picture, at)
     pen = ImageDraw.Draw(page)
-    _write(pen, (at[0], at[1] + height + 1), cell.label, 12, HIGHLIGHT if cell.highlight else INK, room[0])
+    _write(pen, (at[0], at[1] + height + 1), cell.label, 11, HIGHLIGHT if cell.highlight else INK, room[0])
 
 
 def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, colour: tuple, room: int = 0) -> None:
     """Write one line of text, its middle shortened to fit `room` pixels; 0 for up to the margin."""
     whole = " ".join(text.encode(errors="replace").decode().split())  # fonts can only draw Unicode
-    font, room = _font(size), room or WIDTH - MARGIN - at[0]
+    font, room = _font(font_file(whole), size), room or WIDTH - MARGIN - at[0]
     text, kept = whole, min(len(whole), 400) // 2
     while font.getlength(text) > room and kept:
         text, kept = f"{whole[:kept]}...{whole[-kept:]}", kept - 1
@@ -91,5 +93,5 @@ def _write(pen: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, 
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size)

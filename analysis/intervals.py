@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import betaincinv, ndtri
 
 from analysis.metrics import class_f1_of, class_recall_of, compute_scores, macro_f1, score_resamples, tally_images
 from data.tasks import Task, find_metric, score_title
@@ -235,7 +235,7 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
     # The score of a class of one person may vary as much as one person of another class does on average.
     of_one = [people * parts[2][name].var() * n for name, n in zip(task.classes, of_class, strict=True) if n > 1]
     unseen = (of_class == 1).sum() * np.mean(of_one) / (of_class > 0).sum() ** 2 if of_one else 0.0
-    return {
+    found = {
         name: _estimate(
             [part[name] for part in parts],
             _limits(task, name) if scaled else (-np.inf, np.inf),
@@ -243,7 +243,13 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
             unseen=unseen if name in ("macro_f1", "balanced_accuracy") else 0.0,
         )
         for name in parts[0]
+        if not (scaled and name in task.classes)
     }
+    if scaled:
+        correct, predicted, true = sums.total[: 3 * count].reshape(3, count)
+        for name, images in zip(task.classes, predicted + true - correct, strict=True):
+            found[name] = _estimate_class([part[name] for part in parts], images, enough=enough[name])
+    return found
 
 
 def describe_intervals(people: int, noun: str) -> str:
@@ -363,6 +369,27 @@ def _estimate(parts: Sequence[np.ndarray], limits: tuple[float, float], *, enoug
     ends = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) - drawn.mean()
     low, high = _scale_back(wider * ends + _scale(value, limits) - bias, limits)
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def _estimate_class(parts: Sequence[np.ndarray], images: float, *, enough: bool) -> Estimate:
+    """Return F1 of a class with the interval of the share that it follows from.
+
+    F1 is 2 J / (1 + J), where J is the share of correct predictions among the `images` of the class or predicted as it
+    (Hand, Christen and Kirielle 2021, doi 10.1007/s10994-021-05964-1). Resamples of the few people of a class say
+    little about the ends of an interval. So it is the exact one (Clopper and Pearson 1934) of J in as many independent
+    images as would vary like these people (Korn and Graubard 1998, Survey Methodology 24).
+    """
+    value = float(parts[0])
+    share, total, without, drawn = (each / (2 - each) for each in parts)
+    drawn = drawn[np.isfinite(drawn)]
+    if not enough or not drawn.size or not np.isfinite(share) or not 0 < total < 1:
+        return Estimate(value, np.nan, np.nan)
+    variance = max((len(without) - 1) * without.var(), drawn.var())  # of the jackknife and the bootstrap
+    count = min(total * (1 - total) / max(variance, 1e-12), images)
+    right, tail = share * count, (1 - LEVEL) / 2
+    low = betaincinv(right, count - right + 1, tail) if share > 0 else 0
+    high = betaincinv(right + 1, count - right, 1 - tail) if share < 1 else 1
+    return Estimate(value, float(min(2 * low / (1 + low), value)), float(max(2 * high / (1 + high), value)))
 
 
 def _student_quantile(freedom: float) -> float:

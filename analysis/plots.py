@@ -1,7 +1,8 @@
 """Draw the figures of reports with matplotlib."""
 
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from analysis.error_analysis import Predictions, confusion
+from analysis.fonts import installed
 from analysis.intervals import Estimate
 from data.faces import AGE_BOUNDS
 from data.tasks import Task, score_title
 
 WIDTH, DPI = 7.2, 110  # inches, and pixels per inch
+LETTER = 0.075  # inches of a character of a label; those of East Asia have twice the width
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3}
 PAPER = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1}  # behind text on lines
 BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
@@ -27,7 +31,10 @@ BLUE, RED, GREY = "#2563a8", "#c2410c", "#6b7280"
 def png(figure: Figure) -> bytes:
     """Return a figure as PNG with 64 colours, a third of the size of full colour."""
     canvas = FigureCanvasAgg(figure)
-    with rc_context(STYLE):
+    for text in figure.findobj(Text):
+        text.set_fontfamily(installed())
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # one for each character of a name, at each drawing
         canvas.draw()  # faster than savefig, which draws twice and compresses what is decoded again here
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     small = io.BytesIO()
@@ -35,10 +42,21 @@ def png(figure: Figure) -> bytes:
     return small.getvalue()
 
 
-def _figure(height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def _figure(height: float, columns: int = 1, rows: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
-        return figure, list(np.atleast_1d(figure.subplots(1, columns)))
+        figure = Figure(figsize=(width, height * rows), dpi=DPI, layout="constrained")
+        return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _shorten(names: Sequence[str], most: int = 28) -> list[str]:
+    """Return names without their middle if they exceed `most` characters; longer or numbered if they become equal."""
+    for kept in range(most // 2, most):
+        short = [name if len(name) <= 2 * kept else f"{name[:kept]}…{name[1 - kept :]}" for name in names]
+        if len({*short}) == len({*names}):
+            break
+    else:
+        short = [f"{k}: {name[: most // 2]}…{name[1 - most // 2 :]}" for k, name in enumerate(names)]
+    return [name.replace("$", r"\$") for name in short]  # a dollar sign would begin a formula
 
 
 def curves(task: Task, log: pd.DataFrame, epochs: int | None) -> Figure:
@@ -63,7 +81,7 @@ def curves(task: Task, log: pd.DataFrame, epochs: int | None) -> Figure:
     for axes in (losses, scores):
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, (epochs or log["epoch"].max()) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(axes.get_legend_handles_labels()[0]) <= 10:  # colours, more of which would repeat
             axes.legend(fontsize=8, frameon=False)
     return figure
@@ -81,7 +99,7 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
         axes.errorbar(middle, rows, xerr=np.abs(ends - middle), fmt="o", color=colour, markersize=4, label=group)
     if zero:
         axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), _shorten(names, 60))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_title(title)
     if len(groups) > 1:
@@ -90,11 +108,22 @@ def intervals(groups: Mapping[str, Mapping[str, Estimate]], title: str, *, zero:
 
 
 def confusions(parts: Mapping[str, Predictions]) -> Figure:
-    """Draw confusion matrices side by side, by title: counts, shaded by their share of the row."""
-    small = any(len(each.classes) > 6 for each in parts.values())
-    figure, every = _figure(6.6 if small else 2.7, len(parts))
-    for axes, (title, each) in zip(every, parts.items(), strict=True):
-        counts, classes = confusion(each), each.classes
+    """Draw confusion matrices by title: counts, shaded by their share of the row. They are stacked if they are wide."""
+    names = [_shorten(each.classes) for each in parts.values()]
+    most = max(map(len, names))
+    longest = LETTER * max(sum(1 + (letter > "\u2fff") for letter in name) for each in names for name in each)
+    small = most > 6
+    side = 0.2 * min(most, 40) if small else max(0.42 * most, 1.3)  # least inches in which the numbers do not overlap
+    stacked = len(parts) * (side + longest + 0.3) > WIDTH
+    room = WIDTH / (1 if stacked else len(parts)) - longest - 0.4
+    turned = small or longest > min(room, max(side, 2.0)) / most
+    height = max(6.6 if small else 2.7 + turned * longest, side + turned * longest + 0.7)
+    shape = (1, len(parts)) if stacked else (len(parts), 1)
+    figure, every = _figure(height, *shape, max(WIDTH, side + longest + 0.7))
+    if not small:
+        figure.set_layout_engine("compressed")  # made for square matrices
+    for axes, (title, each), classes in zip(every, parts.items(), names, strict=True):
+        counts = confusion(each)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.grid(False)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto" if small else "equal")
@@ -102,12 +131,11 @@ def confusions(parts: Mapping[str, Predictions]) -> Figure:
             text = f"{counts[row, column]}" if small else f"{counts[row, column]}\n{shares[row, column]:.0%}"
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7 if small else 8)
-        crowded = small or sum(map(len, classes)) > 24
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if crowded else 0)
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if turned else 0)
         axes.set_yticks(range(len(classes)), classes)
         axes.set_title(title)
     every[0].set_ylabel("true")
-    every[len(every) // 2].set_xlabel("predicted")
+    every[-1 if stacked else len(every) // 2].set_xlabel("predicted")
     return figure
 
 
@@ -118,7 +146,7 @@ def attribute_costs(table: pd.DataFrame) -> Figure:
     axes.barh(titles, table["if_right"], color="#bfd4ec")
     axes.barh(titles, table["macro_f1"], color=BLUE)
     for k, row in enumerate(table.itertuples()):
-        axes.text(row.if_right + 0.01, k, f"{row.if_right:.3f} (+{row.cost:.3f})", va="center")
+        axes.text(max(row.if_right, real) + 0.01, k, f"{row.if_right:.3f} ({row.cost:+.3f})", va="center")
     axes.set_xlim(0, 1.18)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.invert_yaxis()

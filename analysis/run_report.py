@@ -72,7 +72,7 @@ def write_report(run: RunFolder, image_root: str | None = None, *, suspect_share
         "scores": _scores(config, summary, whole, oof),
         "folds": grid(*fold_rows(task, summary)),
         "classes": _classes(summary, whole, figures),
-        "costs": _draw_costs(parts, figures),
+        "costs": draw_costs(parts, figures),
         "calibration": _draw_calibration(parts, figures),
         "years": YEARS,
         "mistakes": _mistakes(whole, oof, root),
@@ -140,7 +140,8 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
     return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 
-def _draw_costs(parts: Mapping[str, Predictions], figures: Figures) -> str:
+def draw_costs(parts: Mapping[str, Predictions], figures: Figures) -> str:
+    """Draw the errors of the attributes in `parts`, if any; return a sentence on the one that costs the most."""
     whole, *attributes = parts.values()
     if not whole.task.parts:
         return ""
@@ -149,6 +150,8 @@ def _draw_costs(parts: Mapping[str, Predictions], figures: Figures) -> str:
     costs = attribute_costs(whole)
     figures.add("costs", plots.attribute_costs(costs), "Cost of each attribute.")
     most = costs.loc[costs["cost"].idxmax()]
+    if most["cost"] <= 0:
+        return f"No attribute alone, if it were always right, would raise macro F1 from {most['macro_f1']:.3f}."
     return (
         f"If the {most['attribute']} were always right, macro F1 would be {most['if_right']:.3f} instead "
         f"of {most['macro_f1']:.3f}, the largest gain of all attributes."

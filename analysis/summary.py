@@ -135,7 +135,8 @@ def score_kind(cv: int, valid_root: str | None) -> str:
 
 
 def print_rows(columns: Sequence[str], rows: Rows, *, first: int, others: int) -> None:
-    """Print a table; `first` and `others` are the widths of its columns."""
+    """Print a table; `first` and `others` are the widths of its columns, of which large numbers take more."""
+    others = max(others, *(len(cell) + 2 for row in (columns, *rows) for cell in row[1:]))
     for title, *cells in [columns, *rows]:
         print(f"{title:<{first}}{''.join(f'{cell:>{others}}' for cell in cells)}".rstrip())
 

@@ -350,6 +350,19 @@ def test_intervals_of_few_people_contain_the_truth():
     assert np.mean(held) > 0.87  # of 80 intervals; 95 % expected
 
 
+@pytest.mark.parametrize(("count", "widest"), [(14, 0.5), (36, 0.3)])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_class_with_one_right_or_wrong_prediction_has_an_interval_of_finite_width(count, widest, right):
+    people = np.arange(200)
+    labels = (people >= count).astype(int)
+    predicted = np.where(people == 0, labels, 1) if right else np.where(people == 0, 1, labels)
+    predicted[-2:] = 0 if right else 1
+    task, draws = Task("x", "x", ("rare", "other")), draw_resamples([len(people)], seed=0)
+    found = estimate_scores(task, sum_predictions(task, [(np.eye(2)[predicted], labels, people)], draws))["rare"]
+    assert 0 < found.low < found.value < found.high < 1
+    assert found.high - found.low < widest
+
+
 def test_people_whom_every_fold_validates_count_once():
     probabilities, labels = draw_predictions("gender", 60)
     one = FoldPredictions(labels, np.repeat(np.arange(30), 2), probabilities, probabilities[None])

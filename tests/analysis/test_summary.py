@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from analysis.summary import estimate_text, fold_rows, print_summary, score_rows
+from analysis.summary import estimate_text, fold_rows, print_rows, print_summary, score_rows
 from config import TrainConfig
 from data.faces import MASK
 
@@ -58,3 +58,10 @@ def test_the_console_prints_both_tables(capsys):
         "mean over 2 of 3 classes. No image is of class wrong, bare. Predicted all the same, so counted 0: bare." in out
     )
     assert "1 of 2 folds are not trained yet." in out
+
+
+def test_columns_of_large_numbers_stay_apart(capsys):
+    print_rows(
+        ["", "RMSE", "MAE"], [["last", "74000.1234 (67178.2146 to 81951.3813)", "58411.3158"]], first=6, others=33
+    )
+    assert "81951.3813)  " in capsys.readouterr().out
