@@ -247,8 +247,8 @@ def _estimate_parts(task: Task, sums: Sums, parts: list[dict[str, np.ndarray]], 
     }
     if scaled:
         correct, predicted, true = sums.total[: 3 * count].reshape(3, count)
-        for name, images in zip(task.classes, predicted + true - correct, strict=True):
-            found[name] = _estimate_class([part[name] for part in parts], images, enough=enough[name])
+        for name, images, own in zip(task.classes, predicted + true - correct, of_class, strict=True):
+            found[name] = _estimate_class([part[name] for part in parts], images, own, enough=enough[name])
     return found
 
 
@@ -371,21 +371,22 @@ def _estimate(parts: Sequence[np.ndarray], limits: tuple[float, float], *, enoug
     return Estimate(float(value), float(min(low, value)), float(max(high, value)))
 
 
-def _estimate_class(parts: Sequence[np.ndarray], images: float, *, enough: bool) -> Estimate:
+def _estimate_class(parts: Sequence[np.ndarray], images: float, people: int, *, enough: bool) -> Estimate:
     """Return F1 of a class with the interval of the share that it follows from.
 
     F1 is 2 J / (1 + J), where J is the share of correct predictions among the `images` of the class or predicted as it
     (Hand, Christen and Kirielle 2021, doi 10.1007/s10994-021-05964-1). Resamples of the few people of a class say
     little about the ends of an interval. So it is the exact one (Clopper and Pearson 1934) of J in as many independent
-    images as would vary like these people (Korn and Graubard 1998, Survey Methodology 24).
+    images as would vary like these people (Korn and Graubard 1998, Survey Methodology 24). The `people` of a class that
+    is always right or always wrong do not vary, and count as one image each.
     """
     value = float(parts[0])
     share, total, without, drawn = (each / (2 - each) for each in parts)
     drawn = drawn[np.isfinite(drawn)]
-    if not enough or not drawn.size or not np.isfinite(share) or not 0 < total < 1:
+    if not enough or not drawn.size or not np.isfinite(share):
         return Estimate(value, np.nan, np.nan)
     variance = max((len(without) - 1) * without.var(), drawn.var())  # of the jackknife and the bootstrap
-    count = min(total * (1 - total) / max(variance, 1e-12), images)
+    count = min(total * (1 - total) / max(variance, 1e-12), images) if 0 < total < 1 else people
     right, tail = share * count, (1 - LEVEL) / 2
     low = betaincinv(right, count - right + 1, tail) if share > 0 else 0
     high = betaincinv(right + 1, count - right, 1 - tail) if share < 1 else 1

@@ -136,7 +136,7 @@ def _classes(summary: Mapping[str, Any], whole: Predictions, figures: Figures) -
     figures.add("classes", plots.intervals({"": shown}, "F1 of each class (images) and its interval"), "F1 by class.")
     note = "Of the best epochs, as everything below."
     if CORRECTED in summary["estimates"]:
-        note += f" A class of one {whole.task.one} has no interval, nor one that is always right or always wrong."
+        note += f" A class of one {whole.task.one} has no interval."
     return grid(["class", "images", "F1", "precision", "recall"], rows, note)
 
 

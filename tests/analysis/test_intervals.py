@@ -363,6 +363,18 @@ def test_a_class_with_one_right_or_wrong_prediction_has_an_interval_of_finite_wi
     assert found.high - found.low < widest
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_class_that_is_always_right_or_wrong_has_the_interval_of_as_many_images_as_people(right):
+    people = np.repeat(np.arange(40), 3)
+    labels = (people >= 10).astype(int)
+    task, draws = Task("x", "x", ("rare", "other")), draw_resamples([40], seed=0)
+    predicted = labels if right else np.ones_like(labels)
+    found = estimate_scores(task, sum_predictions(task, [(np.eye(2)[predicted], labels, people)], draws))["rare"]
+    end = 0.025 ** (1 / 10)  # of ten independent images, all right
+    share = (end, 1) if right else (0, 1 - end)
+    assert (found.low, found.high) == pytest.approx([2 * each / (1 + each) for each in share])
+
+
 def test_people_whom_every_fold_validates_count_once():
     probabilities, labels = draw_predictions("gender", 60)
     one = FoldPredictions(labels, np.repeat(np.arange(30), 2), probabilities, probabilities[None])
