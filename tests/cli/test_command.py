@@ -3,6 +3,8 @@
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -78,6 +80,14 @@ def test_the_command_to_continue_works_in_other_folders(run_raising, tmp_path, m
     monkeypatch.chdir(tmp_path)
     _, _, err = run_raising(KeyboardInterrupt(), words=("--cv", "5"))
     assert err.endswith(f"To continue: python {shlex.quote(str(ROOT / 'train.py'))} --cv 5 --resume\n")
+
+
+def test_a_python_without_the_packages_says_how_to_get_them():
+    found = subprocess.run([sys.executable, "-I", "-S", ROOT / "train.py"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert re.fullmatch(
+        r"\S*python\S* has no numpy, .*torch.*\. Activate .* -m pip install -r requirements\.txt\n", found.stderr
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), KeyError("main"), RuntimeError("cuda"), SystemExit(3)], ids=repr)
