@@ -372,13 +372,13 @@ def _estimate(parts: Sequence[np.ndarray], limits: tuple[float, float], *, enoug
 
 
 def _estimate_class(parts: Sequence[np.ndarray], images: float, people: int, *, enough: bool) -> Estimate:
-    """Return F1 of a class with the interval of the share that it follows from.
+    """Return F1 of a class with an interval that follows from that of a share.
 
-    F1 is 2 J / (1 + J), where J is the share of correct predictions among the `images` of the class or predicted as it
-    (Hand, Christen and Kirielle 2021, doi 10.1007/s10994-021-05964-1). Resamples of the few people of a class say
-    little about the ends of an interval. So it is the exact one (Clopper and Pearson 1934) of J in as many independent
-    images as would vary like these people (Korn and Graubard 1998, Survey Methodology 24). The `people` of a class that
-    is always right or always wrong do not vary, and count as one image each.
+    F1 is 2 J / (1 + J), where J is the share of correct predictions among the `images` of the class or predicted as
+    it (Hand, Christen and Kirielle 2021, doi 10.1007/s10994-021-05964-1). Resamples of the few people of a class
+    say little about the ends of an interval. So it is the exact one (Clopper and Pearson 1934) of J, for the number
+    of independent images that would vary as much as these people (Korn and Graubard 1998, Survey Methodology 24).
+    The `people` of a class that is always right or always wrong do not vary, and count as one image each.
     """
     value = float(parts[0])
     share, total, without, drawn = (each / (2 - each) for each in parts)

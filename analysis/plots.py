@@ -55,7 +55,8 @@ def _shorten(names: Sequence[str], most: int = 28) -> list[str]:
         if len({*short}) == len({*names}):
             break
     else:
-        short = [f"{k}: {name[: most // 2]}…{name[1 - most // 2 :]}" for k, name in enumerate(names)]
+        numbered = (f"{k}: {name[: most // 2]}…{name[1 - most // 2 :]}" for k, name in enumerate(names))
+        short = [name if len(name) <= most else each for name, each in zip(names, numbered, strict=True)]
     return [name.replace("$", r"\$") for name in short]  # a dollar sign would begin a formula
 
 

@@ -68,8 +68,9 @@ def visible_entries(folder: str | Path) -> list[os.DirEntry]:
 def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a CSV as dicts of strings, each with the number of the line it ends on.
 
-    Missing cells are empty. Cells beyond the last named column must be. `needed` columns must be there, those of `also`
-    may be, at most once. The separator is the one of DELIMITERS that divides the first line most often.
+    Missing cells are empty. Further cells are an error, unless they are empty in all rows. `needed` columns must be
+    there, those of `also` may be, at most once. The separator is the one of DELIMITERS that divides the first line most
+    often.
 
     Raises:
         UserError: the file is missing or not a CSV in UTF-8, a column is missing or repeated, or a row has too many
@@ -102,6 +103,8 @@ def read_csv_rows(path: Path, needed: Sequence[str], also: Sequence[str] = ()) -
     repeated = [name for name in (*needed, *also) if columns.count(name) > 1]
     if repeated:
         raise UserError(f"{path} has the column {', '.join(repeated)} more than once. Keep the right one.")
+    if rows and not any(columns):
+        raise UserError(f"The first line of {path} is empty. It must name the columns.")
     _check_widths(path, columns, rows, delimiter)
     named = [(k, name) for k, name in enumerate(columns) if name]
     return [(number, {name: cells[k] if k < len(cells) else "" for k, name in named}) for number, cells in rows]
@@ -115,6 +118,9 @@ def _check_widths(path: Path, columns: Sequence[str], rows: Iterable[tuple[int, 
     wide = [(number, len(cells)) for number, cells in filled if len(cells) > most or any(map(str.strip, cells[width:]))]
     names = (f"line {number} ({count} cells)" for number, count in wide)
     example = "a text or a decimal comma" if delimiter == "," else "a text"
-    advice = f"A cell that contains {delimiter!r}, such as {example}, needs quotes, and a further column a name."
+    advice = (
+        f"A cell that contains {delimiter!r}, such as {example}, needs quotes, and a further column a name. Remove "
+        "separators at the end of single rows."
+    )
     report.error(names, "row", f"of {path} with more cells than its first line has names ({width})", advice)
     report.raise_errors()

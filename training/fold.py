@@ -294,8 +294,9 @@ class FoldTrainer:
         self.dist.broadcast_buffers(self.network)
         if self.average:
             self.dist.broadcast_buffers(self.average.module)
-        self.sampler.set_epoch(self.files.epoch + 1)  # whose first images are loaded at the end of validation
-        self.loaders.valid.following = self.loaders.train if self.sampler.epoch < self.config.epochs else None
+        self.sampler.set_epoch(self.files.epoch + 1)  # since its first images are loaded at the end of validation
+        if self.sampler.epoch == self.config.epochs:
+            self.loaders.valid.following = None
         result = self._evaluate(inference_dtype(self.config.precision, self.device), title)
         targets = self.loaders.valid.dataset.targets[self.task.name]
         scores = score(self.task, result.probabilities, targets)

@@ -112,8 +112,8 @@ class FoldFiles:
         if missing:
             what = "a finished fold" if self.finished else f"a fold of {self.epoch} epochs"
             raise UserError(
-                f"{run.fold(number)} is {what} without {shorten_list(missing)}, missing or truncated. Restore them, "
-                "or delete the folder to train the fold again."
+                f"{run.fold(number)} is {what}, but files are missing or truncated: {shorten_list(missing)}. "
+                "Restore them, or delete the folder to train the fold again."
             )
         self.checkpoints.remove_others()
         if self.best is not None:

@@ -45,7 +45,9 @@ class Loader:
         self.processes, self.number, self.batch_sampler = processes, number, batch_sampler
         self.device, self.dist = device, dist
         self.pixels: dict[int, list[Tensor]] = {}  # mean and std of each transform, on the device
-        self.following: Loader | None = None  # of other processes; they begin its pass when these have no more to load
+        self.following: Loader | None = (
+            None  # of the next pass, by other processes, which begin when these have no more to load
+        )
 
     @property
     def dataset(self) -> Dataset:
@@ -317,14 +319,14 @@ def fold_loaders(
     batch_bytes = config.batch_size * PIXEL * bytes_per_value * sizes["train"] ** 2
     largest = max(batch_bytes, config.batch_size * PIXEL * 2 * sizes["valid"] ** 2)
     workers = count_workers(config.num_workers, device, sharing=dist.local_size, batch_bytes=largest)
-    # Memory is kept while the other batches need theirs. Copies to other devices may not be finished when it is reused.
-    needed = (AHEAD + 1) * workers * (batch_bytes + largest) * dist.local_size
-    keep = device.type in ("cpu", "cuda") and has_shared_memory(needed)
+    # Two passes hold their batches at once if one begins ahead, or if the memory of training batches is kept.
+    enough = has_shared_memory((AHEAD + 2) * workers * (batch_bytes + largest) * dist.local_size)
+    keep = enough and device.type in ("cpu", "cuda")  # copies to others may not be finished when it is used again
     train = create_loaders(train, workers=workers, device=device, dist=dist, keep_memory=keep)
     others = create_loaders([*valid, *plain], workers=workers, device=device, dist=dist)
     valid, plain = others[: len(numbers)], others[len(numbers) :] or [None] * len(numbers)
-    for each, following in zip(train, plain if config.precise_bn else valid, strict=True):
-        each.following = following
+    for first, second, last in zip(train, plain if config.precise_bn else valid, valid, strict=True) if enough else ():
+        first.following, last.following = second, first
     return dict(zip(numbers, map(FoldLoaders, train, valid, plain), strict=True))
 
 

@@ -75,7 +75,7 @@ def create_step(
         clip_grad=config.clip_grad,
         mixing=BatchMixing(config.tasks, mixup=config.mixup, cutmix=config.cutmix, soft=soft),
         dist=dist,
-        full=0 if config.compile else full // dist.world_size,  # which torch.compile would trace
+        full=0 if config.compile else full // dist.world_size,  # torch.compile would trace its special case
         graphs=graphs,
     )
 

@@ -175,7 +175,7 @@ def test_a_finished_fold_that_lost_a_file_is_named(name, train_once, train, fold
     gone.unlink()
     for _ in range(1 + (name == "*.pt")):
         outcome = train(*FOLDS, "--resume", code=2)
-        assert f"fold00 is a finished fold without {gone.name}, missing or truncated" in outcome.err
+        assert f"fold00 is a finished fold, but files are missing or truncated: {gone.name}. Restore" in outcome.err
         gone.write_bytes(content[: len(content) // 2])
 
 
